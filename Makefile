@@ -1,0 +1,65 @@
+# Every target sets up its own environment in .venv from this folder's files. Nothing else is touched.
+PYTHON ?= python3
+VENV ?= .venv
+# On a machine without a CUDA card a smaller build does: make demo TORCH="torch==2.13.0 --index-url URL-OF-THE-CPU-BUILDS"
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+BENCH_ARGS ?=
+DEMO_ARGS ?=
+
+# On a busy machine several OpenMP threads make the pocket model many times slower than one.
+export OMP_NUM_THREADS ?= 1
+export PYTHONUNBUFFERED = 1
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check format bench bench-full bench-speed clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         learn an unseen subject and draw output/demo.png (about a minute)"
+	@echo "make test         run the test suite"
+	@echo "make check        ruff and pyright"
+	@echo "make format       let ruff rewrite the layout of the sources"
+	@echo "make bench        the quick benchmark; make bench-full for all of it; make bench-speed for timings"
+	@echo "make clean        remove the environment and every cache"
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version) is too old for the pinned environment: Python 3.11 or newer is needed." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m metalora_core demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m metalora_core bench $(BENCH_ARGS)
+
+bench-full: $(STAMP)
+	$(BIN)/python -m metalora_core bench --full $(BENCH_ARGS)
+
+bench-speed: $(STAMP)
+	$(BIN)/python -m metalora_core bench --speed $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) output .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
