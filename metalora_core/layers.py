@@ -1,0 +1,112 @@
+"""The chain of one target as an object, and the layout of all targets' mid and up in flat vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .functional import chain_delta, fold
+
+__all__ = ["ChainFactors", "SlotLayout"]
+
+
+@dataclass(eq=False)
+class ChainFactors:
+    """Factors of one target; a training reassigns ``mid`` and ``up`` before each forward pass.
+
+    Args:
+        meta_down: (r_meta, in) or (r_meta, in, kh, kw).
+        mid: (r_mid, r_meta), or (B, r_mid, r_meta) with one identity per sample.
+        up: (out, r_mid), or (B, out, r_mid).
+        scale: Factor inside ΔW, stored in the prior.
+        strength: The user's knob; 0 leaves the layer's output untouched.
+    """
+
+    meta_down: Tensor
+    mid: Tensor
+    up: Tensor
+    scale: float = 1.0
+    strength: float = 1.0
+
+    def delta(self) -> Tensor:
+        """ΔW times strength, shape of the base weight."""
+        return chain_delta(self.meta_down, self.mid, self.up, self.scale * self.strength)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """(down, up) of an ordinary LoRA; ``scale`` and ``strength`` are not folded in."""
+        return fold(self.meta_down, self.mid, self.up)
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """Where every target's mid and up lie in one flat vector: all mids first, then all ups.
+
+    A flat vector makes an optimizer step, an average or a finiteness check one operation however many layers there
+    are, and a whole identity of the bank one row.
+
+    Args:
+        mid_shapes: Target name to (r_mid, r_meta).
+        up_shapes: Target name to (out, r_mid), same names in the same order.
+    """
+
+    mid_shapes: Mapping[str, tuple[int, int]]
+    up_shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Target names in the order of the vector."""
+        return tuple(self.mid_shapes)
+
+    @property
+    def mid_sizes(self) -> list[int]:
+        """Numbers in each mid."""
+        return [math.prod(shape) for shape in self.mid_shapes.values()]
+
+    @property
+    def up_sizes(self) -> list[int]:
+        """Numbers in each up."""
+        return [math.prod(shape) for shape in self.up_shapes.values()]
+
+    @property
+    def mid_total(self) -> int:
+        """Numbers in all mids together."""
+        return sum(self.mid_sizes)
+
+    @property
+    def total(self) -> int:
+        """Numbers in one identity."""
+        return self.mid_total + sum(self.up_sizes)
+
+    def unpack_mids(self, flat: Tensor) -> dict[str, Tensor]:
+        """Split (..., mid_total) into a (..., r_mid, r_meta) view per target."""
+        # split's backward is one concatenation; slicing would make a zero-filled vector per layer.
+        pieces = flat.split(self.mid_sizes, dim=-1)
+        return {n: p.unflatten(-1, s) for (n, s), p in zip(self.mid_shapes.items(), pieces, strict=True)}
+
+    def unpack_ups(self, flat: Tensor) -> dict[str, Tensor]:
+        """Split (..., total - mid_total) into a (..., out, r_mid) view per target."""
+        pieces = flat.split(self.up_sizes, dim=-1)
+        return {n: p.unflatten(-1, s) for (n, s), p in zip(self.up_shapes.items(), pieces, strict=True)}
+
+    def unpack(self, flat: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Split (..., total) into mids and ups per target."""
+        mids, ups = flat.split([self.mid_total, self.total - self.mid_total], dim=-1)
+        return self.unpack_mids(mids), self.unpack_ups(ups)
+
+    def pack(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> Tensor:
+        """Inverse of ``unpack`` without a batch axis: one vector of length ``total``."""
+        return torch.cat([mids[n].reshape(-1) for n in self.names] + [ups[n].reshape(-1) for n in self.names])
+
+    def per_layer(self, values: Tensor) -> Tensor:
+        """Spread two numbers a layer, (layers, 2) for mid and up, over a vector of length ``total``."""
+        sizes = torch.tensor(self.mid_sizes + self.up_sizes, device=values.device)
+        return values.mT.reshape(-1).repeat_interleave(sizes)
+
+    def sum_per_layer(self, flat: Tensor) -> Tensor:
+        """Transpose of ``per_layer``: sum a vector of length ``total`` into (layers, 2)."""
+        sums = torch.stack([piece.sum() for piece in flat.split(self.mid_sizes + self.up_sizes)])
+        return sums.view(2, len(self.names)).mT
