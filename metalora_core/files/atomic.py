@@ -1,0 +1,170 @@
+"""Safetensors on disk: written all or not at all, and the same content always as the same bytes.
+
+The writer here is our own because the library keeps metadata in an unordered map, so that the same content gives
+different bytes from run to run; a prior is known by the SHA-256 of its file, which therefore must not move.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import MetaLoRAError
+from .bounded import DTYPES, ReadLimits, SafetensorsFile, read_safetensors
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ALIGNMENT = 8  # bytes; the data that follows the header starts on this boundary
+
+
+__all__ = [
+    "ReadLimits",
+    "SafetensorsFile",
+    "UnwritableFile",
+    "atomic_save_safetensors",
+    "atomic_write",
+    "read_safetensors",
+    "safetensors_chunks",
+    "sha256_of",
+]
+
+
+class UnwritableFile(MetaLoRAError):
+    """The output could not be written; whatever stood there before is untouched."""
+
+
+def safetensors_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Serialise tensors to safetensors, the same content always to the same bytes.
+
+    Tensors are laid out widest element first, then by name, as the safetensors library does; metadata is sorted.
+
+    Args:
+        tensors: Name to tensor, any device, any shape.
+        metadata: Text entries of the header.
+
+    Yields:
+        The header, then each tensor's bytes, so that a large file never stands in memory twice.
+
+    Raises:
+        MetaLoRAError: If a tensor has a dtype the format lacks here, or a name that the format reserves.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name, tensor in ordered:
+        if name == "__metadata__" or tensor.dtype not in _NAMES:
+            raise MetaLoRAError(
+                f"tensor {name!r} of dtype {tensor.dtype} cannot be saved; use one of {sorted(DTYPES)} "
+                "and any name but '__metadata__'."
+            )
+        stop = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
+        offset = stop
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        yield tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def sha256_of(chunks: Iterable[bytes]) -> str:
+    """SHA-256 of a sequence of byte chunks, hexadecimal."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _explain(path: Path, error: OSError) -> str:
+    remedies = {
+        errno.ENOSPC: "the disk is full; free some space or choose another folder",
+        getattr(errno, "EDQUOT", -1): "the disk quota is used up; free some space or choose another folder",
+        errno.EFBIG: "the file is larger than this account may write; raise the limit or choose another folder",
+        errno.EACCES: "the folder is not writable; change its permissions or choose another folder",
+        errno.EPERM: "the folder is not writable; change its permissions or choose another folder",
+        errno.EROFS: "the disk is read-only; choose another folder",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+        errno.EISDIR: "the name belongs to a folder; choose another file name",
+        errno.ENAMETOOLONG: "the file name is too long; choose a shorter one",
+    }
+    remedy = remedies.get(error.errno or 0, "check the folder and try again")
+    return f"{path} could not be written ({error.strerror or error}): {remedy}. Nothing was left half-written."
+
+
+def _sync_folder(folder: Path) -> None:
+    # Only a synced folder makes the rename survive a power cut; Windows cannot open folders and needs no such call.
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: Path | str, chunks: Iterable[bytes]) -> str:
+    """Write a file so that a reader sees the whole new content or the whole old one, never a part.
+
+    Temporary file in the same folder, fsync, rename, fsync of the folder. The temporary file goes whatever happens.
+
+    Args:
+        path: Where the file shall stand; missing folders are made.
+        chunks: The content, in order.
+
+    Returns:
+        SHA-256 of the content, hexadecimal.
+
+    Raises:
+        UnwritableFile: If the folder is missing, unwritable or full.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not mkstemp: its files are readable by their owner only, and a shared models folder expects the usual rights.
+        temporary = path.parent / f".metalora-{secrets.token_hex(8)}.tmp"
+        with temporary.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UnwritableFile(_explain(path, error)) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+    return digest.hexdigest()
+
+
+def atomic_save_safetensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
+    """Save tensors as safetensors, atomically and byte-deterministically.
+
+    Args:
+        path: Target file.
+        tensors: Name to tensor.
+        metadata: Text entries of the header.
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+
+    Raises:
+        UnwritableFile: If the folder is missing, unwritable or full; an older file stays as it was.
+    """
+    return atomic_write(path, safetensors_chunks(tensors, metadata or {}))

@@ -1,0 +1,128 @@
+"""The checkpoint of a running adaptation or meta-training: everything that the next step depends on.
+
+Optimizer states are nested dicts of tensors and numbers. Tensors become entries of the safetensors file, the rest one
+JSON text, so that nothing is ever pickled and a resumed run goes on from exactly the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+
+from ..errors import InvalidOptions, UnreadableFile
+from .atomic import atomic_write, read_safetensors, safetensors_chunks
+from .metadata import FileMetadata, parse_record
+
+_STATE_KEY = "state"
+
+
+class CheckpointMetadata(FileMetadata):
+    """The record of a checkpoint; `Checkpoint` says what the fields mean."""
+
+    FORMAT: ClassVar[str] = "metalora.checkpoint"
+    VERSION: ClassVar[int] = 1
+    kind: str
+    step: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two steps.
+
+    Args:
+        kind: "adaptation" or "meta-training".
+        step: Steps done.
+        digest: Hash of whatever decides the run (options, prior, photos); only an equal run may continue it.
+        tensors: Factors, averages, moments of the bank, by name.
+        state: Nested dicts, lists and tuples of tensors, numbers, texts and None: optimizer and generator states,
+            the losses so far. Keys are texts or whole numbers.
+    """
+
+    kind: str
+    step: int
+    digest: str
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, atomically: a run that is killed while it saves keeps the one before.
+
+    Raises:
+        UnwritableFile: If the folder is missing, unwritable or full.
+        InvalidOptions: If the state holds something that is no tensor, number, text, None, dict, list or tuple.
+    """
+    tensors = {f"tensors.{name}": tensor for name, tensor in checkpoint.tensors.items()}
+    text = json.dumps(_flatten(dict(checkpoint.state), _STATE_KEY, tensors), sort_keys=True)
+    record = CheckpointMetadata(kind=checkpoint.kind, step=checkpoint.step, digest=checkpoint.digest)
+    atomic_write(path, safetensors_chunks(tensors, record.header() | {_STATE_KEY: text}))
+
+
+def load_checkpoint(path: Path | str, *, kind: str, digest: str | None = None) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: The file.
+        kind: The kind of run that wants to continue.
+        digest: Its digest; None skips the comparison.
+
+    Raises:
+        UnreadableFile: If the file is damaged or of another kind of run.
+        InvalidOptions: If it belongs to a run with other options, photos or prior.
+    """
+    file, name = read_safetensors(path, finite=False), Path(path).name
+    record = parse_record(CheckpointMetadata, name, file.metadata)
+    if record.kind != kind:
+        raise UnreadableFile(f"{name} is the checkpoint of a {record.kind}, one of a {kind} was expected. Remove it.")
+    if digest is not None and record.digest != digest:
+        raise InvalidOptions(
+            f"{name} belongs to a run with other options, photos or another prior (digest {record.digest[:12]}, "
+            f"this run has {digest[:12]}). Set the options back, or remove the file to start anew."
+        )
+    try:
+        state = _unflatten(json.loads(file.metadata[_STATE_KEY]), file.tensors)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise UnreadableFile(f"{name}: the state in it is damaged ({error!r}). Remove it to start anew.") from error
+    prefix = "tensors."
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in file.tensors.items() if key.startswith(prefix)}
+    return Checkpoint(record.kind, record.step, record.digest, tensors, cast("dict[str, Any]", state))
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value).items()
+        if not all(type(key) in (str, int) for key, _ in pairs):
+            raise InvalidOptions(f"the state to save has a key at {path!r} that is no text and no whole number.")
+        return {"dict": [[key, _flatten(item, f"{path}.{key!r}", tensors)] for key, item in pairs]}
+    if isinstance(value, (list, tuple)):
+        items = [_flatten(item, f"{path}.{i}", tensors) for i, item in enumerate(cast("list[Any]", value))]
+        return {"list" if isinstance(value, list) else "tuple": items}
+    raise InvalidOptions(
+        f"the state to save holds a {type(value).__name__} at {path!r}; tensors, numbers, texts, None, dicts, "
+        "lists and tuples can be saved."
+    )
+
+
+def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    (kind, content), *rest = cast("dict[str, Any]", value).items()
+    if rest or kind not in ("tensor", "dict", "list", "tuple"):
+        raise ValueError(f"unknown entry {kind!r}")
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unflatten(item, tensors) for key, item in content}
+    items = [_unflatten(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items

@@ -1,0 +1,194 @@
+"""The identity file: what stage 2 learned of one subject, a few hundred kilobytes beside its prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field, JsonValue
+from torch import Tensor
+
+from ..errors import IncompatibleBaseModel, UnreadableFile
+from ..layers import ChainFactors
+from .atomic import atomic_write, read_safetensors, safetensors_chunks
+from .metadata import FileMetadata, parse_record, summarise
+from .prior import Prior, prior_sha256, require_rank
+
+_SUFFIXES = ("mid", "up")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class IdentityMetadata(FileMetadata):
+    """What was learned, with what, from what.
+
+    Args:
+        prior_sha256: SHA-256 of the prior file; without that prior an identity means nothing.
+        prior_name: For people.
+        base_fingerprint: Of the prior's targets.
+        family: Base family, as in the prior.
+        trigger: The rare word that calls the subject, such as "ohwx".
+        class_word: What the subject is, such as "person".
+        name: For people; empty if never named.
+        settings: The options of the adaptation.
+        seed: Of its generator.
+        steps: Optimizer steps taken.
+        metrics: Losses and scores.
+        consent_id: Of the consent record, or None.
+        photo_hashes: SHA-256 of each reference photo.
+        created_with: Package and version that wrote it.
+    """
+
+    FORMAT: ClassVar[str] = "metalora.identity"
+    VERSION: ClassVar[int] = 1
+    prior_sha256: Sha256
+    prior_name: str
+    base_fingerprint: str
+    family: str
+    trigger: str
+    class_word: str
+    name: str = ""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    seed: int = 0
+    steps: Annotated[int, Field(ge=0)] = 0
+    metrics: dict[str, JsonValue] = Field(default_factory=dict)
+    consent_id: str | None = None
+    photo_hashes: list[Sha256] = Field(default_factory=list)
+    created_with: str = ""
+
+
+@dataclass(frozen=True)
+class IdentityLayer:
+    """One target's share of an identity.
+
+    Args:
+        mid: Shape (r_mid, r_meta).
+        up: Shape (out, r_mid).
+    """
+
+    mid: Tensor
+    up: Tensor
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A learned subject.
+
+    Args:
+        layers: Target name to its factors.
+        metadata: The record.
+    """
+
+    layers: Mapping[str, IdentityLayer]
+    metadata: IdentityMetadata
+
+
+def _tensors(identity: Identity) -> dict[str, Tensor]:
+    return {f"{name}.{s}": getattr(layer, s) for name, layer in identity.layers.items() for s in _SUFFIXES}
+
+
+def save_identity(path: Path | str, identity: Identity) -> str:
+    """Write an identity, atomically; the same identity always gives the same bytes.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        UnwritableFile: If the folder is missing, unwritable or full.
+        UnreadableFile: If the identity is not one that `load_identity` would accept.
+    """
+    tensors = _tensors(identity)
+    _checked_layers(Path(path).name, tensors)
+    return atomic_write(path, safetensors_chunks(tensors, identity.metadata.header()))
+
+
+def load_identity(path: Path | str) -> Identity:
+    """Read and check an identity file.
+
+    Raises:
+        UnreadableFile: If it is damaged, oversized, no identity, or holds NaN or wrong shapes.
+    """
+    file = read_safetensors(path)
+    name = Path(path).name
+    return Identity(
+        metadata=parse_record(IdentityMetadata, name, file.metadata), layers=_checked_layers(name, file.tensors)
+    )
+
+
+def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> dict[str, IdentityLayer]:
+    groups: dict[str, dict[str, Tensor]] = {}
+    findings: list[str] = []
+    for key, tensor in tensors.items():
+        target, _, suffix = key.rpartition(".")
+        if target and suffix in _SUFFIXES:
+            groups.setdefault(target, {})[suffix] = tensor
+        else:
+            findings.append(f"unknown tensor {key!r}")
+    for target, group in groups.items():
+        if set(group) != set(_SUFFIXES):
+            findings.append(f"{target} has only {', '.join(group)}; mid and up are needed")
+        elif not _fits(group["mid"], group["up"]):
+            shapes = f"mid {tuple(group['mid'].shape)} and up {tuple(group['up'].shape)}"
+            findings.append(f"{target}: {shapes} are no floating-point (r_mid, r_meta) and (out, r_mid)")
+    if not groups:
+        findings.append("there is no '<target>.mid' tensor")
+    if findings:
+        raise UnreadableFile(f"{file} is no valid identity: {summarise(findings)}. Adapt again or choose another file.")
+    return {target: IdentityLayer(**group) for target, group in sorted(groups.items())}
+
+
+def _fits(mid: Tensor, up: Tensor) -> bool:
+    floating = mid.is_floating_point() and up.is_floating_point()
+    return floating and mid.ndim == up.ndim == 2 and mid.shape[0] == up.shape[1] and mid.numel() * up.numel() > 0
+
+
+def check_prior(identity: Identity, prior: Prior) -> None:
+    """Refuse a prior that an identity was not learned with.
+
+    Raises:
+        IncompatibleBaseModel: If the prior's hash or its layers are not the identity's.
+        RankMismatch: If a mid does not fit its meta_down.
+    """
+    wanted, found = identity.metadata.prior_sha256, prior_sha256(prior)
+    if wanted != found:
+        raise IncompatibleBaseModel(
+            f"The identity was learned with the prior {identity.metadata.prior_name!r} (SHA-256 {wanted[:12]}…), the "
+            f"loaded prior is {prior.metadata.name!r} (SHA-256 {found[:12]}…). Load the prior it was learned with."
+        )
+    missing = [name for name in identity.layers if name not in prior.layers]
+    if missing:
+        raise IncompatibleBaseModel(
+            f"The identity has {len(missing)} layers that its prior lacks, first {missing[0]!r}. "
+            "One of the two files was altered: load the originals."
+        )
+    for name, layer in identity.layers.items():
+        require_rank(name, layer.mid, prior.layers[name])
+
+
+def chain_factors(identity: Identity, prior: Prior, strength: float = 1.0) -> dict[str, ChainFactors]:
+    """Join an identity and its prior to the chain ΔW = scale · up · mid · meta_down of every target.
+
+    Args:
+        identity: mid and up of a subject.
+        prior: meta_down and scale; it must be the prior that the identity was learned with.
+        strength: The user's knob; 0 leaves the model as it is.
+
+    Returns:
+        Target name to factors; tensors are shared with the arguments, not copied.
+
+    Raises:
+        IncompatibleBaseModel: If the prior is another one.
+        RankMismatch: If a mid does not fit its meta_down.
+    """
+    check_prior(identity, prior)
+    return {
+        name: ChainFactors(
+            meta_down=prior.layers[name].meta_down,
+            mid=layer.mid,
+            up=layer.up,
+            scale=prior.metadata.scale,
+            strength=strength,
+        )
+        for name, layer in identity.layers.items()
+    }
