@@ -1,0 +1,274 @@
+"""Whether photos look like the ones a prior was trained on, judged by picture statistics alone.
+
+The features are colour, contrast, layout and edge statistics of the picture, so any host can compute them, without a
+further network and for every base model alike. They notice another kind of picture (a product for a prior of faces, a
+drawing for a prior of photographs), not another identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from ..errors import InvalidOptions, UnreadableFile, UnusableReferences
+from .picture import gradient, luma, opponent_colours
+
+EXTRACTOR = "picture-statistics-1"
+"""Name of the features below; a prior remembers it, and the number rises when a feature changes."""
+
+SIDE_PX = 64
+"""Every photo is cropped to its middle square and brought to this size, so that its resolution does not matter."""
+
+MINIMUM_COUNT = 8
+"""Fewest training photos that statistics are made of; 200 or more make them useful."""
+
+QUANTILE_STEPS = 100
+"""The training photos' own distances are kept as their 0 %, 1 %, … 100 % quantiles."""
+
+FOLDS = 5
+"""Parts of the training photos; each part's distances are taken to the statistics of the others."""
+
+BORDERLINE_QUANTILE = 99
+"""Percent of the training photos that lie nearer than a photo which still counts as inside."""
+
+OUTSIDE_FACTOR = 1.25
+"""A photo this many times farther away than the borderline lies outside the domain."""
+
+RIDGE = 0.1
+"""Share of the features' plain variances in the covariance; keeps it invertible when photos are few."""
+
+
+class DomainVerdict(str, Enum):
+    """Where a photo lies with respect to a training domain."""
+
+    INSIDE = "inside"
+    BORDERLINE = "borderline"
+    OUTSIDE = "outside"
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Where the training photos of a domain lie in feature space.
+
+    Attributes:
+        mean: Shape (features,).
+        covariance: Shrunk towards its diagonal, positive definite, shape (features, features).
+        quantiles: Cross-validated distances of the training photos, rising, shape (101,): entry p is the distance
+            that p % of them stay below.
+        count: Number of training photos.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    quantiles: Tensor
+    count: int
+
+    def to_tensors(self, prefix: str = "features.") -> dict[str, Tensor]:
+        """Name to float32 tensor for a safetensors file; ``count`` becomes a tensor with no dimension."""
+        named = {"mean": self.mean, "covariance": self.covariance, "quantiles": self.quantiles}
+        tensors = {prefix + name: tensor.float().contiguous() for name, tensor in named.items()}
+        return tensors | {prefix + "count": torch.tensor(float(self.count))}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "features.") -> FeatureStatistics | None:
+        """Rebuild statistics from a file's tensors; other names are left alone.
+
+        Returns:
+            The statistics, or None if no name starts with the prefix.
+
+        Raises:
+            UnreadableFile: If a tensor is missing, unknown, of a wrong shape or not finite.
+        """
+        found = {name[len(prefix) :]: tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)}
+        if not found:
+            return None
+        wanted = {"mean", "covariance", "quantiles", "count"}
+        if set(found) != wanted:
+            raise UnreadableFile(
+                f"The feature statistics hold {sorted(found)}, {sorted(wanted)} were expected. Make the prior again."
+            )
+        mean, covariance, quantiles, count = found["mean"], found["covariance"], found["quantiles"], found["count"]
+        shapes_fit = (
+            mean.ndim == 1 and covariance.shape == (len(mean), len(mean)) and quantiles.shape == (QUANTILE_STEPS + 1,)
+        )
+        if not shapes_fit or count.numel() != 1 or not all(bool(t.isfinite().all()) for t in found.values()):
+            shapes = {name: tuple(tensor.shape) for name, tensor in sorted(found.items())}
+            raise UnreadableFile(
+                f"The feature statistics have the shapes {shapes}; a mean (features,), a covariance (features, "
+                f"features), {QUANTILE_STEPS + 1} quantiles and one count, all finite, were expected. "
+                "Make the prior again."
+            )
+        if bool((quantiles.diff() < 0).any()) or int(torch.linalg.cholesky_ex(covariance.double()).info) != 0:
+            raise UnreadableFile(
+                "The feature statistics hold quantiles that fall, or a covariance that is not positive definite. "
+                "Make the prior again."
+            )
+        return cls(mean, covariance, quantiles, round(float(count)))
+
+
+@dataclass(frozen=True)
+class DomainScore:
+    """How far one photo lies from a training domain.
+
+    Attributes:
+        distance: Mahalanobis distance per feature, about 1 for a typical training photo.
+        percentile: Share of the training photos that lie nearer, 0..100; 100 for a photo beyond all of them.
+        verdict: Inside, at the edge, or outside.
+    """
+
+    distance: float
+    percentile: float
+    verdict: DomainVerdict
+
+
+def picture_features(images: Tensor) -> Tensor:
+    """Describe pictures by colour, contrast, layout and edges.
+
+    Args:
+        images: Shape (N, 3, H, W) in 0..1.
+
+    Returns:
+        Shape (N, features), float32 on the CPU; about one per cent of change in a picture moves them little.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InvalidOptions(f"Found pictures of shape {tuple(images.shape)}; give a batch of shape (N, 3, H, W).")
+    pictures = _square(images.detach().float().cpu().clamp(0, 1))
+    colours, brightness = opponent_colours(pictures), luma(pictures)
+    down, right = gradient(brightness)
+    slope = torch.hypot(down, right)
+    layout = adaptive_avg_pool2d(brightness[:, None], 4).flatten(1)
+    layout = layout - layout.mean(dim=1, keepdim=True)
+    parts = [layout, _mirror_likeness(brightness)]
+    for region in _regions():
+        inside = colours[..., region]
+        parts += [inside.mean(dim=-1), inside.std(dim=-1), (slope[..., region] < 0.01).float().mean(-1, keepdim=True)]
+        parts += [_orientations(slope[..., region], down[..., region], right[..., region])]
+    return torch.cat([*parts, _band_contrasts(brightness)], dim=1)
+
+
+def feature_statistics(images: Tensor) -> FeatureStatistics:
+    """Measure a training domain.
+
+    Args:
+        images: Training photos, shape (N, 3, H, W) in 0..1, N of at least 8, better 200 or more, several subjects.
+
+    Raises:
+        UnusableReferences: If there are too few photos.
+    """
+    features = picture_features(images).double()
+    count = len(features)
+    if count < MINIMUM_COUNT:
+        raise UnusableReferences(
+            f"Found {count} photos, at least {MINIMUM_COUNT} are needed to describe a domain, 200 or more to describe "
+            "it well. Add photos of more subjects."
+        )
+    distances = torch.empty(count, dtype=torch.float64)
+    for fold in range(FOLDS):
+        held_out = torch.arange(count) % FOLDS == fold
+        mean, covariance = _moments(features[~held_out])
+        distances[held_out] = _distances(features[held_out], mean, covariance)
+    quantiles = distances.quantile(torch.linspace(0, 1, QUANTILE_STEPS + 1, dtype=torch.float64))
+    mean, covariance = _moments(features)
+    return FeatureStatistics(mean.float(), covariance.float(), quantiles.float(), count)
+
+
+def domain_distance(images: Tensor | Sequence[Tensor], statistics: FeatureStatistics) -> list[DomainScore]:
+    """Compare photos with a training domain.
+
+    ``d = sqrt((f - mean)^T covariance^-1 (f - mean) / features)`` is set against the training photos' own distances,
+    which were taken to statistics made without them.
+
+    Args:
+        images: Shape (N, 3, H, W) in 0..1, or photos of shape (3, H, W) that may differ in size.
+        statistics: Of the prior's training photos.
+
+    Raises:
+        InvalidOptions: If the statistics were made with other features.
+    """
+    batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
+    if not batches:
+        return []
+    features = torch.cat([picture_features(batch) for batch in batches]).double()
+    if features.shape[1] != len(statistics.mean):
+        raise InvalidOptions(
+            f"The prior's feature statistics have {len(statistics.mean)} features, this release measures "
+            f"{features.shape[1]} ({EXTRACTOR}). Make the statistics again, or load a prior of this release."
+        )
+    distances = _distances(features, statistics.mean.double(), statistics.covariance.double())
+    return [_score(float(distance), statistics.quantiles) for distance in distances]
+
+
+def _score(distance: float, quantiles: Tensor) -> DomainScore:
+    edge = float(quantiles[BORDERLINE_QUANTILE])
+    above = int((quantiles <= distance).sum())
+    percentile = 100.0 * min(max(above - 1, 0), QUANTILE_STEPS) / QUANTILE_STEPS
+    if distance <= edge:
+        return DomainScore(distance, percentile, DomainVerdict.INSIDE)
+    far = distance > OUTSIDE_FACTOR * edge
+    return DomainScore(distance, percentile, DomainVerdict.OUTSIDE if far else DomainVerdict.BORDERLINE)
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    covariance = torch.cov(features.T)
+    variances = covariance.diagonal()
+    # A feature that never varied in training would make any photo infinitely far away: give it a small width.
+    floor = variances.clamp_min(1e-4)
+    return features.mean(dim=0), (1 - RIDGE) * covariance + RIDGE * floor.diag() + 1e-5 * torch.eye(len(floor))
+
+
+def _distances(features: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    centred = (features - mean).T
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), centred, upper=False)
+    return whitened.square().mean(dim=0).sqrt()
+
+
+def _square(images: Tensor) -> Tensor:
+    side = min(images.shape[-2:])
+    top, left = (images.shape[-2] - side) // 2, (images.shape[-1] - side) // 2
+    middle = images[..., top : top + side, left : left + side]
+    return interpolate(middle, size=(SIDE_PX, SIDE_PX), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _regions() -> tuple[Tensor, Tensor]:
+    """Middle and surroundings, each about half of the picture: boolean, shape (SIDE_PX, SIDE_PX)."""
+    middle = torch.zeros(SIDE_PX, SIDE_PX, dtype=torch.bool)
+    inset = round(SIDE_PX * (1 - math.sqrt(0.5)) / 2)
+    middle[inset:-inset, inset:-inset] = True
+    return middle, ~middle
+
+
+def _orientations(slope: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Shares of six edge directions, each edge counted by its strength: shape (N, pixels) to (N, 6)."""
+    angle = torch.atan2(down, right) % math.pi
+    index = (angle / (math.pi / 6)).long().clamp_max(5)
+    shares = torch.zeros(len(slope), 6).scatter_add_(1, index, slope)
+    return shares / (slope.sum(dim=1, keepdim=True) + 1e-3)
+
+
+def _mirror_likeness(brightness: Tensor) -> Tensor:
+    """Correlation of the picture with its mirror images, left-right and upside down: shape (N, 2)."""
+    flat = brightness.flatten(1)
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    power = centred.square().mean(dim=1) + 1e-4
+    mirrored = [brightness.flip(axis).flatten(1) - flat.mean(dim=1, keepdim=True) for axis in (-1, -2)]
+    return torch.stack([(centred * other).mean(dim=1) / power for other in mirrored], dim=1)
+
+
+def _band_contrasts(brightness: Tensor) -> Tensor:
+    """Logarithm of the contrast in four octaves of detail, in the middle and around it: shape (N, 8)."""
+    middle, around = _regions()
+    contrasts: list[Tensor] = []
+    plane = brightness[:, None]
+    for _ in range(4):
+        smaller = adaptive_avg_pool2d(plane, plane.shape[-1] // 2)
+        detail = plane - interpolate(smaller, size=plane.shape[-2:], mode="bilinear", align_corners=False)
+        whole = interpolate(detail.square(), size=(SIDE_PX, SIDE_PX), mode="nearest")[:, 0]
+        contrasts += [(whole[:, region].mean(dim=1) + 1e-5).log() / 2 for region in (middle, around)]
+        plane = smaller
+    return torch.stack(contrasts, dim=1)

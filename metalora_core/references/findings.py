@@ -1,0 +1,84 @@
+"""What was found in a set of reference photos, in a form a person can act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Severity(str, Enum):
+    """How much a finding matters: a note, something to mend, or a photo that cannot be learned from."""
+
+    INFO = "info"
+    WARNING = "warning"
+    BLOCKING = "blocking"
+
+    @property
+    def rank(self) -> int:
+        """Order of severities, 0 for the mildest."""
+        return tuple(Severity).index(self)
+
+
+TITLES: dict[str, str] = {
+    "no_photos": "No photos",
+    "not_finite": "Damaged pixels",
+    "blank": "Nothing in the picture",
+    "resolution_too_small": "Far too small",
+    "resolution_small": "Small picture",
+    "extreme_aspect": "Very long format",
+    "soft": "Soft focus",
+    "motion_blur": "Camera shake",
+    "no_detail": "No detail to judge",
+    "underexposed": "Too dark",
+    "overexposed": "Too bright",
+    "highlights_clipped": "Burnt-out highlights",
+    "shadows_clipped": "Blocked shadows",
+    "low_contrast": "Flat contrast",
+    "subject_small": "Subject small",
+    "subject_cropped": "Subject cut by the frame",
+    "subject_off_centre": "Subject off centre",
+    "duplicate": "Same photo twice",
+    "near_duplicate": "Almost the same photo",
+    "single_photo": "One photo only",
+    "many_photos": "More photos than needed",
+    "same_angle": "One angle only",
+    "same_light": "One light only",
+    "same_background": "One background only",
+    "domain_borderline": "At the edge of the prior's domain",
+    "domain_outside": "Outside the prior's domain",
+}
+"""Short title of every finding code; the codes never change, since tests and translations refer to them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth telling about one photo, or about the whole set.
+
+    Attributes:
+        code: Stable key, one of ``TITLES``.
+        severity: Note, warning, or a photo that cannot be used.
+        found: What was measured, as a sentence.
+        expected: What a good photo measures, as a sentence.
+        remedy: What the photographer can do, as a sentence.
+        photo: Position of the photo in the set, from 0; None for a finding about the whole set.
+        name: Name of the photo; empty for a finding about the whole set.
+    """
+
+    code: str
+    severity: Severity
+    found: str
+    expected: str
+    remedy: str
+    photo: int | None = None
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """Two to five words for a badge."""
+        return TITLES[self.code]
+
+    @property
+    def text(self) -> str:
+        """The whole finding in one line: which photo, what was found, what was expected, what to do."""
+        subject = "All photos" if self.photo is None else f"Photo {self.photo + 1} ({self.name})"
+        return f"{subject}: {self.title.lower()}. {self.found} {self.expected} {self.remedy}"
