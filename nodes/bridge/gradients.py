@@ -1,0 +1,160 @@
+"""Exact gradients through a ComfyUI model, and every change undone afterwards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def exact_gradients(network: nn.Module, *, checkpointing: bool = False) -> Iterator[None]:
+    """Make autograd through a loaded network exact.
+
+    Inside, inference mode is off, base parameters are frozen ordinary tensors that share the loaded storage, norms keep
+    a copy of their input (some blocks add to it in place later), and ComfyUI runs its differentiable code paths.
+
+    Args:
+        network: The diffusion model, already on its device.
+        checkpointing: Recompute each block in the backward pass instead of keeping its activations.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_training_flag())
+        stack.enter_context(_ordinary_tensors(network))
+        stack.enter_context(_cloned_norm_inputs(network))
+        if checkpointing:
+            stack.enter_context(_checkpointed(network))
+        yield
+
+
+@contextmanager
+def _training_flag() -> Iterator[None]:
+    from comfy import model_management
+
+    if not hasattr(model_management, "in_training"):  # hosts before the flag have one code path only
+        yield
+        return
+    before = model_management.in_training
+    model_management.in_training = True
+    try:
+        yield
+    finally:
+        model_management.in_training = before
+
+
+def _without_inference_mode(tensor: Tensor) -> Tensor:
+    """An ordinary tensor over the same storage; autograd cannot save an inference tensor."""
+    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def _needs_wrapping(tensor: Any) -> bool:
+    # Quantised and GGUF weights are tensor subclasses: they are expanded to ordinary tensors in the forward pass.
+    return type(tensor) in (Tensor, nn.Parameter) and type(tensor.data) is Tensor and tensor.is_inference()
+
+
+@contextmanager
+def _ordinary_tensors(network: nn.Module) -> Iterator[None]:
+    undo: list[Callable[[], Any]] = []
+    try:
+        for module in network.modules():
+            for name, parameter in list(module._parameters.items()):
+                if _needs_wrapping(parameter):
+                    undo.append(_setter(module._parameters, name, parameter))
+                    module._parameters[name] = nn.Parameter(_without_inference_mode(parameter), requires_grad=False)
+                elif parameter is not None and parameter.requires_grad:
+                    undo.append(_flag_setter(parameter))
+                    parameter.requires_grad_(False)
+            for name, buffer in list(module._buffers.items()):
+                if _needs_wrapping(buffer):
+                    undo.append(_setter(module._buffers, name, buffer))
+                    module._buffers[name] = _without_inference_mode(buffer)
+            for name in ("_v_weight", "_v_bias"):  # weights that a dynamic loader keeps beside the parameters
+                if _needs_wrapping(module.__dict__.get(name)):
+                    undo.append(_setter(module.__dict__, name, module.__dict__[name]))
+                    module.__dict__[name] = _without_inference_mode(module.__dict__[name])
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _setter(store: dict[str, Any], name: str, value: Any) -> Callable[[], Any]:
+    return lambda: store.__setitem__(name, value)
+
+
+def _flag_setter(parameter: nn.Parameter) -> Callable[[], Any]:
+    return lambda: parameter.requires_grad_(True)
+
+
+@contextmanager
+def _cloned_norm_inputs(network: nn.Module) -> Iterator[None]:
+    norms = [m for m in network.modules() if "norm" in type(m).__name__.lower() and next(m.children(), None) is None]
+    handles = [norm.register_forward_pre_hook(_clone_input) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _clone_input(_norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if not (torch.is_grad_enabled() and inputs and isinstance(inputs[0], Tensor) and inputs[0].requires_grad):
+        return None
+    return (inputs[0].clone(), *inputs[1:])
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a network: members of its module lists, or of the sequences in those lists.
+
+    A UNet walks through its sequences layer by layer without calling them, so there the layers are the blocks.
+    """
+    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
+    sequences = [child for child in network.children() if isinstance(child, nn.Sequential)]
+    members = [*itertools.chain.from_iterable(lists), *sequences]
+    layers = [list(member) if isinstance(member, nn.Sequential) else [member] for member in members]
+    return [layer for layer in itertools.chain.from_iterable(layers) if next(layer.children(), None) is not None]
+
+
+@contextmanager
+def _checkpointed(network: nn.Module) -> Iterator[None]:
+    blocks = blocks_of(network)
+    before = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = _recomputing(block.forward)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.forward = forward
+
+
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def body(*args: Any, **kwargs: Any) -> Any:
+        # Blocks add to their inputs in place; the recomputation must find the inputs as they were.
+        return forward(*map(_own_copy, args), **{key: _own_copy(value) for key, value in kwargs.items()})
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # The caller writes the block's number into the options it hands to every block, so freeze them here.
+        frozen = {key: dict(value) if isinstance(value, dict) else value for key, value in kwargs.items()}
+        return checkpoint(body, *args, use_reentrant=False, preserve_rng_state=False, **frozen)
+
+    return run
+
+
+def _own_copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return dict(value) if isinstance(value, dict) else value

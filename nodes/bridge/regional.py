@@ -1,0 +1,60 @@
+"""An identity as ComfyUI hooks: it acts on the conditionings it is attached to, so each subject keeps its region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...metalora_core.layers import ChainFactors
+from .apply import Window
+from .fit import require_fit
+from .layers import PREFIX
+
+
+def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window: Window, what: str) -> Any:
+    """A hook group with the folded LoRA of an identity.
+
+    Args:
+        factors: Chain per target name.
+        strength: The user's knob.
+        window: When the identity acts.
+        what: The identity, as messages call it.
+    """
+    from comfy.hooks import HookGroup, HookKeyframe, HookKeyframeGroup, WeightHook
+
+    hook = WeightHook(strength_model=strength, strength_clip=0.0)
+    hook.weights = lora_tensors(factors)
+    hook.custom_should_register = _refusing_other_models(factors, what)
+    group = HookGroup()
+    group.add(hook)
+    if not window.whole:
+        frames = HookKeyframeGroup()
+        edges = [(0.0, 0.0), (window.start, 1.0)] if window.start > 0 else [(0.0, 1.0)]
+        if window.end < 1.0:
+            edges.append((window.end, 0.0))
+        for percent, share in edges:
+            frames.add(HookKeyframe(strength=share, start_percent=percent, guarantee_steps=0))
+        group.set_keyframes_on_hooks(frames)
+    return group
+
+
+def _refusing_other_models(factors: Mapping[str, ChainFactors], what: str) -> Any:
+    def should_register(_hook: Any, model: Any, _options: Any, _target: Any, _registered: Any) -> bool:
+        if not model.is_clip:
+            require_fit(model, factors, what)
+        return not model.is_clip
+
+    return should_register
+
+
+def lora_tensors(factors: Mapping[str, ChainFactors]) -> dict[str, Any]:
+    """The folded identity under the names that ComfyUI's LoRA nodes read: its LORA_MODEL socket type."""
+    import torch
+
+    tensors: dict[str, Any] = {}
+    for name, chain in factors.items():
+        down, up = chain.fold()
+        tensors[f"{PREFIX}{name}.lora_down.weight"] = down.contiguous()
+        tensors[f"{PREFIX}{name}.lora_up.weight"] = up.contiguous()
+        tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(chain.scale * down.shape[0])
+    return tensors
