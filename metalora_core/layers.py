@@ -56,6 +56,12 @@ class SlotLayout:
     mid_shapes: Mapping[str, tuple[int, int]]
     up_shapes: Mapping[str, tuple[int, int]]
 
+    @staticmethod
+    def of(meta_downs: Mapping[str, Tensor], outputs: Mapping[str, int], r_mid: Mapping[str, int]) -> SlotLayout:
+        """Layout for given meta-downs (r_meta, …), output sizes and mid ranks per target."""
+        mids = {name: (r_mid[name], down.shape[0]) for name, down in meta_downs.items()}
+        return SlotLayout(mids, {name: (outputs[name], r_mid[name]) for name in meta_downs})
+
     @property
     def names(self) -> tuple[str, ...]:
         """Target names in the order of the vector."""
@@ -100,6 +106,15 @@ class SlotLayout:
     def pack(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> Tensor:
         """Inverse of ``unpack`` without a batch axis: one vector of length ``total``."""
         return torch.cat([mids[n].reshape(-1) for n in self.names] + [ups[n].reshape(-1) for n in self.names])
+
+    def cold_start(self, generator: torch.Generator) -> Tensor:
+        """A start without knowledge: mid normal with variance 1 / r_meta, up zero. CPU vector of length ``total``."""
+        flat = torch.zeros(self.total)
+        for (_, r_meta), mid in zip(
+            self.mid_shapes.values(), flat[: self.mid_total].split(self.mid_sizes), strict=True
+        ):
+            mid.normal_(0.0, r_meta**-0.5, generator=generator)
+        return flat
 
     def per_layer(self, values: Tensor) -> Tensor:
         """Spread two numbers a layer, (layers, 2) for mid and up, over a vector of length ``total``."""

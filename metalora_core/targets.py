@@ -9,7 +9,16 @@ from fnmatch import fnmatchcase
 
 from .errors import InvalidOptions
 
-__all__ = ["ATTENTION", "ATTENTION_AND_MLP", "Part", "Target", "choose_targets", "fingerprint", "rank_for"]
+__all__ = [
+    "ATTENTION",
+    "ATTENTION_AND_MLP",
+    "Part",
+    "Target",
+    "choose_targets",
+    "default_patterns",
+    "fingerprint",
+    "rank_for",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,11 @@ ATTENTION_AND_MLP: dict[str, tuple[str, ...]] = {
     "unet": (*ATTENTION["unet"], "*.ff.net.0.proj", "*.ff.net.2"),
 }
 """Patterns per family: attention projections and feed-forward layers, the default of both trainings."""
+
+
+def default_patterns(family: str) -> tuple[str, ...]:
+    """Attention and feed-forward layers of a family; everything for a family without a preset."""
+    return ATTENTION_AND_MLP.get("unet" if family in ("sd15", "sdxl") else family, ("*",))
 
 
 def choose_targets(

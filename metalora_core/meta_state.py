@@ -1,0 +1,167 @@
+"""Everything that a step of meta-training changes, and the prior that is made of it at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .bank import IdentityBank
+from .errors import TrainingDiverged
+from .files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .files.prior import Prior, PriorLayer, PriorMetadata
+from .layers import ChainFactors, SlotLayout
+from .meta_options import MetaTrainingOptions
+from .optimizers import make_optimizer
+from .schedule import step_generator
+from .targets import Target, fingerprint, rank_for
+
+__all__ = ["MetaState", "gradient_of"]
+
+_KIND = "meta-training"
+
+
+class MetaState:
+    """The shared factors, the bank and their optimizers.
+
+    Args:
+        targets: Adapted layers.
+        options: Settings.
+        subjects: Slots of the bank.
+        device: Where the shared factors live; the bank stays on the CPU.
+    """
+
+    def __init__(
+        self, targets: Sequence[Target], options: MetaTrainingOptions, subjects: int, device: torch.device
+    ) -> None:
+        generator = step_generator(options.seed, "initial values")
+        self.options = options
+        self.meta_downs = {
+            t.name: (torch.randn(options.r_meta, *t.shape[1:], generator=generator) / t.shape[1] ** 0.5).to(device)
+            for t in targets
+        }
+        ranks = {t.name: rank_for(t.name, options.r_mid, options.rank_by_pattern) for t in targets}
+        self.layout = SlotLayout.of(self.meta_downs, {t.name: t.shape[0] for t in targets}, ranks)
+        self.common = self.layout.cold_start(generator).to(device)
+        self.log_steps = torch.zeros(len(targets), 2, device=device)
+        self.factors = {
+            name: ChainFactors(down, torch.empty(shape), torch.empty(self.layout.up_shapes[name]), options.scale)
+            for (name, down), shape in zip(self.meta_downs.items(), self.layout.mid_shapes.values(), strict=True)
+        }
+        self.bank = self._new_bank(1 if options.inner_steps else subjects, options.bank_folder)
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.meta_downs.values()), "lr": options.meta_learning_rate,
+             "weight_decay": options.meta_weight_decay},
+        ]  # fmt: skip
+        if options.warm_start == "learned":
+            groups.append({"params": [self.common], "lr": options.common_learning_rate, "weight_decay": 0.0})
+        if options.step_sizes:
+            groups.append({"params": [self.log_steps], "lr": options.step_size_learning_rate, "weight_decay": 0.0})
+        self.base_rates = [float(group["lr"]) for group in groups]
+        self.optimizer = make_optimizer("adamw", groups)
+        self.losses: list[list[float]] = []
+
+    def _new_bank(self, count: int, folder: Path | None = None) -> IdentityBank:
+        return IdentityBank(count, self.layout.mid_total, self.layout.total, folder)
+
+    def bank_for(self, subjects: Sequence[int]) -> tuple[IdentityBank, Sequence[int]]:
+        """The bank and the rows of these subjects in it; an episode starts with a fresh one."""
+        if self.options.inner_steps:
+            return self._new_bank(len(subjects)), range(len(subjects))
+        return self.bank, subjects
+
+    def multiplier(self) -> Tensor | float:
+        """Step sizes spread over a row, (total,), or 1."""
+        return self.layout.per_layer(self.log_steps.detach().exp()) if self.options.step_sizes else 1.0
+
+    def slots(self, bank: IdentityBank, rows: Sequence[int]) -> Tensor:
+        """Identities of these rows, a leaf of shape (rows, total)."""
+        residual = bank.gather(rows, self.common.device)
+        return (self.common.detach() + self.multiplier() * residual).requires_grad_()
+
+    def update_shared(self, bank: IdentityBank, rows: Sequence[int], slots: Tensor) -> None:
+        """One AdamW step on meta_down, the common identity and the step sizes."""
+        gradient, options = gradient_of(slots), self.options
+        if options.warm_start == "learned":
+            self.common.grad = gradient.sum(0)
+        if options.step_sizes:
+            travelled = (gradient * bank.gather(rows, gradient.device)).sum(0)
+            self.log_steps.grad = self.layout.sum_per_layer(travelled) * self.log_steps.exp()
+        if options.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(list(self.meta_downs.values()), options.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def save(self, path: Path, step: int, digest: str) -> None:
+        """Write a checkpoint."""
+        tensors = {f"meta_down.{name}": down for name, down in self.meta_downs.items()}
+        tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
+        tensors |= {"common": self.common, "log_steps": self.log_steps}
+        state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
+        save_checkpoint(path, Checkpoint(_KIND, step, digest, tensors, state))
+
+    def load(self, path: Path, digest: str) -> int:
+        """Continue from a checkpoint; returns the steps done."""
+        saved = load_checkpoint(path, kind=_KIND, digest=digest)
+        for name, down in self.meta_downs.items():
+            down.copy_(saved.tensors[f"meta_down.{name}"])
+        self.common.copy_(saved.tensors["common"])
+        self.log_steps.copy_(saved.tensors["log_steps"])
+        self.bank.load({n.removeprefix("bank."): t for n, t in saved.tensors.items() if n.startswith("bank.")})
+        self.optimizer.load_state_dict(dict(saved.state["optimizer"]))
+        self.losses = [list(pair) for pair in saved.state["losses"]]
+        return saved.step
+
+    def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target]) -> Prior:
+        """What is kept: meta_down and, as asked, the warm start and the step sizes."""
+        options, warm = self.options, self.common.detach().cpu()
+        if options.warm_start == "mean":
+            multiplier = self.multiplier()
+            warm = warm + (multiplier.cpu() if isinstance(multiplier, Tensor) else multiplier) * self.bank.mean()
+        mids, ups = self.layout.unpack(warm)
+        steps = self.log_steps.detach().exp().cpu()
+        layers: dict[str, PriorLayer] = {}
+        for i, (name, down) in enumerate(self.meta_downs.items()):
+            start = (None, None) if options.warm_start == "none" else (mids[name].clone(), ups[name].clone())
+            size = steps[i].clone() if options.step_sizes else None
+            layers[name] = PriorLayer(down.detach().cpu().clone(), *start, size)
+        metadata = PriorMetadata(
+            name=options.name or domain,
+            family=family,
+            base_fingerprint=fingerprint(targets),
+            domain=domain,
+            class_words=list(options.class_words),
+            r_meta=options.r_meta,
+            r_mid=options.r_mid,
+            scale=options.scale,
+            license=options.license,
+            created_with=f"metalora_core {__version__}",
+            training=self._record(subjects),
+        )
+        return Prior(dict(sorted(layers.items())), metadata)
+
+    def _record(self, subjects: int) -> dict[str, Any]:
+        settings = json.loads(json.dumps(dataclasses.asdict(self.options), default=str))
+        last = self.losses[-max(len(self.losses) // 10, 1) :]
+        final = sum(loss for _, loss in last) / max(len(last), 1)
+        return {"settings": settings, "subjects": subjects, "steps": self.options.steps, "final_loss": final}
+
+
+def gradient_of(leaf: Tensor) -> Tensor:
+    """The leaf's gradient.
+
+    Raises:
+        TrainingDiverged: If none arrived.
+    """
+    if leaf.grad is None:
+        raise TrainingDiverged(
+            "No gradient reached the identities: the model never called the adapted layers. "
+            "The host's targets do not belong to its model."
+        )
+    return leaf.grad

@@ -1,0 +1,152 @@
+"""Stage 1: learn what the subjects of a domain share.
+
+Each target's chain is ``scale · up_s · mid_s · meta_down``: meta_down is shared, (mid_s, up_s) is subject s's slot. A
+slot is ``common + step_size · residual_s``; the residuals live in the bank, the common identity is the warm start. At
+the end the slots are thrown away.
+
+Source: Meta-LoRA, arXiv 2503.22352, section 3.2; the warm start and the step sizes go beyond it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .bank import SlotRates
+from .batches import Batch, CaptionCache, SubjectBatches, SubjectDataset, denoising_losses
+from .errors import TrainingDiverged
+from .files.prior import Prior
+from .host import Host
+from .inject import Injection
+from .meta_options import MetaTrainingOptions, MetaTrainingProgress
+from .meta_state import MetaState, gradient_of
+from .optimizers import scale_learning_rates
+from .schedule import warmup_cosine
+from .targets import Target, choose_targets, default_patterns, fingerprint
+
+__all__ = ["MetaTrainingOptions", "MetaTrainingProgress", "SubjectDataset", "meta_train"]
+
+
+def meta_train(
+    host: Host,
+    subjects: SubjectDataset,
+    options: MetaTrainingOptions | None = None,
+    *,
+    on_progress: Callable[[MetaTrainingProgress], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Prior:
+    """Train a prior for a domain.
+
+    Args:
+        host: The base model; it leaves as it came.
+        subjects: Subjects of one domain, as latents and captions.
+        options: Settings.
+        on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
+        checkpoint: Written every ``checkpoint_every`` steps and on cancelling; where it exists the run continues
+            from it and ends bit-identical to an unbroken one.
+
+    Returns:
+        The prior, not yet saved.
+
+    Raises:
+        InvalidOptions: If the settings contradict each other or the data.
+        TrainingDiverged: If the loss becomes NaN or infinite; the checkpoint keeps the last good state.
+    """
+    options = options or MetaTrainingOptions()
+    options.check()
+    targets = choose_targets(host.targets(), options.include or default_patterns(host.family), options.exclude)
+    batches = SubjectBatches(subjects, options, host.objective)
+    state = MetaState(targets, options, len(subjects), host.device)
+    digest = _digest(options, targets, subjects)
+    start = state.load(checkpoint, digest) if checkpoint is not None and checkpoint.exists() else 0
+    began = time.monotonic()
+
+    def at_stop(step: int, loss: float) -> None:
+        if checkpoint is not None and (step % options.checkpoint_every == 0 or step == options.steps):
+            state.save(checkpoint, step, digest)
+        if on_progress is None:
+            return
+        try:
+            on_progress(MetaTrainingProgress(step, options.steps, loss, time.monotonic() - began))
+        except BaseException:  # whatever the listener raises, a host's interrupt included, finished steps are kept
+            if checkpoint is not None:
+                state.save(checkpoint, step, digest)
+            raise
+
+    with host.training(), Injection(host.model, targets, state.factors):
+        _train(host, state, batches, start, at_stop)
+    return state.prior(host.family, subjects.domain, len(subjects), targets)
+
+
+def _train(
+    host: Host, state: MetaState, batches: SubjectBatches, start: int, at_stop: Callable[[int, float], None]
+) -> None:
+    """The loop: slots of the batch learn from support photos, shared factors from query photos, or both at once."""
+    options, captions, unread = state.options, CaptionCache(host), list[Tensor]()
+    support_steps = options.inner_steps or int(options.support_query_split)
+    for step in range(start, options.steps):
+        factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)
+        rates = SlotRates(options.mid_learning_rate * factor, options.up_learning_rate * factor, options.slot_decay)
+        scale_learning_rates(state.optimizer, state.base_rates, factor)
+        chosen = batches.subjects_at(step)
+        bank, rows = state.bank_for(chosen)
+
+        for inner in range(support_steps):
+            batch = batches.draw(chosen, step * support_steps + inner, "support")
+            slots = state.slots(bank, rows)
+            _backward(host, state, slots, batch, captions, train_shared=False)
+            bank.update(rows, gradient_of(slots), rates)
+
+        batch = batches.draw(chosen, step, "query")
+        slots = state.slots(bank, rows)
+        unread.append(_backward(host, state, slots, batch, captions, train_shared=True))
+        state.update_shared(bank, rows, slots)
+        if not support_steps:
+            bank.update(rows, gradient_of(slots), rates)
+
+        done = step + 1
+        if done % options.read_every == 0 or done % options.checkpoint_every == 0 or done == options.steps:
+            loss = _read(unread, done)
+            state.losses.append([float(done), loss])
+            at_stop(done, loss)
+
+
+def _backward(
+    host: Host, state: MetaState, slots: Tensor, batch: Batch, captions: CaptionCache, *, train_shared: bool
+) -> Tensor:
+    """Gradients of the summed loss to the slots and, if asked, to meta_down; returns the mean loss, unread."""
+    for down in state.meta_downs.values():
+        down.requires_grad_(train_shared)
+    repeats = len(batch.captions) // len(slots)
+    mids, ups = state.layout.unpack(slots if repeats == 1 else slots.repeat_interleave(repeats, dim=0))
+    for name, chain in state.factors.items():
+        chain.mid, chain.up = mids[name], ups[name]
+    losses = denoising_losses(host, batch.latents, batch.noise, batch.t, captions.encode(batch.captions))
+    # The sum gives each slot the gradient that an adaptation with batch 1 would see; Adam does not mind the factor.
+    losses.sum().backward()
+    return losses.detach().mean()
+
+
+def _read(unread: list[Tensor], step: int) -> float:
+    loss = float(torch.stack(unread).mean())
+    unread.clear()
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"The loss became {loss} at or before step {step}. Lower the learning rates (meta_learning_rate first) or "
+            "raise warmup_steps; the last checkpoint holds the last good state.",
+            step=step,
+        )
+    return loss
+
+
+def _digest(options: MetaTrainingOptions, targets: Sequence[Target], subjects: SubjectDataset) -> str:
+    digest = hashlib.sha256(repr((options, fingerprint(targets), len(subjects), subjects.domain)).encode())
+    digest.update(subjects.latents_of(0).float().cpu().contiguous().numpy().tobytes())
+    digest.update("\n".join(subjects.captions_of(0)).encode())
+    return digest.hexdigest()

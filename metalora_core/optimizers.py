@@ -1,0 +1,70 @@
+"""Optimizers by name; those of other packages are imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from .errors import InvalidOptions, MissingDependency
+
+__all__ = ["OPTIMIZERS", "evaluation_mode", "make_optimizer", "scale_learning_rates", "training_mode"]
+
+_TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+_OTHERS = {
+    "prodigy": ("prodigyopt", "Prodigy", "pip install prodigyopt"),
+    "schedulefree_adamw": ("schedulefree", "AdamWScheduleFree", "pip install schedulefree"),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "pip install bitsandbytes"),
+}
+OPTIMIZERS: tuple[str, ...] = (*_TORCH, *_OTHERS)
+"""Names that ``make_optimizer`` knows."""
+
+
+def make_optimizer(name: str, param_groups: Sequence[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+    """Build an optimizer.
+
+    Args:
+        name: One of ``OPTIMIZERS``.
+        param_groups: As torch takes them; each group has its own ``lr``.
+        options: More constructor arguments, e.g. ``weight_decay``.
+
+    Raises:
+        InvalidOptions: If the name is unknown.
+        MissingDependency: If its package is not installed; the text has the pip line.
+    """
+    if name in _TORCH:
+        return _TORCH[name](param_groups, fused=True, **options)
+    if name not in _OTHERS:
+        raise InvalidOptions(f"There is no optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
+    module, attribute, pip_line = _OTHERS[name]
+    try:
+        constructor: Callable[..., torch.optim.Optimizer] = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise MissingDependency(f"The optimizer {name!r}", pip_line) from error
+    return constructor(param_groups, **options)
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer, base: Iterable[float], factor: float) -> None:
+    """Set every group's learning rate to its base rate times the schedule's factor."""
+    for group, rate in zip(optimizer.param_groups, base, strict=True):
+        group["lr"] = rate * factor
+
+
+def training_mode(optimizer: torch.optim.Optimizer) -> None:
+    """Switch a schedule-free optimizer's parameters to the point where gradients are taken; else nothing."""
+    switch: Callable[[], Any] | None = getattr(optimizer, "train", None)
+    if switch is not None:
+        switch()
+
+
+def evaluation_mode(optimizer: torch.optim.Optimizer) -> None:
+    """Switch a schedule-free optimizer's parameters to their average, which is the result; else nothing."""
+    switch: Callable[[], Any] | None = getattr(optimizer, "eval", None)
+    if switch is not None:
+        switch()

@@ -1,0 +1,37 @@
+"""Learning-rate schedule and seeds: both functions of the step alone, so that a resumed run needs nothing stored."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+
+__all__ = ["step_generator", "warmup_cosine"]
+
+
+def warmup_cosine(step: int, steps: int, warmup_steps: int, floor: float = 0.0) -> float:
+    """Factor on a learning rate: linear warm-up, then a half cosine down to ``floor``.
+
+    Args:
+        step: Steps done, from 0.
+        steps: Length of the training.
+        warmup_steps: Steps until the full rate is reached.
+        floor: Factor at the end, 0..1; 1 keeps the rate constant after the warm-up.
+
+    Returns:
+        A number in (0, 1].
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def step_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
+    """A CPU generator that depends on seed, purpose and step only.
+
+    Noise drawn on the CPU is the same on every device, and a resumed run draws what an unbroken one draws.
+    """
+    digest = hashlib.sha256(f"{seed} {purpose} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
