@@ -1,0 +1,172 @@
+"""A diffusers model as a host of both training loops and of the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import IncompatibleBaseModel, InvalidOptions
+from ..host import Conditioning
+from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
+from ..targets import Target
+from .denoisers import DENOISERS, base_of, family_of
+from .latents import LatentSpace, require_multiple
+from .target_map import find_targets
+
+TextEncoder = Callable[[list[str]], Conditioning]
+"""Prompts to conditioning: ``context`` (B, T, C) and, but for SD1.5, ``pooled`` (B, C); batch first."""
+
+
+class DiffusersHost:
+    """A denoiser of diffusers with its autoencoder and text encoder; see `metalora_core.host.Host`.
+
+    Args:
+        model: FluxTransformer2DModel, SD3Transformer2DModel or UNet2DConditionModel.
+        autoencoder: AutoencoderKL, AutoencoderTiny or a `LatentSpace`; None if pictures are never needed.
+        text_encoder: Prompts to conditioning; None if prompts are never needed.
+        objective: How the model was trained; None means rectified flow for Flux and SD3, eps with Stable Diffusion's
+            schedule for a UNet.
+        guidance: What a guidance-distilled Flux is told, FLUX.1-dev's usual 3.5 by default.
+        gradient_checkpointing: Trade a second forward pass for memory in `training`.
+
+    Raises:
+        IncompatibleBaseModel: If the model is of another class or a variant with extra input channels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        autoencoder: nn.Module | LatentSpace | None = None,
+        text_encoder: TextEncoder | None = None,
+        objective: Objective | None = None,
+        *,
+        guidance: float = 3.5,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        self.family = family_of(model)
+        self.base = base_of(model)
+        self.model = model
+        self.objective = objective or _usual_objective(self.family)
+        self.guidance = guidance
+        self._wants_guidance = bool(getattr(getattr(model, "config", None), "guidance_embeds", False))
+        self.gradient_checkpointing = gradient_checkpointing
+        self.latent_channels = _latent_channels(model, self.family)
+        self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
+        self._text_encoder = text_encoder
+        self._denoise = DENOISERS[self.family]
+        self._targets: tuple[Target, ...] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model's weights."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def downscale(self) -> int:
+        """Picture pixels per latent pixel."""
+        return self._space.downscale if self._space else 8
+
+    def targets(self) -> tuple[Target, ...]:
+        """Every layer that can be adapted, under ComfyUI's names."""
+        if self._targets is None:
+            self._targets = find_targets(self.model)
+        return self._targets
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures to latents in the denoiser's own (scaled) space; see `LatentSpace`.
+
+        Args:
+            images: (B, 3, H, W) in 0..1; sides must be multiples of `downscale`, for Flux and SD3 of twice that.
+
+        Raises:
+            InvalidOptions: If the sides do not fit or the host has no autoencoder.
+        """
+        space = self._require_space()
+        require_multiple(images, space.downscale * (1 if self.family == "unet" else 2))
+        return space.encode(images).to(self.device)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents in the denoiser's space to pictures (B, 3, H, W) in 0..1.
+
+        Raises:
+            InvalidOptions: If the host has no autoencoder.
+        """
+        return self._require_space().decode(latents)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """Prompts to conditioning, one row each, on the model's device.
+
+        Raises:
+            InvalidOptions: If the host has no text encoder.
+        """
+        if self._text_encoder is None:
+            raise InvalidOptions("This host has no text encoder. Load the whole pipeline, or give text_encoder=….")
+        return {name: value.to(self.device) for name, value in self._text_encoder(prompts).items()}
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The model's prediction.
+
+        Args:
+            noisy: (B, C, h, w).
+            t: (B,) in the objective's unit: 0..1 for flow, 0..999 for eps and v.
+            conditioning: As `encode_prompts` gives it; ``guidance`` (B,) overrides the host's, ``time_ids`` (B, 6) the
+                picture size that SDXL is told.
+
+        Returns:
+            Like noisy, in its dtype.
+        """
+        if self._wants_guidance and "guidance" not in conditioning:
+            guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
+            conditioning = {**conditioning, "guidance": guidance}
+        return self._denoise(self.model, noisy.to(self.dtype), t, conditioning).to(noisy.dtype)
+
+    @contextmanager
+    def training(self) -> Generator[None]:
+        """Gradients on, base parameters frozen, dropout off; all flags come back afterwards, whatever happens."""
+        model: Any = self.model
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        was_training = model.training
+        try:
+            model.requires_grad_(False).eval()
+            if self.gradient_checkpointing:
+                model.enable_gradient_checkpointing()
+            with torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            if self.gradient_checkpointing:
+                model.disable_gradient_checkpointing()
+            model.train(was_training)
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def _require_space(self) -> LatentSpace:
+        if self._space is None:
+            raise InvalidOptions("This host has no autoencoder. Load the whole pipeline, or give autoencoder=….")
+        return self._space
+
+
+def _usual_objective(family: str) -> Objective:
+    return EpsObjective(scaled_linear_alphas()) if family == "unet" else FlowObjective()
+
+
+def _latent_channels(model: nn.Module, family: str) -> int:
+    config: Any = getattr(model, "config", None)
+    channels, out = config.in_channels, config.out_channels or config.in_channels
+    if channels != out:
+        raise IncompatibleBaseModel(
+            f"The model takes {channels} channels and gives {out}: an inpainting or control variant. "
+            "Use the text-to-image model of the family."
+        )
+    return channels // 4 if family == "flux" else channels
