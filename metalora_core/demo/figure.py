@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # All lengths in pixels of the finished figure.
 TILE = 192
@@ -61,12 +57,6 @@ class Panel:
     photos: tuple[Image.Image, ...]
     prompts: tuple[str, ...]
     columns: tuple[Column, ...]
-
-
-def to_pictures(images: Tensor) -> tuple[Image.Image, ...]:
-    """Turn a batch (B, 3, H, W) in [0, 1] into Pillow pictures."""
-    rows = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return tuple(Image.fromarray(row) for row in rows)
 
 
 def draw_figure(title: str, subtitle: str, panels: Sequence[Panel]) -> Image.Image:
@@ -132,7 +122,9 @@ def _draw_column(page: Image.Image, column: Column, left: int, head: int, rows: 
         _paste(page, picture, left, row)
 
 
-def _draw_head(draw: ImageDraw.ImageDraw, heading: str, note: str, left: int, top: int, ink: tuple[int, int, int]) -> None:
+def _draw_head(
+    draw: ImageDraw.ImageDraw, heading: str, note: str, left: int, top: int, ink: tuple[int, int, int]
+) -> None:
     draw.text((left + 2, top + 8), heading, ink, _font(24), anchor="lt")
     for index, line in enumerate(note.splitlines()):
         draw.text((left + 2, top + 38 + index * 20), line, SOFT, _font(16), anchor="lt")

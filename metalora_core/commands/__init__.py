@@ -1,0 +1,1 @@
+"""The commands of ``python -m metalora_core``, one file each; heavy imports stand inside them."""

@@ -1,0 +1,86 @@
+"""``adapt``: learn a subject from photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..adaptation import AdaptationResult
+
+
+def adapt(
+    photos: Annotated[list[Path], typer.Argument(help="One to eight photos, or a folder of them.")],
+    class_word: Annotated[str, typer.Option(help='What it is, such as "person" or "mug".')],
+    output: Annotated[Path, typer.Option(help="Identity file to write.")],
+    trigger: Annotated[str, typer.Option(help="Rare word that will call the subject in prompts.")] = "ohwx",
+    prior: options.PriorChoice = "",
+    model: options.Model = "pocket",
+    steps: Annotated[int, typer.Option(help="Training steps; 0 for the preset.", min=0)] = 0,
+    seed: options.Seed = 0,
+    size: options.Size = 0,
+    held_out: Annotated[int, typer.Option(help="Photos kept aside to stop in time; needs two or more.", min=0)] = 0,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
+    device: options.Device = "",
+    dtype: options.Dtype = "float32",
+    json: options.Json = False,
+) -> None:
+    """Learn a subject and write its identity file.
+
+    A text file beside a photo, with the same name and .txt, is its caption; it should hold the trigger. Ctrl-C stops
+    after the present step, and the same command goes on from there.
+    """
+    from dataclasses import replace
+
+    from ..adaptation import AdaptationOptions
+    from ..adaptation import adapt as learn
+    from ..files.identity import save_identity
+    from ..terminal import answer, progress_bars
+    from ..training_photos import load_training_set, split_training_set
+    from .base_model import load_base_model, load_prior_for, picture_size_px
+
+    host = load_base_model(model, device, dtype)
+    used_prior = load_prior_for(prior, model, class_word)
+    chosen = replace(AdaptationOptions(), seed=seed)
+    if steps:
+        chosen = replace(chosen, steps=steps)
+    everything = load_training_set(photos, class_word, trigger, picture_size_px(host, model, size))
+    training, validation = split_training_set(everything, held_out)
+    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
+    with progress_bars(json, finish_step=True) as bars:
+        result = learn(
+            host,
+            used_prior,
+            training,
+            chosen,
+            on_progress=bars(f"learning {class_word}"),
+            checkpoint=checkpoint_path,
+            validation=validation,
+        )
+    save_identity(output, result.identity)
+    checkpoint_path.unlink(missing_ok=True)
+    fields = _fields(result, output)
+    answer(fields, _text(fields), json)
+
+
+def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
+    return {
+        "path": str(output),
+        "bytes": output.stat().st_size,
+        "steps": len(result.losses),
+        "seconds": round(result.seconds, 2),
+        "loss": result.losses[-1] if result.losses else None,
+        "stop_reason": result.stop_reason,
+        "parameters": sum(layer.mid.numel() + layer.up.numel() for layer in result.identity.layers.values()),
+    }
+
+
+def _text(fields: dict[str, Any]) -> str:
+    return (
+        f"{fields['path']}: learned in {fields['steps']} steps, {fields['seconds']} s "
+        f"({fields['parameters']:,} parameters, {fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
+    )

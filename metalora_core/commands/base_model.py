@@ -1,0 +1,105 @@
+"""From the words of a command line to a host, a prior and the size of its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..files.prior import Prior
+    from ..host import Host
+
+POCKET = "pocket"
+POCKET_DOMAINS = ("avatars", "products")
+_USUAL_SIZE_PX = {POCKET: 128, "sd15": 512}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name, or the best one of this machine for an empty name.
+
+    Raises:
+        InvalidOptions: If torch knows no such device.
+    """
+    import torch
+
+    if not device:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InvalidOptions(f"There is no device {device!r}; give cpu, cuda, cuda:N or mps.") from error
+
+
+def choose_dtype(dtype: str) -> torch.dtype:
+    """The floating-point type of that name.
+
+    Raises:
+        InvalidOptions: If it is none of float32, bfloat16, float16.
+    """
+    import torch
+
+    if dtype not in _DTYPES:
+        raise InvalidOptions(f"There is no dtype {dtype!r} here; give one of {', '.join(_DTYPES)}.")
+    found: Any = getattr(torch, dtype)
+    return found
+
+
+def load_base_model(model: str, device: str, dtype: str) -> Host:
+    """Load the pocket model or a diffusers model as a host.
+
+    Args:
+        model: "pocket", or the path of a diffusers folder or single file.
+        device: As in choose_device.
+        dtype: As in choose_dtype; the pocket model is always float32.
+
+    Raises:
+        InvalidOptions: If there is nothing at the path.
+    """
+    if model == POCKET:
+        from ..pocket import load_pocket_host
+
+        return load_pocket_host()
+    if not Path(model).exists():
+        raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
+    from ..hosts.diffusers import load_diffusers_host
+
+    return load_diffusers_host(Path(model), device=choose_device(device), dtype=choose_dtype(dtype))
+
+
+def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
+    """Load the asked prior, or the pocket prior whose domain the class word belongs to.
+
+    Raises:
+        InvalidOptions: If no prior is named and the model is not the pocket model.
+        UnreadableFile: If the file is not a prior.
+    """
+    from ..files.prior import load_prior
+
+    if not choice:
+        if model != POCKET:
+            raise InvalidOptions(f"{model} needs a prior made for it: give one with --prior FILE.")
+        choice = "avatars" if class_word == "person" else "products"
+    if choice in POCKET_DOMAINS:
+        from ..pocket import load_pocket_prior
+
+        return load_pocket_prior(choice)
+    return load_prior(Path(choice))
+
+
+def picture_size_px(host: Host, model: str, size: int) -> int:
+    """The asked size, or the usual one of the model, checked against the host's grid.
+
+    Raises:
+        InvalidOptions: If the size does not fit the model's latent grid.
+    """
+    size = size or _USUAL_SIZE_PX.get(POCKET if model == POCKET else host.family, 1024)
+    grid = 2 * host.downscale
+    if size % grid:
+        nearest = size // grid * grid or grid
+        raise InvalidOptions(f"{size} px does not fit this model; give a multiple of {grid}, such as {nearest}.")
+    return size

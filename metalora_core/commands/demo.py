@@ -1,0 +1,66 @@
+"""``demo``: see it work, in about a minute, with nothing downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..demo.subjects import DemoSubject
+
+
+def demo(
+    photos: Annotated[str, typer.Option(help="Folder of your own photos; empty for test subjects.")] = "",
+    class_word: Annotated[str, typer.Option(help='What your photos show, such as "person" or "mug".')] = "",
+    domain: Annotated[
+        Literal["both", "avatars", "products"], typer.Option(help="Whose test subject, without photos of your own.")
+    ] = "both",
+    subject: Annotated[int, typer.Option(help="Number of the test subject.", min=0)] = 0,
+    photo_count: Annotated[int, typer.Option(help="Photos of the test subject.", min=1, max=4)] = 1,
+    steps: Annotated[int, typer.Option(help="Training steps of each method.", min=1)] = 100,
+    prompts: Annotated[int, typer.Option(help="Prompts to score; four are shown.", min=1)] = 12,
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("output/demo.png"),
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Learn a subject with Meta-LoRA and with plain LoRA; write a picture and print a table."""
+    import torch
+
+    from ..demo.report import demo_fields, demo_figure, demo_table
+    from ..demo.run import DemoOptions, compare
+    from ..pictures import save_picture
+    from ..pocket import load_pocket_host, load_pocket_prior
+    from ..terminal import answer, progress_bars
+
+    # The pocket model is so small that a second thread costs more than it brings.
+    torch.set_num_threads(1)
+    host = load_pocket_host()
+    runs = []
+    for one in _subjects(photos, class_word, domain, subject, photo_count, prompts):
+        with progress_bars(quiet=json) as bars:
+            chosen = DemoOptions(steps=steps, seed=seed)
+            runs.append((one, compare(host, load_pocket_prior(one.domain), one, chosen, bars)))
+    save_picture(demo_figure(runs, steps), output)
+    fields = {"picture": str(output), "rows": demo_fields(runs)}
+    answer(fields, f"\n{demo_table(runs)}\n\nThe picture: {output}", json)
+
+
+def _subjects(
+    photos: str, class_word: str, domain: str, index: int, photo_count: int, prompts: int
+) -> list[DemoSubject]:
+    from ..demo.subjects import own_subject, pocket_subject
+    from ..errors import InvalidOptions
+    from ..pocket import load_readers
+    from ..pocket.factors import DOMAINS
+
+    readers = load_readers()
+    if photos:
+        if not class_word:
+            raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
+        return [own_subject(Path(photos), class_word, prompts, readers)]
+    chosen = [one for one in DOMAINS if domain == "both" or one == domain]
+    return [pocket_subject(one, index, photo_count, prompts, readers) for one in chosen]

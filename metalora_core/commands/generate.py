@@ -1,0 +1,74 @@
+"""``generate``: pictures of a learned subject."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..host import Host
+    from ..inject import Injection
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help='What to draw, such as "photo of a ohwx mug, red background".')],
+    identity: Annotated[str, typer.Option(help="Identity file; empty for the base model alone.")] = "",
+    prior: options.PriorChoice = "",
+    model: options.Model = "pocket",
+    strength: Annotated[float, typer.Option(help="0 is the base model, 1 the identity as it was learned.")] = 1.0,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("output"),
+    count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
+    steps: Annotated[int, typer.Option(help="Sampling steps.", min=1)] = 28,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
+    negative: Annotated[str, typer.Option(help="What not to draw; counts with guidance above 1.")] = "",
+    seed: options.Seed = 0,
+    size: options.Size = 0,
+    device: options.Device = "",
+    dtype: options.Dtype = "float32",
+    json: options.Json = False,
+) -> None:
+    """Draw a learned subject under prompts."""
+    from ..generation import Request, generate_pictures, save_pictures
+    from ..terminal import answer
+    from .base_model import load_base_model, picture_size_px
+
+    host = load_base_model(model, device, dtype)
+    request = Request(
+        prompts=tuple(prompt for prompt in prompts for _ in range(count)),
+        size_px=picture_size_px(host, model, size),
+        steps=steps,
+        guidance=guidance,
+        negative=negative,
+        seed=seed,
+    )
+    with _applied(host, model, identity, prior, strength) as injection:
+        pictures = generate_pictures(host, request)
+    paths = save_pictures(pictures, output, request)
+    fields = {
+        "pictures": [str(path) for path in paths],
+        "prompts": list(request.prompts),
+        "coverage": injection.coverage.text if injection else None,
+    }
+    answer(fields, "\n".join(str(path) for path in paths), json)
+
+
+def _applied(host: Host, model: str, identity: str, prior: str, strength: float) -> Injection | nullcontext[None]:
+    if not identity:
+        return nullcontext()
+    from ..files.identity import chain_factors, load_identity
+    from ..files.prior import targets_of_prior
+    from ..inject import Injection
+    from .base_model import load_prior_for
+
+    learned = load_identity(Path(identity))
+    used = load_prior_for(prior, model, learned.metadata.class_word)
+    targets = targets_of_prior(used, host.targets())
+    factors = chain_factors(learned, used, strength)
+    for chain in factors.values():
+        chain.meta_down, chain.mid, chain.up = (f.to(host.device) for f in (chain.meta_down, chain.mid, chain.up))
+    return Injection(host.model, targets, factors)

@@ -1,0 +1,62 @@
+"""``meta-train``: make a prior from many subjects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from . import options
+
+
+def meta_train(
+    subjects: Annotated[Path, typer.Argument(help="Folder with one folder of photos per subject.")],
+    class_word: Annotated[str, typer.Option(help='What the subjects are, such as "person" or "mug".')],
+    output: Annotated[Path, typer.Option(help="Prior file to write.")],
+    model: options.Model = "pocket",
+    domain: Annotated[str, typer.Option(help="Name of the domain; the class word if empty.")] = "",
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 2000,
+    batch: Annotated[int, typer.Option(help="Subjects per step.", min=1)] = 16,
+    r_meta: Annotated[int, typer.Option(help="Rank shared by all subjects; a wide one is worth it.", min=1)] = 64,
+    r_mid: Annotated[int, typer.Option(help="Rank of one identity.", min=1)] = 8,
+    warm_start: Annotated[
+        Literal["none", "mean", "learned"], typer.Option(help="Where identities start: zero, the mean, or learned.")
+    ] = "mean",
+    seed: options.Seed = 0,
+    size: options.Size = 0,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
+    device: options.Device = "",
+    dtype: options.Dtype = "float32",
+    json: options.Json = False,
+) -> None:
+    """Train a prior for a domain on folders of photos; Ctrl-C stops, the same command goes on."""
+    from ..files.prior import save_prior
+    from ..meta_training import MetaTrainingOptions
+    from ..meta_training import meta_train as learn
+    from ..subject_folders import FolderSubjects
+    from ..terminal import answer, progress_bars
+    from .base_model import load_base_model, picture_size_px
+
+    host = load_base_model(model, device, dtype)
+    data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
+    chosen = MetaTrainingOptions(
+        steps=steps,
+        subjects_per_batch=min(batch, len(data)),
+        r_meta=r_meta,
+        r_mid=r_mid,
+        warm_start=warm_start,
+        seed=seed,
+        class_words=(class_word,),
+        name=output.stem,
+    )
+    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
+    with progress_bars(json, finish_step=True) as bars:
+        prior = learn(
+            host, data, chosen, on_progress=bars(f"meta-training on {len(data)} subjects"), checkpoint=checkpoint_path
+        )
+    saved = save_prior(output, prior)
+    checkpoint_path.unlink(missing_ok=True)
+    size_bytes = output.stat().st_size
+    fields = {"path": str(output), "bytes": size_bytes, "sha256": saved.sha256, "subjects": len(data), "steps": steps}
+    answer(fields, f"{output}: prior of {len(data)} subjects, {steps} steps, {size_bytes:,} bytes", json)

@@ -1,0 +1,129 @@
+"""Whom the demonstration learns: a test subject of the pocket world, or whatever a user has photographed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adaptation import TrainingSet
+from ..pocket.factors import Domain, draw_subject
+from ..pocket.readers import Readers, Scores
+from ..pocket.scenes import BACKGROUNDS, EXPRESSIONS, Scene, draw_scenes
+from ..pocket.world import PICTURE_SIZE, render
+from ..training_photos import load_training_set
+
+TRIGGER = "ohwx"
+# Photos and prompts are drawn from seeds of their own, so that no prompt repeats a photo's small changes.
+_PHOTO_SEED = 31_000_000
+_PROMPT_SEED = 32_000_000
+_DRAWS_PER_PROMPT = 200
+
+
+@dataclass(frozen=True)
+class DemoSubject:
+    """Somebody to learn, what to ask for, and how to score the answers.
+
+    Attributes:
+        domain: Whose prior is used.
+        training_set: The reference photos.
+        scenes: What each prompt asks for.
+        truth: The subject in those scenes (scenes, 3, H, W), or None where only the photos are known.
+        score: Pictures of the scenes (scenes, 3, H, W) to errors.
+    """
+
+    domain: Domain
+    training_set: TrainingSet
+    scenes: tuple[Scene, ...]
+    truth: Tensor | None
+    score: Callable[[Tensor], Scores]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts that call the subject by its trigger."""
+        return self.captions(TRIGGER)
+
+    def captions(self, trigger: str) -> tuple[str, ...]:
+        """The prompts with another trigger, or with none for the base model, which knows no name."""
+        return tuple(scene.caption(self.domain, self.training_set.class_word, trigger) for scene in self.scenes)
+
+
+def pocket_subject(
+    domain: Domain, index: int, photos: int, prompts: int, readers: Readers, split: str = "test"
+) -> DemoSubject:
+    """A subject of the pocket world with as many photos as asked for.
+
+    Args:
+        domain: "avatars" or "products".
+        index: Its number in the split.
+        photos: Reference photos.
+        prompts: Scenes to ask for.
+        readers: Score the answers.
+        split: "test" for subjects that nothing was trained or tuned on, "validation" for tuning.
+    """
+    subject = draw_subject(domain, "test" if split == "test" else "validation", index)
+    shown = draw_scenes(domain, photos, _PHOTO_SEED + index)
+    asked = other_scenes(domain, shown, prompts, _PROMPT_SEED + index)
+    pictures = render([subject] * photos, shown)
+    training_set = TrainingSet(
+        images=tuple(pictures),
+        captions=tuple(scene.caption(domain, subject.class_word, TRIGGER) for scene in shown),
+        class_word=subject.class_word,
+        trigger=TRIGGER,
+        photo_hashes=tuple(hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in pictures),
+    )
+    return DemoSubject(
+        domain=domain,
+        training_set=training_set,
+        scenes=asked,
+        truth=render([subject] * len(asked), asked),
+        score=lambda answers: readers.score(answers, domain, subject.vector, asked),
+    )
+
+
+def own_subject(photos: Path, class_word: str, prompts: int, readers: Readers) -> DemoSubject:
+    """A user's own subject; for the truth stands what the readers read in its photos, averaged.
+
+    Args:
+        photos: Folder of photos.
+        class_word: What it is; "person" belongs to the avatars, every other word to the products.
+        prompts: Scenes to ask for.
+        readers: Read the photos and score the answers.
+
+    Raises:
+        UnusableReferences: If the folder holds no usable photo.
+    """
+    domain: Domain = "avatars" if class_word == "person" else "products"
+    training_set = load_training_set([photos], class_word, TRIGGER, PICTURE_SIZE)
+    vector = readers.read_identity(torch.stack(training_set.images), domain).mean(dim=0)
+    scenes = other_scenes(domain, (), prompts, _PROMPT_SEED)
+    return DemoSubject(
+        domain, training_set, scenes, None, lambda answers: readers.score(answers, domain, vector, scenes)
+    )
+
+
+def other_scenes(domain: Domain, shown: Sequence[Scene], count: int, seed: int) -> tuple[Scene, ...]:
+    """Draw scenes that ask for what the photos do not show: another background, expression and pose.
+
+    Where the photos leave no other expression or pose, any will do. Backgrounds change from scene to scene.
+    """
+    backgrounds = _unless_all({scene.background for scene in shown}, len(BACKGROUNDS))
+    faces = len(EXPRESSIONS) if domain == "avatars" else 1
+    expressions = _unless_all({scene.expression for scene in shown}, faces)
+    poses = {(scene.turn, scene.tilt) for scene in shown}
+    chosen: list[Scene] = []
+    drawn = draw_scenes(domain, _DRAWS_PER_PROMPT * count, seed)
+    for scene in drawn:
+        recent = {other.background for other in chosen[-3:]}
+        new = scene.background not in backgrounds | recent and scene.expression not in expressions
+        if new and (scene.turn, scene.tilt) not in poses and len(chosen) < count:
+            chosen.append(scene)
+    return tuple([*chosen, *drawn][:count])
+
+
+def _unless_all(seen: set[str], all_there_are: int) -> set[str]:
+    return seen if len(seen) < all_there_are else set[str]()

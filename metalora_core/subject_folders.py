@@ -1,0 +1,77 @@
+"""A folder of subject folders as a data set for meta-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import UnusableReferences
+from .host import Host
+from .training_photos import load_training_set
+
+
+class FolderSubjects:
+    """One subject per sub-folder, its photos encoded once.
+
+    A sub-folder's class word is ``class_word``, or the text of a file ``class_word.txt`` in it. Captions are the text
+    files beside the photos, else "photo of a CLASS_WORD".
+
+    Args:
+        folder: Holds one folder per subject.
+        host: Encodes the photos.
+        class_word: What the subjects are.
+        size_px: Width and height of every photo.
+        domain: Name of the domain; the class word if empty.
+
+    Raises:
+        UnusableReferences: If there are no subjects, or one has no usable photo; all findings at once.
+    """
+
+    def __init__(self, folder: Path, host: Host, class_word: str, size_px: int, domain: str = "") -> None:
+        self.domain = domain or class_word
+        self._latents: list[Tensor] = []
+        self._captions: list[list[str]] = []
+        findings: list[str] = []
+        for subject in subject_folders(folder):
+            try:
+                photos = load_training_set([subject], _class_word(subject, class_word), "", size_px)
+            except UnusableReferences as error:
+                findings.append(f"{subject.name}: {error}")
+                continue
+            with torch.no_grad():
+                rows = [host.encode_images(image[None].to(host.device, host.dtype)) for image in photos.images]
+            self._latents.append(torch.cat(rows).float().cpu())
+            self._captions.append(list(photos.captions))
+        if findings:
+            raise UnusableReferences("Some subjects cannot be used. " + " ".join(findings))
+
+    def __len__(self) -> int:
+        """Subjects."""
+        return len(self._latents)
+
+    def latents_of(self, subject: int) -> Tensor:
+        """A subject's photos as latents (P, C, h, w)."""
+        return self._latents[subject]
+
+    def captions_of(self, subject: int) -> list[str]:
+        """One caption per photo."""
+        return self._captions[subject]
+
+
+def subject_folders(folder: Path) -> list[Path]:
+    """The folders of the subjects, by name.
+
+    Raises:
+        UnusableReferences: If the folder is missing or holds no folder.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not found:
+        raise UnusableReferences(f"{folder} holds no folders; give a folder with one folder of photos per subject.")
+    return found
+
+
+def _class_word(subject: Path, default: str) -> str:
+    own = subject / "class_word.txt"
+    return own.read_text(encoding="utf-8").strip() if own.is_file() else default

@@ -1,0 +1,131 @@
+"""What every command shares: errors and exit codes, progress bars, machine-readable answers, a clean Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+from .errors import MetaLoRAError, TrainingCancelled
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class StepProgress(Protocol):
+    """What a training tells after a step, as far as a progress bar needs it."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps asked for."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Latest loss."""
+        ...
+
+
+def run(command: Callable[[], Any], as_json: bool) -> int:
+    """Run the command line and turn its errors into text and an exit code.
+
+    Args:
+        command: Does the work; may raise MetaLoRAError, KeyboardInterrupt or SystemExit.
+        as_json: Print an error as a JSON object on standard output too.
+
+    Returns:
+        0, or 1 for an error of ours, 2 for wrong usage, 130 when interrupted.
+    """
+    try:
+        command()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_OK if stop.code is None else EXIT_ERROR
+    except (KeyboardInterrupt, TrainingCancelled) as stop:
+        _complain(str(stop) or "Interrupted.", stop, as_json)
+        return EXIT_INTERRUPTED
+    except (MetaLoRAError, OSError) as error:
+        _complain(str(error), error, as_json)
+        return EXIT_ERROR
+    return EXIT_OK
+
+
+def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print a command's result on standard output: one JSON object for machines, or text for people."""
+    out = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, default=str) if as_json else text
+    sys.stdout.write(out.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Lay out rows of cells in columns; the first row is the head, numbers stand right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+
+
+@contextmanager
+def progress_bars(
+    quiet: bool = False, *, finish_step: bool = False
+) -> Generator[Callable[[str], Callable[[StepProgress], None]], None, None]:
+    """Progress bars on standard error: a function from a label to a training's on_progress.
+
+    Args:
+        quiet: Show nothing.
+        finish_step: On the first Ctrl-C let the running step end, so that a checkpoint is whole, and then stop; a
+            second one ends the program at once.
+
+    Raises:
+        TrainingCancelled: From the listeners, after Ctrl-C with ``finish_step``.
+    """
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+        asked = stack.enter_context(_interrupts()) if finish_step else list[int]()
+
+        def open_bar(label: str) -> Callable[[StepProgress], None]:
+            bar = stack.enter_context(tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
+
+            def show(progress: StepProgress) -> None:
+                if bar.total != progress.steps:
+                    bar.total = progress.steps
+                bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
+                bar.update(progress.step - bar.n)
+                if asked:
+                    raise TrainingCancelled(f"Stopped after step {progress.step}. The same command goes on from there.")
+
+            return show
+
+        yield open_bar
+
+
+@contextmanager
+def _interrupts() -> Generator[list[int], None, None]:
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _complain(text: str, error: BaseException, as_json: bool) -> None:
+    if as_json:
+        answer({"error": text, "kind": type(error).__name__}, "", as_json)
+    sys.stderr.write(f"error: {text}\n")

@@ -1,0 +1,80 @@
+"""From photos and folders on disk to what the two trainings learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .adaptation import TrainingSet
+from .errors import UnusableReferences
+from .images import fit, load_photos
+
+
+def caption_for(photo: Path, class_word: str, trigger: str) -> str:
+    """The caption of a photo: the text file of the same name beside it, else "photo of a TRIGGER WORD".
+
+    Raises:
+        UnusableReferences: If the text file is not UTF-8 or lacks the trigger, so that nothing would learn the word.
+    """
+    words = f"{trigger} {class_word}".strip()
+    beside = photo.with_suffix(".txt")
+    if not beside.is_file():
+        return f"photo of a {words}"
+    try:
+        caption = " ".join(beside.read_text(encoding="utf-8").split())
+    except UnicodeDecodeError as error:
+        raise UnusableReferences(f"{beside} is not UTF-8 text. Save the caption as UTF-8.") from error
+    if trigger and trigger not in caption:
+        raise UnusableReferences(
+            f"{beside} does not mention {trigger!r}: {caption[:80]!r}. Write the caption as "
+            f'"photo of a {words}, …", so that the word is learned.'
+        )
+    return caption
+
+
+def load_training_set(paths: Sequence[Path], class_word: str, trigger: str, size_px: int) -> TrainingSet:
+    """Read photos and their captions.
+
+    Args:
+        paths: Photos, or folders of them.
+        class_word: What the subject is.
+        trigger: Word that will call it.
+        size_px: Width and height that every photo is cropped and scaled to.
+
+    Raises:
+        UnusableReferences: If there is no photo, or a photo or caption cannot be used.
+    """
+    photos = load_photos(paths)
+    return TrainingSet(
+        images=tuple(fit(photo, size_px) for photo in photos),
+        captions=tuple(caption_for(file, class_word, trigger) for file in files),
+        class_word=class_word,
+        trigger=trigger,
+        photo_hashes=tuple(photo.sha256 for photo in photos),
+    )
+
+
+def split_training_set(photos: TrainingSet, held_out: int) -> tuple[TrainingSet, TrainingSet | None]:
+    """Keep the last ``held_out`` photos aside for early stopping.
+
+    Raises:
+        UnusableReferences: If no photo would be left to learn from.
+    """
+    count = len(photos.images)
+    if held_out >= count:
+        raise UnusableReferences(
+            f"Found {count} photo(s), and {held_out} should be held out. Hold out fewer, or give more photos."
+        )
+    if not held_out:
+        return photos, None
+    return _part(photos, slice(0, count - held_out)), _part(photos, slice(count - held_out, count))
+
+
+def _part(photos: TrainingSet, which: slice) -> TrainingSet:
+    return replace(
+        photos,
+        images=photos.images[which],
+        captions=photos.captions[which],
+        photo_hashes=photos.photo_hashes[which],
+    )
