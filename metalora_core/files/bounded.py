@@ -101,11 +101,28 @@ def read_safetensors(path: Path | str, limits: ReadLimits | None = None, *, fini
         data = bytearray(path.read_bytes())
     except OSError as error:
         raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
-    entries, metadata, data_start = _parse_header(path.name, data, limits)
+    entries, metadata, data_start = _parse_header(path.name, data, limits, len(data))
     tensors = {entry.name: _view(data, data_start, entry) for entry in entries}
     if finite:
         _refuse_non_finite(path.name, tensors)
     return SafetensorsFile(tensors, metadata, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def read_keys(path: Path | str, limits: ReadLimits | None = None) -> list[str]:
+    """Names of a file's tensors, without reading them.
+
+    Raises:
+        UnreadableFile: If the header is malformed or oversized.
+    """
+    path, limits = Path(path), limits or ReadLimits()
+    try:
+        with path.open("rb") as file:
+            head = bytearray(file.read(8))
+            # A header that announces too much is read only so far, and refused by the parser.
+            head += file.read(min(int.from_bytes(head, "little"), limits.header_bytes))
+    except OSError as error:
+        raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
+    return [entry.name for entry in _parse_header(path.name, head, limits, data_bytes=None)[0]]
 
 
 def _view(data: bytearray, data_start: int, entry: _Entry) -> Tensor:
@@ -125,7 +142,9 @@ def _refuse_non_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _parse_header(name: str, data: bytearray, limits: ReadLimits) -> tuple[list[_Entry], dict[str, str], int]:
+def _parse_header(
+    name: str, data: bytearray, limits: ReadLimits, data_bytes: int | None
+) -> tuple[list[_Entry], dict[str, str], int]:
     advice = "The file is damaged or no safetensors file: copy or download it again."
     if len(data) < 8:
         raise UnreadableFile(f"{name} has {len(data)} bytes, too few for a safetensors header. {advice}")
@@ -155,7 +174,8 @@ def _parse_header(name: str, data: bytearray, limits: ReadLimits) -> tuple[list[
     entries = sorted(
         (_entry(name, key, value, limits) for key, value in fields.items()), key=lambda e: (e.start, e.stop)
     )
-    _check_coverage(name, entries, len(data) - 8 - length)
+    if data_bytes is not None:
+        _check_coverage(name, entries, data_bytes - 8 - length)
     return entries, cast("dict[str, str]", metadata), 8 + length
 
 

@@ -6,6 +6,7 @@ the configuration is read off the shapes, and the rows are placed by the map tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnreadableFile
-from ..files.bounded import read_safetensors
+from ..files.bounded import read_keys
+from .denoisers import FAMILIES
 from .library import diffusers_class
 from .target_map import KeyMap, key_map
 
@@ -31,33 +33,67 @@ def load_denoiser(path: Path | str) -> nn.Module:
         path: The file. Other tensors in it (VAE, text encoders) are ignored.
 
     Returns:
-        The model in float32 and evaluation mode.
+        The model in the file's dtype and evaluation mode.
 
     Raises:
         UnreadableFile: If the architecture is not recognised or a tensor is missing or has another shape.
     """
     path = Path(path)
-    tensors = read_safetensors(path).tensors
+    tensors = _map_tensors(path)
     for prefix in PREFIXES:
         for mark, build in _BUILDERS.items():
             if prefix + mark in tensors:
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                return _place(path.name, build(state), state)
+                return _place(path.name, build, state)
     raise UnreadableFile(
         f"{path.name} is no denoiser that is known here: Flux, SD3, SD1.5 or SDXL was expected, by one of the keys "
         f"{', '.join(_BUILDERS)}. Choose another file."
     )
 
 
-def _place(name: str, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    own = set(model.state_dict())
-    named_by_diffusers = own <= set(state)
-    converted = {key: state[key] for key in own} if named_by_diffusers else _convert(name, key_map(model), state, own)
+def load_denoiser_folder(path: Path) -> nn.Module:
+    """Load a denoiser from its own diffusers folder (config.json and safetensors weights).
+
+    Raises:
+        UnreadableFile: If there is none of the known classes in safetensors form.
+    """
     try:
-        model.load_state_dict(converted, strict=True)
-    except RuntimeError as error:
-        raise UnreadableFile(f"{name} does not fit {type(model).__name__}: {str(error)[:400]}") from error
-    return model.float().eval()
+        kind = str(json.loads((path / "config.json").read_text(encoding="utf-8")).get("_class_name"))
+        if kind not in FAMILIES:
+            raise ValueError(f"found a {kind}, one of {', '.join(FAMILIES)} is needed")
+        return diffusers_class(kind).from_pretrained(str(path), local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UnreadableFile(f"{path} could not be loaded as a diffusers model: {str(error)[:400]}") from error
+
+
+def _map_tensors(path: Path) -> dict[str, Tensor]:
+    # A base model can be larger than memory allows twice, so after the header's proof its file is mapped, not read.
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_keys(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UnreadableFile(f"{path.name} is damaged ({error}). Copy or download it again.") from error
+
+
+def _place(name: str, build: Callable[[Mapping[str, Tensor]], nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
+    try:
+        # Without memory of its own: every parameter and buffer comes from the file.
+        with torch.device("meta"):
+            model = build(state)
+        own = set(model.state_dict())
+        named_by_diffusers = own <= set(state)
+        converted = (
+            {key: state[key] for key in own} if named_by_diffusers else _convert(name, key_map(model), state, own)
+        )
+        model.load_state_dict(converted, strict=True, assign=True)
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise UnreadableFile(
+            f"{name} is incomplete or of unusual shape: {str(error)[:400]}. Choose another file."
+        ) from error
+    return model.eval()
 
 
 def _convert(name: str, places: KeyMap, state: Mapping[str, Tensor], own: set[str]) -> dict[str, Tensor]:
@@ -162,7 +198,7 @@ def _unet(state: Mapping[str, Tensor]) -> nn.Module:
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Tensor]], nn.Module]] = {
     "double_blocks.0.img_attn.qkv.weight": _flux,
-    "transformer_blocks.0.attn.add_q_proj.weight": _flux_of_diffusers,
+    "single_transformer_blocks.0.attn.to_q.weight": _flux_of_diffusers,
     "joint_blocks.0.x_block.attn.qkv.weight": _sd3,
     "input_blocks.1.0.in_layers.2.weight": _unet,
 }
