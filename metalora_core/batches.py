@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from .objective import Objective, StratifiedTimesteps
 from .schedule import step_generator
 
 __all__ = ["Batch", "CaptionCache", "SubjectBatches", "SubjectDataset", "denoising_losses"]
+
+_CAPTIONS_AT_ONCE = 32
 
 
 class SubjectDataset(Protocol):
@@ -61,25 +63,37 @@ class CaptionCache:
 
     Args:
         host: Supplies the text encoder.
-        limit: Captions kept; the cache is emptied when it is full, so that long captions of a large data set fit.
+        storage: Where rows are kept; None for the host's device. Many captions of a large model belong on the CPU.
+        limit: Captions kept; the cache is emptied when it is full.
     """
 
-    def __init__(self, host: Host, limit: int = 20_000) -> None:
-        self._host, self._limit = host, limit
+    def __init__(self, host: Host, storage: torch.device | None = None, limit: int = 20_000) -> None:
+        self._host, self._storage, self._limit = host, storage or host.device, limit
         self._rows: dict[str, Conditioning] = {}
 
+    def prepare(self, captions: Iterable[str]) -> None:
+        """Encode ahead what fits, so that the text encoder and the model need not be in memory together."""
+        wanted = list(dict.fromkeys(captions))
+        for first in range(0, min(len(wanted), self._limit), _CAPTIONS_AT_ONCE):
+            self._encode(wanted[first : min(first + _CAPTIONS_AT_ONCE, self._limit)])
+
     def encode(self, captions: Sequence[str]) -> Conditioning:
-        """Conditioning with one row per caption."""
+        """Conditioning with one row per caption, on the host's device."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._rows]
         if len(self._rows) + len(missing) > self._limit:
             self._rows.clear()
             missing = list(dict.fromkeys(captions))
         if missing:
-            with torch.no_grad():
-                encoded = self._host.encode_prompts(missing)
-            for i, caption in enumerate(missing):
-                self._rows[caption] = {key: value[i : i + 1].clone() for key, value in encoded.items()}
-        return stack_conditioning([self._rows[caption] for caption in captions])
+            self._encode(missing)
+        stacked = stack_conditioning([self._rows[caption] for caption in captions])
+        return {key: value.to(self._host.device, non_blocking=True) for key, value in stacked.items()}
+
+    @torch.no_grad()
+    def _encode(self, captions: list[str]) -> None:
+        encoded = self._host.encode_prompts(captions)
+        for i, caption in enumerate(captions):
+            rows = {key: value[i : i + 1].to(self._storage) for key, value in encoded.items()}
+            self._rows[caption] = {key: value.clone() for key, value in rows.items()}
 
 
 class SubjectBatches:

@@ -33,6 +33,9 @@ from .targets import Target, choose_targets, default_patterns, fingerprint
 __all__ = ["MetaTrainingOptions", "MetaTrainingProgress", "SubjectDataset", "meta_train"]
 
 
+# A caller may sit in inference mode, as ComfyUI's executor does.
+@torch.inference_mode(False)
+@torch.enable_grad()
 def meta_train(
     host: Host,
     subjects: SubjectDataset,
@@ -79,16 +82,23 @@ def meta_train(
                 state.save(checkpoint, step, digest)
             raise
 
+    captions = CaptionCache(host, torch.device("cpu"))
+    captions.prepare(caption for subject in range(len(subjects)) for caption in subjects.captions_of(subject))
     with host.training(), Injection(host.model, targets, state.factors):
-        _train(host, state, batches, start, at_stop)
+        _train(host, state, batches, captions, start, at_stop)
     return state.prior(host.family, subjects.domain, len(subjects), targets)
 
 
 def _train(
-    host: Host, state: MetaState, batches: SubjectBatches, start: int, at_stop: Callable[[int, float], None]
+    host: Host,
+    state: MetaState,
+    batches: SubjectBatches,
+    captions: CaptionCache,
+    start: int,
+    at_stop: Callable[[int, float], None],
 ) -> None:
     """The loop: slots of the batch learn from support photos, shared factors from query photos, or both at once."""
-    options, captions, unread = state.options, CaptionCache(host), list[Tensor]()
+    options, unread = state.options, list[Tensor]()
     support_steps = options.inner_steps or int(options.support_query_split)
     for step in range(start, options.steps):
         factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)

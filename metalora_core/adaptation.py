@@ -1,0 +1,198 @@
+"""Stage 2: learn one subject. meta_down stays frozen, only the subject's mid and up are trained.
+
+Source: Meta-LoRA, arXiv 2503.22352, section 3.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .adaptation_batches import HeldOut, PhotoBatches
+from .adaptation_options import PRESETS, AdaptationOptions, AdaptationProgress, AdaptationResult, TrainingSet
+from .adaptation_state import AdaptationState
+from .batches import denoising_losses
+from .errors import TrainingDiverged
+from .files.checkpoint import Checkpoint
+from .files.prior import Prior, prior_sha256, targets_of_prior
+from .host import Host
+from .inject import Injection
+from .sampling import sample
+from .schedule import step_generator
+
+__all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
+
+
+# A caller may sit in inference mode, as ComfyUI's executor does.
+@torch.inference_mode(False)
+@torch.enable_grad()
+def adapt(
+    host: Host,
+    prior: Prior,
+    training_set: TrainingSet,
+    options: AdaptationOptions | None = None,
+    *,
+    on_progress: Callable[[AdaptationProgress], None] | None = None,
+    checkpoint: Path | None = None,
+    validation: TrainingSet | None = None,
+) -> AdaptationResult:
+    """Learn a subject from its photos.
+
+    Args:
+        host: The base model; it leaves as it came.
+        prior: What the subjects of its domain share.
+        training_set: One to eight photos with captions.
+        options: Settings.
+        on_progress: Called whenever the loop looks up; it may raise ``TrainingCancelled``.
+        checkpoint: Written every ``checkpoint_every`` steps and whenever the run is stopped from outside; where it
+            exists the run continues from it and ends bit-identical to an unbroken one.
+        validation: Held-out photos for early stopping.
+
+    Returns:
+        The identity, not yet saved, and how it went.
+
+    Raises:
+        InvalidOptions: If settings contradict each other, or the checkpoint belongs to another run.
+        UnusableReferences: If photos cannot be learned from.
+        IncompatibleBaseModel: If the prior was made for another model.
+        TrainingDiverged: If the loss or a factor becomes NaN or infinite; ``last_good`` is the last good identity.
+    """
+    options = options or AdaptationOptions()
+    options.check()
+    targets = targets_of_prior(prior, host.targets())
+    if validation is None and options.hold_out and len(training_set.images) > 1:
+        count = len(training_set.images)
+        training_set, validation = training_set.part(0, count - 1), training_set.part(count - 1, count)
+    training_set.check(host.downscale, options.batch_size)
+    if validation is not None:
+        validation.check(host.downscale, 1)
+    state = AdaptationState(host, prior, targets, options)
+    digest = _digest(options, prior, training_set, validation)
+    if checkpoint is not None and checkpoint.exists():
+        state.load(checkpoint, digest)
+    batches = PhotoBatches(host, training_set, options)
+    held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
+    run = _Run(host, state, batches, held_out, on_progress, checkpoint, digest)
+    try:
+        with host.training(), Injection(host.model, targets, state.factors):
+            stop_reason = run.train()
+    except TrainingDiverged as error:
+        state.restore(run.last_good)
+        error.last_good = state.identity(state.result(), host, prior, training_set, state.step)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)  # going on from it could only diverge again
+        raise
+    except BaseException:  # a host's interrupt is none of ours; whatever stops the run, its finished steps are kept
+        if checkpoint is not None:
+            state.save(checkpoint, run.last_good)
+        raise
+    kept = state.result() if state.best is None else state.best
+    identity = state.identity(kept, host, prior, training_set, state.step)
+    return AdaptationResult(
+        identity, tuple(state.losses), tuple(state.validation), stop_reason, time.monotonic() - run.began
+    )
+
+
+class _Run:
+    """The loop and what it does when it looks up."""
+
+    def __init__(
+        self,
+        host: Host,
+        state: AdaptationState,
+        batches: PhotoBatches,
+        held_out: HeldOut | None,
+        on_progress: Callable[[AdaptationProgress], None] | None,
+        checkpoint: Path | None,
+        digest: str,
+    ) -> None:
+        self.host, self.state, self.batches, self.held_out = host, state, batches, held_out
+        self.on_progress, self.checkpoint, self.digest = on_progress, checkpoint, digest
+        self.began = time.monotonic()
+        self.last_good: Checkpoint = state.snapshot(digest)
+
+    def train(self) -> str:
+        """Train to the end; returns why it stopped."""
+        state, host, options = self.state, self.host, self.state.options
+        while state.step < options.steps:
+            if self._stale():
+                return f"no improvement on the held-out photos since step {self._best_step()}"
+            batch, conditioning, weights = self.batches.draw(state.step)
+            state.use()
+            losses = denoising_losses(host, batch.latents, batch.noise, batch.t, conditioning)
+            loss = losses @ weights
+            loss.backward()
+            state.update(loss)
+            if options.stops_at(state.step):
+                self._look_up()
+        return "finished"
+
+    def _look_up(self) -> None:
+        state, options = self.state, self.state.options
+        loss = state.read_losses()
+        if not (math.isfinite(loss) and bool(state.flat().isfinite().all())):
+            raise TrainingDiverged(
+                f"The loss became {loss} between steps {self.last_good.step} and {state.step}. Lower "
+                "mid_learning_rate and up_learning_rate, or raise warmup_steps.",
+                step=state.step,
+                last_good_step=self.last_good.step,
+            )
+        if self.held_out is not None and state.step % options.validate_every == 0:
+            self._validate(self.held_out)
+        self.last_good = state.snapshot(self.digest)
+        if self.checkpoint is not None and state.step % options.checkpoint_every == 0:
+            state.save(self.checkpoint, self.last_good)
+        if self.on_progress is not None:
+            seconds = time.monotonic() - self.began
+            self.on_progress(AdaptationProgress(state.step, options.steps, loss, seconds, self._preview()))
+
+    def _validate(self, held_out: HeldOut) -> None:
+        state, kept = self.state, self.state.result()
+        state.use(kept)
+        with torch.no_grad():
+            losses = [denoising_losses(self.host, p.latents, p.noise, p.t, p.conditioning) for p in held_out.probes]
+        loss = float(torch.cat(losses).mean())
+        if state.options.early_stop_patience and loss < min((v for _, v in state.validation), default=math.inf):
+            state.best = kept
+        state.validation.append((state.step, loss))
+
+    def _best_step(self) -> int:
+        return min(self.state.validation, key=lambda pair: pair[1])[0]
+
+    def _stale(self) -> bool:
+        patience, seen = self.state.options.early_stop_patience, self.state.validation
+        if not patience or not seen:
+            return False
+        return sum(step > self._best_step() for step, _ in seen) >= patience
+
+    def _preview(self) -> Tensor | None:
+        options, state = self.state.options, self.state
+        if not options.preview_every or state.step % options.preview_every:
+            return None
+        state.use(state.result())
+        latents = sample(
+            self.host,
+            self.batches.preview_conditioning(),
+            shape=self.batches.first_latent.shape,
+            steps=options.preview_steps,
+            generator=step_generator(options.seed, "preview"),
+        )
+        with torch.no_grad():
+            return self.host.decode_latents(latents)[0].float().cpu()
+
+
+def _digest(options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None) -> str:
+    """Hash of whatever decides the run."""
+    digest = hashlib.sha256(repr((options, prior_sha256(prior))).encode())
+    for part in (photos, validation):
+        if part is not None:
+            digest.update(repr((part.captions, part.class_word, part.trigger)).encode())
+            for image in part.images:
+                digest.update(image.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

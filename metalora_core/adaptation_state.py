@@ -1,0 +1,235 @@
+"""Everything that a step of an adaptation changes, and the identity that is made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .adaptation_options import AdaptationOptions, TrainingSet
+from .errors import InvalidOptions
+from .files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .files.identity import Identity, IdentityLayer, IdentityMetadata
+from .files.prior import Prior, prior_sha256
+from .host import Host
+from .layers import ChainFactors, SlotLayout
+from .optimizers import evaluation_mode, make_optimizer, scale_learning_rates, training_mode
+from .schedule import step_generator, warmup_cosine
+from .targets import Target
+
+__all__ = ["AdaptationState"]
+
+_KIND = "adaptation"
+
+
+class AdaptationState:
+    """Factors of one subject in two flat vectors, their optimizer and what was measured on the way.
+
+    Args:
+        host: Gives device and dtype.
+        prior: meta_down, start and step sizes.
+        targets: The prior's targets in the prior's order.
+        options: Settings.
+
+    Raises:
+        InvalidOptions: If a warm start is asked for that the prior has not, or contradicts r_mid.
+    """
+
+    def __init__(self, host: Host, prior: Prior, targets: Sequence[Target], options: AdaptationOptions) -> None:
+        self.options, self._dtype = options, host.dtype
+        downs = {t.name: prior.layers[t.name].meta_down for t in targets}
+        warm = _starts_warm(prior, options)
+        ranks = {name: _rank(prior, name, options, warm) for name in downs}
+        self.layout = SlotLayout.of(downs, {t.name: t.shape[0] for t in targets}, ranks)
+        self.step = 0
+        self.losses: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        flat = self._start(prior, warm).to(host.device, torch.float32)
+        self.mids = flat[: self.layout.mid_total].clone().requires_grad_()
+        self.ups = flat[self.layout.mid_total :].clone().requires_grad_()
+        self.average = flat.clone() if options.ema_decay else None
+        self.best: Tensor | None = None
+        self._step_sizes = _step_sizes(prior, self.layout, host.device)
+        self._rates = [options.mid_learning_rate, options.up_learning_rate]
+        groups = [{"params": [p], "lr": rate} for p, rate in zip((self.mids, self.ups), self._rates, strict=True)]
+        self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
+        training_mode(self._optimizer)
+        self.factors = {
+            name: ChainFactors(_ready(down, host), flat, flat, prior.metadata.scale) for name, down in downs.items()
+        }
+        self.use(torch.cat([self.mids.detach(), self.ups.detach()]))
+        self._unread: list[Tensor] = []
+
+    def _start(self, prior: Prior, warm: bool) -> Tensor:
+        flat = self.layout.cold_start(step_generator(self.options.seed, "cold start"))
+        if not warm:
+            return flat
+        mids, ups = self.layout.unpack(flat)
+        for name in self.layout.names:
+            layer = prior.layers[name]
+            for own, learned in ((mids[name], layer.mid_init), (ups[name], layer.up_init)):
+                if learned is not None:
+                    own.copy_(learned)
+        return flat
+
+    def use(self, flat: Tensor | None = None) -> None:
+        """Point the injected chains at the trained vectors, or at another flat vector of all factors."""
+        if flat is None:
+            # One cast for all layers; autograd brings the gradient back to float32.
+            mids, ups = self.mids.to(self._dtype), self.ups.to(self._dtype)
+            by_name = self.layout.unpack_mids(mids), self.layout.unpack_ups(ups)
+        else:
+            by_name = self.layout.unpack(flat.to(self._dtype))
+        for name, chain in self.factors.items():
+            chain.mid, chain.up = by_name[0][name], by_name[1][name]
+
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step with the gradients that are there; nothing is read from the device."""
+        options = self.options
+        factor = warmup_cosine(self.step, options.steps, options.warmup_steps, options.final_rate)
+        scale_learning_rates(self._optimizer, self._rates, factor)
+        before = None if self._step_sizes is None else self.flat().clone()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if before is not None and self._step_sizes is not None:
+            self._set_flat(before + self._step_sizes * (self.flat() - before))
+        self.step += 1
+        if self.average is not None:
+            # A short memory at first, so that the start is forgotten.
+            decay = min(options.ema_decay, self.step / (self.step + 9))
+            self.average.lerp_(self.flat(), 1 - decay)
+        self._unread.append(loss.detach())
+
+    def read_losses(self) -> float:
+        """Fetch the losses since the last look; returns their mean (one sync with the device)."""
+        fresh = torch.stack(self._unread).tolist()
+        self._unread.clear()
+        self.losses += fresh
+        return sum(fresh) / len(fresh)
+
+    def flat(self) -> Tensor:
+        """All factors in one vector."""
+        return torch.cat([self.mids.detach(), self.ups.detach()])
+
+    def result(self) -> Tensor:
+        """The factors to keep by now: the average where there is one, a schedule-free optimizer's own average."""
+        if self.average is not None:
+            return self.average.clone()
+        evaluation_mode(self._optimizer)
+        flat = self.flat()
+        training_mode(self._optimizer)
+        return flat
+
+    def _set_flat(self, flat: Tensor) -> None:
+        with torch.no_grad():
+            self.mids.copy_(flat[: self.layout.mid_total])
+            self.ups.copy_(flat[self.layout.mid_total :])
+
+    def snapshot(self, digest: str) -> Checkpoint:
+        """A copy of the whole state between two steps."""
+        tensors = {"mids": self.mids, "ups": self.ups, "average": self.average, "best": self.best}
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items() if tensor is not None}
+        state = {
+            "optimizer": _copied(self._optimizer.state_dict()),
+            "losses": list(self.losses),
+            "validation": [list(pair) for pair in self.validation],
+        }
+        return Checkpoint(_KIND, self.step, digest, copies, state)
+
+    def save(self, path: Path, snapshot: Checkpoint) -> None:
+        """Write a snapshot."""
+        save_checkpoint(path, snapshot)
+
+    def load(self, path: Path, digest: str) -> None:
+        """Continue from a file."""
+        self.restore(load_checkpoint(path, kind=_KIND, digest=digest))
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Continue from a snapshot."""
+        tensors = saved.tensors
+        self._set_flat(torch.cat([tensors["mids"], tensors["ups"]]))
+        if self.average is not None:
+            self.average.copy_(tensors["average"])
+        self.best = tensors["best"].to(self.mids.device) if "best" in tensors else None
+        self._optimizer.load_state_dict(dict(saved.state["optimizer"]))
+        self.losses = [float(loss) for loss in saved.state["losses"]]
+        self.validation = [(int(step), float(loss)) for step, loss in saved.state["validation"]]
+        self._unread.clear()
+        self.step = saved.step
+
+    def identity(self, flat: Tensor, host: Host, prior: Prior, photos: TrainingSet, steps: int) -> Identity:
+        """An identity from a flat vector of factors."""
+        mids, ups = self.layout.unpack(flat.detach().float().cpu())
+        layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(self.layout.names)}
+        metrics: dict[str, Any] = {"final_loss": sum(self.losses[-10:]) / max(len(self.losses[-10:]), 1)}
+        if self.validation:
+            metrics["held_out_loss"] = min(loss for _, loss in self.validation)
+        metadata = IdentityMetadata(
+            prior_sha256=prior_sha256(prior),
+            prior_name=prior.metadata.name,
+            base_fingerprint=prior.metadata.base_fingerprint,
+            family=host.family,
+            trigger=photos.trigger,
+            class_word=photos.class_word,
+            settings=json.loads(json.dumps(dataclasses.asdict(self.options))),
+            seed=self.options.seed,
+            steps=steps,
+            metrics=metrics,
+            photo_hashes=list(photos.photo_hashes),
+            created_with=f"metalora_core {__version__}",
+        )
+        return Identity(layers, metadata)
+
+
+def _ready(down: Tensor, host: Host) -> Tensor:
+    # An inference tensor cannot be saved for the backward pass.
+    return (down.clone() if down.is_inference() else down).to(host.device, host.dtype)
+
+
+def _starts_warm(prior: Prior, options: AdaptationOptions) -> bool:
+    has_start = any(layer.up_init is not None or layer.mid_init is not None for layer in prior.layers.values())
+    if options.start == "warm" and not has_start:
+        raise InvalidOptions(
+            f'The prior {prior.metadata.name!r} has no learned start. Set start to "cold" or "auto", or choose a prior '
+            "that was trained with a warm start."
+        )
+    return has_start and options.start != "cold"
+
+
+def _rank(prior: Prior, name: str, options: AdaptationOptions, warm: bool) -> int:
+    layer = prior.layers[name]
+    learned = layer.mid_init.shape[0] if layer.mid_init is not None else None
+    if layer.up_init is not None:
+        learned = layer.up_init.shape[1]
+    if warm and learned is not None:
+        if options.r_mid not in (0, learned):
+            raise InvalidOptions(
+                f"r_mid is {options.r_mid}, but the prior's learned start has rank {learned}. Set r_mid to 0, or start "
+                'to "cold".'
+            )
+        return learned
+    return options.r_mid or learned or prior.metadata.r_mid
+
+
+def _step_sizes(prior: Prior, layout: SlotLayout, device: torch.device) -> Tensor | None:
+    sizes = [prior.layers[name].step_size for name in layout.names]
+    if all(size is None for size in sizes):
+        return None
+    rows = [torch.ones(2) if size is None else size.float().cpu().expand(2) for size in sizes]
+    return layout.per_layer(torch.stack(rows)).to(device)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(item) for item in value]
+    return value
