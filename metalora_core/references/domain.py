@@ -34,11 +34,11 @@ QUANTILE_STEPS = 100
 FOLDS = 5
 """Parts of the training photos; each part's distances are taken to the statistics of the others."""
 
-BORDERLINE_QUANTILE = 99
-"""Percent of the training photos that lie nearer than a photo which still counts as inside."""
+INSIDE_PERCENT = 95
+"""Percent of the training photos that lie nearer than the farthest photo which still counts as inside."""
 
-OUTSIDE_FACTOR = 1.25
-"""A photo this many times farther away than the borderline lies outside the domain."""
+OUTSIDE_PERCENT = 99
+"""A photo farther away than this percent of the training photos lies outside the domain; between is borderline."""
 
 RIDGE = 0.1
 """Share of the features' plain variances in the covariance; keeps it invertible when photos are few."""
@@ -144,7 +144,7 @@ def picture_features(images: Tensor) -> Tensor:
     slope = torch.hypot(down, right)
     layout = adaptive_avg_pool2d(brightness[:, None], 4).flatten(1)
     layout = layout - layout.mean(dim=1, keepdim=True)
-    parts = [layout, _mirror_likeness(brightness)]
+    parts = [layout, _silhouette(colours), _mirror_likeness(brightness)]
     for region in _regions():
         inside = colours[..., region]
         parts += [inside.mean(dim=-1), inside.std(dim=-1), (slope[..., region] < 0.01).float().mean(-1, keepdim=True)]
@@ -204,13 +204,18 @@ def domain_distance(images: Tensor | Sequence[Tensor], statistics: FeatureStatis
     return [_score(float(distance), statistics.quantiles) for distance in distances]
 
 
+def verdict_on_set(scores: Sequence[DomainScore]) -> DomainVerdict:
+    """Judge photos together by the middle one of them, so that a single odd photo does not condemn a set."""
+    if not scores:
+        return DomainVerdict.INSIDE
+    return sorted(scores, key=lambda score: score.distance)[len(scores) // 2].verdict
+
+
 def _score(distance: float, quantiles: Tensor) -> DomainScore:
-    edge = float(quantiles[BORDERLINE_QUANTILE])
-    above = int((quantiles <= distance).sum())
-    percentile = 100.0 * min(max(above - 1, 0), QUANTILE_STEPS) / QUANTILE_STEPS
-    if distance <= edge:
+    percentile = 100.0 * max(int((quantiles <= distance).sum()) - 1, 0) / QUANTILE_STEPS
+    if distance <= float(quantiles[INSIDE_PERCENT]):
         return DomainScore(distance, percentile, DomainVerdict.INSIDE)
-    far = distance > OUTSIDE_FACTOR * edge
+    far = distance > float(quantiles[OUTSIDE_PERCENT])
     return DomainScore(distance, percentile, DomainVerdict.OUTSIDE if far else DomainVerdict.BORDERLINE)
 
 
@@ -249,6 +254,15 @@ def _orientations(slope: Tensor, down: Tensor, right: Tensor) -> Tensor:
     index = (angle / (math.pi / 6)).long().clamp_max(5)
     shares = torch.zeros(len(slope), 6).scatter_add_(1, index, slope)
     return shares / (slope.sum(dim=1, keepdim=True) + 1e-3)
+
+
+def _silhouette(colours: Tensor) -> Tensor:
+    """Where the picture differs from its own frame, relative to the whole difference: shape (N, 36)."""
+    frame = torch.cat(
+        [colours[..., :4, :].flatten(2), colours[..., 4:, :4].flatten(2), colours[..., 4:, -4:].flatten(2)], -1
+    )
+    difference = (colours - frame.median(dim=-1).values[..., None, None]).norm(dim=1)
+    return adaptive_avg_pool2d((difference / (difference + 0.1))[:, None], 6).flatten(1)
 
 
 def _mirror_likeness(brightness: Tensor) -> Tensor:

@@ -15,52 +15,66 @@ ANALYSIS_SIDE_PX = 128
 WHITE, BLACK = 0.98, 0.02
 """Brightness from which on nothing can be recovered."""
 
+PLAIN_SPREAD = 0.12
+"""Colour distance within which the surroundings count as one plain backdrop."""
+
 
 @dataclass(frozen=True)
 class Exposure:
     """Brightness of one photo, each value in 0..1.
 
     Attributes:
-        dark: Brightness that 5 % of the picture lies below.
-        middle: Median brightness.
-        bright: Brightness that 95 % of the picture lies below.
-        burnt: Share of it that is pure white without being backdrop.
-        blocked: Share of it that is pure black without being backdrop.
-        backdrop: Share of the whole picture that is plain white or black and reaches the frame.
+        bright: Brightness that 95 % of the whole picture lies below.
+        dark: Brightness that 5 % of the subject (of what is no plain backdrop) lies below.
+        middle: Median brightness of the subject.
+        contrast: Distance between the darkest and brightest 5 %, of the picture or the subject, whichever is larger.
+        burnt: Share of the subject that is pure white.
+        blocked: Share of the subject that is pure black.
     """
 
+    bright: float
     dark: float
     middle: float
-    bright: float
+    contrast: float
     burnt: float
     blocked: float
-    backdrop: float
 
 
 def measure_exposure(pixels: Tensor) -> Exposure:
     """Measure brightness and clipping.
 
-    White or black areas that reach the frame are a studio backdrop or the sky and leave the measures, unless less
-    than a twentieth of the picture would remain.
+    A plain backdrop of any colour, a white or black one above all, belongs to good photography and says nothing about
+    the exposure of the subject: what resembles the colour of the frame and is connected with it leaves the measures,
+    unless less than a twentieth of the picture would remain.
 
     Args:
         pixels: Shape (3, H, W) in 0..1.
     """
-    brightness = luma(shrink(pixels.float(), ANALYSIS_SIDE_PX))
-    burnt, blocked = brightness >= WHITE, brightness <= BLACK
-    backdrop = connected_to_border(burnt) | connected_to_border(blocked)
-    share = float(backdrop.float().mean())
-    judged = ~backdrop if share < 0.95 else torch.ones_like(backdrop)
-    values = brightness[judged].sort().values
-
-    def at(quantile: float) -> float:
-        return float(values[round(quantile * (len(values) - 1))])
-
+    small = shrink(pixels.float(), ANALYSIS_SIDE_PX)
+    brightness = luma(small)
+    backdrop = _plain_backdrop(small) | connected_to_border(brightness >= WHITE)
+    backdrop |= connected_to_border(brightness <= BLACK)
+    if float(backdrop.float().mean()) >= 0.95:
+        backdrop = torch.zeros_like(backdrop)
+    subject, whole = brightness[~backdrop].sort().values, brightness.flatten().sort().values
     return Exposure(
-        dark=at(0.05),
-        middle=at(0.5),
-        bright=at(0.95),
-        burnt=float(burnt[judged].float().mean()),
-        blocked=float(blocked[judged].float().mean()),
-        backdrop=share,
+        bright=_at(whole, 0.95),
+        dark=_at(subject, 0.05),
+        middle=_at(subject, 0.5),
+        contrast=max(_at(values, 0.95) - _at(values, 0.05) for values in (subject, whole)),
+        burnt=float((subject >= WHITE).float().mean()),
+        blocked=float((subject <= BLACK).float().mean()),
     )
+
+
+def _at(rising: Tensor, quantile: float) -> float:
+    return float(rising[round(quantile * (len(rising) - 1))])
+
+
+def _plain_backdrop(pixels: Tensor) -> Tensor:
+    """What has the colour of the frame and reaches it; nothing where the frame has no single colour."""
+    frame = torch.cat([pixels[:, 0], pixels[:, :, 0], pixels[:, :, -1]], dim=1)
+    colour = frame.median(dim=1).values
+    near = (pixels - colour[:, None, None]).norm(dim=0) < PLAIN_SPREAD
+    plain = float(((frame - colour[:, None]).norm(dim=0) < 1.5 * PLAIN_SPREAD).float().mean()) > 0.7
+    return connected_to_border(near) if plain else torch.zeros_like(near)

@@ -1,0 +1,107 @@
+"""Consent records on disk, one JSON file each, beside the identities they cover."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import ConsentRefused, UnreadableFile
+from ..files.atomic import atomic_write
+from ..plain_text import plain_line
+from .consent import ConsentRecord, explained
+
+SUFFIX = ".consent.json"
+
+FILE_BYTES_AT_MOST = 4 * 1024 * 1024
+"""Largest record that is read; a thousand photos with long notes stay below it."""
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class ConsentStore:
+    """The records of one folder. A file is named by the record's id alone, so no text of a user reaches a path.
+
+    Args:
+        folder: Usually the folder of the identities; made when the first record is saved.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def path_of(self, consent_id: str) -> Path:
+        """Where a record stands.
+
+        Raises:
+            ConsentRefused: If the id is none; nothing but 64 hexadecimal digits can become a file name.
+        """
+        if not _ID.fullmatch(consent_id):
+            raise ConsentRefused(
+                f"The consent id {plain_line(consent_id, 80)!r} is no record's id; 64 hexadecimal digits are expected. "
+                "Record the consent again."
+            )
+        return self.folder / f"{consent_id}{SUFFIX}"
+
+    def save(self, record: ConsentRecord) -> Path:
+        """Write a record, whole or not at all; an equal record is simply there already.
+
+        Raises:
+            UnwritableFile: If the folder is unwritable or full.
+        """
+        path = self.path_of(record.id)
+        atomic_write(path, [record.to_json()])
+        return path
+
+    def load(self, consent_id: str) -> ConsentRecord:
+        """Read the record that an identity names.
+
+        Raises:
+            ConsentRefused: If there is no such record here.
+            UnreadableFile: If its file is damaged, was changed, or holds another record.
+        """
+        path = self.path_of(consent_id)
+        if not path.is_file():
+            raise ConsentRefused(
+                f"No consent record {consent_id[:12]}… was found in {self.folder}. Copy its file ({path.name}) there, "
+                "or record the consent again."
+            )
+        record = read_record(path)
+        if record.id != consent_id:
+            raise UnreadableFile(
+                f"{path.name} holds the consent record {record.id[:12]}…, not the one of its name. Restore the file."
+            )
+        return record
+
+    def list(self) -> tuple[ConsentRecord, ...]:
+        """All readable records by subject; files that are none are passed over."""
+        records: list[ConsentRecord] = []
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            try:
+                records.append(read_record(path))
+            except UnreadableFile:
+                continue
+        return tuple(sorted(records, key=lambda record: (record.subject, record.id)))
+
+
+def read_record(path: Path | str) -> ConsentRecord:
+    """Read and validate a consent file.
+
+    Raises:
+        UnreadableFile: If it is missing, too large, no valid record, or does not match its own id.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_AT_MOST + 1)
+    except OSError as error:
+        raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
+    if len(data) > FILE_BYTES_AT_MOST:
+        raise UnreadableFile(f"{path.name} has more than {FILE_BYTES_AT_MOST} bytes and is no consent record.")
+    try:
+        return ConsentRecord.model_validate_json(data)
+    except ValidationError as error:
+        raise UnreadableFile(
+            f"{path.name} is no valid consent record: {explained(error)}. "
+            "Restore the file, or record the consent again."
+        ) from error
