@@ -14,9 +14,9 @@ async def comfy_entrypoint() -> Any:
     import logging
 
     try:
-        from .nodes import extension
+        from .nodes.registry import MetaLoRAExtension
 
-        return extension()
+        return MetaLoRAExtension()
     except Exception:
         # ComfyUI reports a failing entry point in one line without a traceback.
         logging.getLogger(__name__).exception("Meta-LoRA could not be loaded.")

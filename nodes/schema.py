@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
 CATEGORY = "Meta-LoRA"
-ADVANCED = {"advanced": True}
-"""As ``extra_dict`` of an input: folded away by frontends that can, shown by older ones."""
+AnyInput = TypeVar("AnyInput", bound=io.Input)
 
 
 def node_schema(node_id: str, display_name: str, **fields: Any) -> io.Schema:
@@ -21,3 +20,14 @@ def node_schema(node_id: str, display_name: str, **fields: Any) -> io.Schema:
         display_name=display_name,
         **{name: value for name, value in fields.items() if name in known},
     )
+
+
+def advanced(widget: AnyInput) -> AnyInput:
+    """Fold an input away in frontends that can; older ones show it."""
+    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
+    return widget
+
+
+def percent(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """An advanced input for a point of sampling, 0 the noisy start and 1 the finished picture."""
+    return advanced(io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip))

@@ -28,5 +28,12 @@ class LearnedIdentity:
         return chain_factors(self.identity, self.prior)
 
     @property
-    def name(self) -> str:
-        return self.identity.metadata.name or self.identity.metadata.trigger
+    def words(self) -> str:
+        """Trigger and class word, as they stand in a prompt."""
+        record = self.identity.metadata
+        return f"{record.trigger} {record.class_word}".strip()
+
+    @property
+    def title(self) -> str:
+        """The identity as messages call it."""
+        return f"The identity {self.identity.metadata.name or self.words!r}"

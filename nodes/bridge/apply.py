@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...metalora_core.errors import InvalidOptions
 from ...metalora_core.inject import Coverage, Injection
 from ...metalora_core.layers import ChainFactors
 from .fit import require_fit
@@ -24,6 +25,15 @@ class Window:
 
     start: float = 0.0
     end: float = 1.0
+
+    @classmethod
+    def checked(cls, start: float, end: float) -> Window:
+        """Raises InvalidOptions unless start lies before end."""
+        if not 0.0 <= start < end <= 1.0:
+            raise InvalidOptions(
+                f"start_percent is {start} and end_percent is {end}. Choose a start below the end, both from 0 to 1."
+            )
+        return cls(start, end)
 
     @property
     def whole(self) -> bool:

@@ -9,7 +9,6 @@ from ...metalora_core.errors import InvalidOptions, UnreadableFile
 PRIORS = "metalora"
 IDENTITIES = "metalora_identities"
 ADAPTED = "adapted"
-CONSENTS = "consent"
 
 
 def register_folders() -> None:
@@ -45,7 +44,61 @@ def file_in(folder: str, name: str) -> Path:
             f"{name or 'No file name'} was not found in models/{folder} ({places}). Found there: {there}. Put the file "
             "there, or choose another one and press R to refresh the list."
         )
-    return _contained(Path(found), [Path(path) for path in folder_paths.get_folder_paths(folder)])
+    return _contained(Path(found), roots_of(folder))
+
+
+def roots_of(folder: str) -> list[Path]:
+    """The places that make up a model folder, the one for new files first."""
+    import folder_paths
+
+    return [Path(path) for path in folder_paths.get_folder_paths(folder)]
+
+
+def missing_file(folder: str, name: str) -> str:
+    """Why a widget's file cannot be loaded, or an empty text."""
+    try:
+        file_in(folder, name)
+    except (InvalidOptions, UnreadableFile) as reason:
+        return str(reason)
+    return ""
+
+
+def file_state(folder: str, name: str) -> str:
+    """Changes whenever the file changes, so that ComfyUI loads it again."""
+    if missing_file(folder, name):
+        return "missing"
+    state = file_in(folder, name).stat()
+    return f"{name} {state.st_size} {state.st_mtime_ns}"
+
+
+POCKET_SUBJECTS = {"pocket avatars": "avatars", "pocket products": "products"}
+
+
+def subject_sources() -> list[str]:
+    """What a prior can be trained on: the pocket world's subjects, and folders in ComfyUI's input folder."""
+    import folder_paths
+
+    root = Path(folder_paths.get_input_directory())
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [*POCKET_SUBJECTS, *(name for name in folders if not name.startswith("."))]
+
+
+def input_folder(name: str) -> Path:
+    """A folder in ComfyUI's input folder.
+
+    Raises:
+        UnreadableFile: If it is not there.
+        InvalidOptions: If the name leads out of the input folder.
+    """
+    import folder_paths
+
+    root = Path(folder_paths.get_input_directory())
+    path = _contained(root / name, [root])
+    if not path.is_dir():
+        raise UnreadableFile(
+            f"The folder {name!r} was not found in {root}. Put one folder of photos per subject into it, and press R."
+        )
+    return path
 
 
 def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
@@ -54,9 +107,7 @@ def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
     Raises:
         InvalidOptions: If the name is empty or leads out of the folder.
     """
-    import folder_paths
-
-    root = Path(folder_paths.get_folder_paths(folder)[0])
+    root = roots_of(folder)[0]
     stem = name.strip().removesuffix(suffix)
     if not stem or Path(stem).name in ("", ".", ".."):
         raise InvalidOptions(f"The file name {name!r} is empty. Give it a name, subfolders with a slash.")

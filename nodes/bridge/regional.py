@@ -8,7 +8,7 @@ from typing import Any
 from ...metalora_core.layers import ChainFactors
 from .apply import Window
 from .fit import require_fit
-from .layers import PREFIX
+from .lora_tensors import lora_tensors
 
 
 def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window: Window, what: str) -> Any:
@@ -47,14 +47,8 @@ def _refusing_other_models(factors: Mapping[str, ChainFactors], what: str) -> An
     return should_register
 
 
-def lora_tensors(factors: Mapping[str, ChainFactors]) -> dict[str, Any]:
-    """The folded identity under the names that ComfyUI's LoRA nodes read: its LORA_MODEL socket type."""
-    import torch
+def combined_hooks(first: Any, second: Any) -> Any:
+    """Both hook groups as one; either may be missing."""
+    from comfy.hooks import HookGroup
 
-    tensors: dict[str, Any] = {}
-    for name, chain in factors.items():
-        down, up = chain.fold()
-        tensors[f"{PREFIX}{name}.lora_down.weight"] = down.contiguous()
-        tensors[f"{PREFIX}{name}.lora_up.weight"] = up.contiguous()
-        tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(chain.scale * down.shape[0])
-    return tensors
+    return HookGroup.combine_all_hooks([first, second])

@@ -1,0 +1,138 @@
+"""The node that learns a subject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .bridge.adapting import Request, adapt_identity
+from .schema import advanced, node_schema
+from .sockets import IdentitySocket, PriorSocket, ReferencesSocket
+
+
+class AdaptIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "AdaptIdentity",
+            "Adapt Identity",
+            description="Learns the person or product in the reference photos. Progress and pictures are shown while "
+            "it "
+            "runs; cancel and queue again, and it goes on where it was. The result is kept on disk, so the same photos "
+            "and "
+            "settings are never trained twice.",
+            search_aliases=["train lora", "dreambooth", "fine-tune", "meta lora", "learn face", "personalize", "train"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model that the prior was made for. It stays unchanged."),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                PriorSocket.Input("prior", tooltip="From Load Meta-LoRA Prior."),
+                ReferencesSocket.Input("references", tooltip="From Prepare Reference Photos."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=20000,
+                    tooltip="Training steps; 0 takes the preset for this number of photos. Raise it when the likeness "
+                    "is "
+                    "faint, lower it when pose or background of the photos are copied.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    tooltip="Of the noise that is trained on. The same seed gives the same identity, bit for bit.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "resolution",
+                        default=0,
+                        min=0,
+                        max=2048,
+                        step=16,
+                        tooltip="Side of the training pictures in pixels; 0 takes 512, or the photos' own side if "
+                        "smaller. "
+                        "Raise it for fine detail: time and memory grow with its square.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "learning_rate",
+                        default=1.0,
+                        min=0.01,
+                        max=20.0,
+                        step=0.05,
+                        tooltip="Factor on the preset's learning rates. Lower it if the loss jumps.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "batch_size",
+                        default=0,
+                        min=0,
+                        max=64,
+                        tooltip="Pictures a step; 0 takes the preset. Raise it for steadier training if memory allows.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "optimizer",
+                        options=["adamw", "adam", "sgd", "prodigy", "schedulefree_adamw", "adamw8bit"],
+                        default="adamw",
+                        tooltip="The presets are made for adamw. prodigy, schedulefree_adamw and adamw8bit need a "
+                        "package "
+                        "more and say which.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "checkpointing",
+                        options=["auto", "on", "off"],
+                        default="auto",
+                        tooltip="on keeps less in memory and takes about a third longer, with the same result; auto "
+                        "switches it on when the card has less than 24 GB.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "guidance",
+                        default=1.0,
+                        min=0.0,
+                        max=30.0,
+                        step=0.1,
+                        tooltip="Guidance value that guidance-distilled models (FLUX.1-dev) are trained at. 1 keeps "
+                        "their "
+                        "usual behaviour.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "preview_every",
+                        default=0,
+                        min=0,
+                        max=10000,
+                        tooltip="Steps between two sample pictures; 0 draws four in all. Each costs a few forward "
+                        "passes.",
+                    )
+                ),
+            ],
+            outputs=[
+                IdentitySocket.Output(display_name="identity", tooltip="For Apply Identity and Save Identity."),
+                io.LoraModel.Output(
+                    display_name="lora_model", tooltip="For core's Load LoRA Model and Save LoRA Weights."
+                ),
+                io.LossMap.Output(display_name="loss_map", tooltip="For core's Plot Loss Graph."),
+                io.String.Output(display_name="report", tooltip="Steps, time, losses and where the file lies."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
+        outcome = adapt_identity(model, clip, vae, Request(**settings))
+        lora, losses = outcome.lora_tensors(), {"loss": outcome.losses}
+        return io.NodeOutput(outcome.learned, lora, losses, outcome.report, ui=ui.PreviewText(outcome.report))
+
+
+NODES = [AdaptIdentity]

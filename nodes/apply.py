@@ -1,0 +1,108 @@
+"""Nodes that put a learned identity to use: in the whole model, or in a region of the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .bridge.apply import Window, apply_identity
+from .bridge.regional import combined_hooks, identity_hooks
+from .consent import check_use
+from .schema import advanced, node_schema, percent
+from .sockets import IdentitySocket, LearnedIdentity
+
+STRENGTH = (
+    "How strongly the identity shows. 1 is as learned; raise it to 1.2 when the likeness is faint, lower it to 0.7 "
+    "when "
+    "the prompt is not followed; 0 switches it off."
+)
+START = (
+    "When the identity begins to act, as a share of sampling. Raise it to let the prompt settle the composition first."
+)
+END = "When the identity stops acting, as a share of sampling. Lower it to leave the last details to the base model."
+
+
+class ApplyIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "ApplyIdentity",
+            "Apply Identity",
+            description="Puts a learned person or product into the model. Write its trigger and class word in the "
+            "prompt.",
+            search_aliases=["lora", "apply lora", "meta lora", "use identity", "face", "character", "personalize"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the identity was learned on. It stays unchanged."),
+                IdentitySocket.Input("identity", tooltip="From Adapt Identity or Load Identity."),
+                io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip=STRENGTH),
+                percent("start_percent", 0.0, START),
+                percent("end_percent", 1.0, END),
+                advanced(
+                    io.Combo.Input(
+                        "method",
+                        options=["auto", "patch", "bypass"],
+                        default="auto",
+                        tooltip="patch: into the weights, no cost while sampling. bypass: beside the weights, needed "
+                        "for "
+                        "8-bit and GGUF models, where a small change would be rounded away. auto chooses.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the identity in it."),
+                io.String.Output(display_name="applied", tooltip="How many layers took the identity."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        identity: LearnedIdentity,
+        strength: float,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        method: str = "auto",
+    ) -> io.NodeOutput:
+        check_use(identity)
+        window = Window.checked(start_percent, end_percent)
+        applied, coverage = apply_identity(model, identity.factors(), strength, window, method, identity.title)
+        return io.NodeOutput(applied, coverage.text, ui=ui.PreviewText(coverage.text))
+
+
+class IdentityHook(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "IdentityHook",
+            "Identity as Hook",
+            description="An identity for one conditioning only, so that several subjects stand in one picture, each in "
+            "its own mask. Connect it to Cond Set Props or Cond Pair Set Props.",
+            search_aliases=["regional lora", "lora hook", "mask", "two characters", "couple", "multiple subjects"],
+            inputs=[
+                IdentitySocket.Input("identity", tooltip="From Adapt Identity or Load Identity."),
+                io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip=STRENGTH),
+                percent("start_percent", 0.0, START),
+                percent("end_percent", 1.0, END),
+                io.Hooks.Input("prev_hooks", optional=True, tooltip="Hooks to add this one to."),
+            ],
+            outputs=[io.Hooks.Output(display_name="hooks", tooltip="For a conditioning's hooks input.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        identity: LearnedIdentity,
+        strength: float,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        prev_hooks: Any = None,
+    ) -> io.NodeOutput:
+        check_use(identity)
+        window = Window.checked(start_percent, end_percent)
+        hooks = identity_hooks(identity.factors(), strength, window, identity.title)
+        return io.NodeOutput(combined_hooks(prev_hooks, hooks))
+
+
+NODES = [ApplyIdentity, IdentityHook]

@@ -1,0 +1,166 @@
+"""An adaptation run from a node: what is trained, what is shown meanwhile, and where the result is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...metalora_core import __version__
+from ...metalora_core.adaptation import PRESETS, AdaptationOptions, AdaptationProgress, adapt
+from ...metalora_core.errors import TrainingCancelled
+from ...metalora_core.files.identity import Identity, load_identity, save_identity
+from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
+from ...metalora_core.plain_text import plain_line
+from ..photos import References
+from ..sockets import LearnedIdentity
+from .comfy_host import ComfyHost
+from .folders import ADAPTED, IDENTITIES, new_file
+from .layers import targets_of
+from .lora_tensors import lora_tensors
+from .memory import wants_checkpointing
+from .progress import cancelled, interruption, show_progress
+from .weights_digest import model_digest, part_digest
+
+PREVIEWS = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """The widgets of the node, 0 standing for the preset."""
+
+    prior: Prior
+    references: References
+    steps: int = 0
+    seed: int = 0
+    resolution: int = 0
+    learning_rate: float = 1.0
+    batch_size: int = 0
+    optimizer: str = "adamw"
+    checkpointing: str = "auto"
+    guidance: float = 1.0
+    preview_every: int = 0
+
+    def options(self) -> AdaptationOptions:
+        preset = PRESETS["standard"]
+        steps = self.steps or preset.steps
+        return replace(
+            preset,
+            steps=steps,
+            seed=self.seed,
+            batch_size=self.batch_size or preset.batch_size,
+            optimizer=self.optimizer,
+            mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
+            up_learning_rate=preset.up_learning_rate * self.learning_rate,
+            preview_every=self.preview_every or max(1, -(-steps // PREVIEWS)),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the node gives out."""
+
+    learned: LearnedIdentity
+    report: str
+
+    @property
+    def losses(self) -> list[float]:
+        return [float(loss) for loss in self.learned.identity.metadata.metrics.get("losses", [])]
+
+    def lora_tensors(self) -> dict[str, Any]:
+        return lora_tensors(self.learned.factors())
+
+
+@torch.inference_mode(False)
+def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome:
+    """Learn the subject, or load it if the very same was learned before.
+
+    Raises:
+        InterruptProcessingException: ComfyUI's own, when the user cancels; the next run continues.
+    """
+    targets_of_prior(request.prior, targets_of(model))
+    request.references.check_consent()
+    resolution = request.resolution or request.references.usual_resolution()
+    key = _key(model, clip, vae, request, resolution)
+    name = f"{ADAPTED}/{_file_stem(request.references.trigger)}_{key[:16]}"
+    path = new_file(IDENTITIES, name)
+    if path.is_file():
+        identity = _bound(load_identity(path), request.references.consent_id, path)
+        return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {path}")
+    identity, note = _train(model, clip, vae, request, resolution, path)
+    return _outcome(identity, request.prior, f"{note} Saved {path}")
+
+
+def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, path: Path) -> tuple[Identity, str]:
+    host = ComfyHost(
+        model,
+        clip,
+        vae,
+        resolution=resolution,
+        guidance=request.guidance,
+        checkpointing=wants_checkpointing(request.checkpointing, model),
+    )
+    unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
+    photos = request.references.training_set(resolution)
+    try:
+        with torch.enable_grad():
+            result = adapt(
+                host, request.prior, photos, request.options(), on_progress=_on_progress, checkpoint=unfinished
+            )
+    except TrainingCancelled as cancellation:
+        raise interruption() from cancellation
+    record = result.identity.metadata
+    metrics = {**record.metrics, "losses": list(result.losses)}
+    bound = {"consent_id": request.references.consent_id, "metrics": metrics, "name": path.stem}
+    record = record.model_copy(update=bound)
+    identity = replace(result.identity, metadata=record)
+    save_identity(path, identity)
+    unfinished.unlink(missing_ok=True)
+    return identity, f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px."
+
+
+def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:
+    """An identity learned before, bound to the consent that it is asked for with now."""
+    if consent_id is None or identity.metadata.consent_id == consent_id:
+        return identity
+    rebound = replace(identity, metadata=identity.metadata.model_copy(update={"consent_id": consent_id}))
+    save_identity(path, rebound)
+    return rebound
+
+
+def _on_progress(progress: AdaptationProgress) -> None:
+    show_progress(progress.step, progress.steps, progress.preview)
+    if cancelled():
+        raise TrainingCancelled("The run was cancelled.")
+
+
+def _outcome(identity: Identity, prior: Prior, note: str) -> Outcome:
+    record = identity.metadata
+    losses: Any = record.metrics.get("losses", [])
+    tail = losses[-10:]
+    first = f"{record.steps} steps, loss {losses[0]:.4f} to {sum(tail) / len(tail):.4f}. " if losses else ""
+    learned = LearnedIdentity(identity, prior)
+    return Outcome(learned, f"{first}{note}\nPrompt: photo of a {learned.words}, …")
+
+
+def _key(model: Any, clip: Any, vae: Any, request: Request, resolution: int) -> str:
+    """Hash of everything that decides the result; what only changes speed or display is left out."""
+    options = replace(request.options(), preview_every=0)
+    parts = [
+        __version__,
+        model_digest(model),
+        part_digest(clip),
+        part_digest(vae),
+        prior_sha256(request.prior),
+        request.references.digest(),
+        repr((options, resolution, request.guidance)),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _file_stem(trigger: str) -> str:
+    stem = "".join(mark if mark.isalnum() else "_" for mark in plain_line(trigger, 32)).strip("_")
+    return stem or "identity"

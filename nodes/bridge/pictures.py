@@ -1,0 +1,35 @@
+"""ComfyUI's IMAGE (B, H, W, C) and the library's pictures (B, 3, H, W)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def from_image(image: Tensor) -> Tensor:
+    """IMAGE to pictures: (B, H, W, C) in 0..1 to (B, 3, H, W); transparency is laid on white, grey becomes RGB."""
+    with torch.inference_mode(False):
+        pixels = image.detach().float().cpu().clone().clamp(0, 1).movedim(-1, 1)
+    if pixels.shape[1] == 4:
+        return pixels[:, :3] * pixels[:, 3:] + 1 - pixels[:, 3:]
+    return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
+
+
+def to_image(pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) to IMAGE (B, H, W, 3)."""
+    return pictures.detach().float().cpu().clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def photo_list(images: list[Tensor]) -> list[Tensor]:
+    """Every picture of every IMAGE in a list input, (3, H, W) each; sizes may differ."""
+    return [picture for image in images for picture in from_image(image)]
+
+
+def photo_hash(picture: Tensor) -> str:
+    """SHA-256 of a picture's size and 8-bit pixels: the same photo has the same hash through any loader node."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().contiguous()
+    digest = hashlib.sha256(f"{pixels.shape[-1]}x{pixels.shape[-2]} ".encode())
+    digest.update(pixels.movedim(0, -1).contiguous().numpy().tobytes())
+    return digest.hexdigest()

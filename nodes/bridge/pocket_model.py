@@ -1,0 +1,92 @@
+"""The embedded pocket model through ComfyUI's own loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...metalora_core.pocket import load
+from ...metalora_core.pocket.factors import draw_subject
+from ...metalora_core.pocket.scenes import draw_scenes
+from ...metalora_core.pocket.text import WordTextEncoder, tokenize
+from ...metalora_core.pocket.world import render
+from .pictures import to_image
+
+
+class WordTokenizer:
+    """Whole words to numbers, in the interface of ComfyUI's tokenizers; weights like (word:1.2) are ignored."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        del embedding_directory, tokenizer_data
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
+        numbers = tokenize(text)
+        pairs = [(n, 1.0, i) if return_word_ids else (n, 1.0) for i, n in enumerate(numbers)]
+        return {"words": [pairs]}
+
+    def untokenize(self, token_weight_pair: Any) -> Any:
+        return token_weight_pair
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class PocketTextModel(nn.Module):
+    """The pocket text encoder in the interface of ComfyUI's text encoders."""
+
+    disable_offload = True  # 80,000 numbers in ordinary layers: always loaded as a whole
+
+    def __init__(self, device: Any = None, dtype: Any = None, model_options: Any = None) -> None:
+        super().__init__()
+        del model_options
+        self.encoder = WordTextEncoder().to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        self.dtypes = {torch.float32}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """Layers to stop at and the like do not exist here."""
+
+    def reset_clip_options(self) -> None:
+        """There are no options to reset."""
+
+    def encode_token_weights(self, tokens: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        numbers = torch.tensor(
+            [[pair[0] for pair in row] for row in tokens["words"]], device=self.encoder.places.device
+        )
+        return self.encoder(numbers)
+
+    def load_sd(self, state: dict[str, Tensor]) -> Any:
+        return self.encoder.load_state_dict(state, strict=False)
+
+
+def load_pocket(domain: Any) -> tuple[Any, Any, Any, Any]:
+    """MODEL, CLIP, VAE and prior of a domain."""
+    import comfy.sd
+
+    model = comfy.sd.load_diffusion_model_state_dict(_state(load.BASE_FILE))
+    vae = comfy.sd.VAE(sd=_state(load.AUTOENCODER_FILE))
+    words = _state(load.TEXT_FILE)
+    target = SimpleNamespace(params={}, clip=PocketTextModel, tokenizer=WordTokenizer)
+    clip = comfy.sd.CLIP(target, parameters=sum(tensor.numel() for tensor in words.values()))
+    clip.load_sd(words)
+    return model, clip, vae, load.load_pocket_prior(domain)
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    state, _ = load.load_part(path)
+    return state
+
+
+SAMPLES_FIRST = 5_000_000
+"""Sample subjects are drawn from far inside the validation split, where no experiment looks."""
+
+
+def pocket_photos(domain: Any, subject: int, count: int, held_out: int) -> tuple[Tensor, Tensor, str]:
+    """Sample photos of one unseen subject as two IMAGEs, and its class word."""
+    shown = draw_subject(domain, "validation", SAMPLES_FIRST + subject)
+    scenes = draw_scenes(domain, count + held_out, seed=SAMPLES_FIRST + subject)
+    photos = render([shown] * len(scenes), scenes)
+    return to_image(photos[:count]), to_image(photos[count:]), shown.class_word

@@ -1,0 +1,46 @@
+"""What a running node shows on the page, and whether the user has cancelled it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def show_progress(step: int, steps: int, picture: Tensor | None = None) -> None:
+    """Move the running node's progress bar and, if given, change its preview.
+
+    Args:
+        step: Steps done.
+        steps: Steps in all.
+        picture: (3, H, W) in 0..1.
+    """
+    from comfy_api.latest import ComfyAPISync
+
+    preview = None if picture is None else _to_pil(picture)
+    try:
+        ComfyAPISync().execution.set_progress(step, steps, preview_image=preview)
+    except (ValueError, AttributeError):
+        # Outside a prompt there is no node to show it on; a script or a test runs on without a bar.
+        return
+
+
+def _to_pil(picture: Tensor) -> Any:
+    from PIL import Image
+
+    pixels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
+    return Image.fromarray(pixels)
+
+
+def cancelled() -> bool:
+    """Whether the user has pressed Cancel; the request is left for ComfyUI to see."""
+    from comfy import model_management
+
+    return model_management.processing_interrupted()
+
+
+def interruption() -> BaseException:
+    """What ComfyUI expects from a node that stops because it was cancelled."""
+    from comfy import model_management
+
+    return model_management.InterruptProcessingException()

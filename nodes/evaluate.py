@@ -1,0 +1,72 @@
+"""The node that tells how like its subject a picture is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .bridge.embedders import EMBEDDERS, embedder_of
+from .bridge.pictures import from_image, to_image
+from .schema import advanced, node_schema
+from .scores import compare, score_grid
+
+
+class EvaluateIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "EvaluateIdentity",
+            "Evaluate Identity",
+            description="Compares pictures with photos of the subject that were not trained on, so that a copied pose "
+            "does "
+            "not count as a likeness.",
+            search_aliases=["score", "similarity", "compare faces", "quality", "likeness", "meta lora"],
+            inputs=[
+                io.Image.Input("generated", tooltip="Pictures made with the identity."),
+                io.Image.Input("held_out", tooltip="Photos of the same subject that were not among the references."),
+                io.Combo.Input(
+                    "embedder",
+                    options=list(EMBEDDERS),
+                    default="clip vision",
+                    tooltip="Who compares: a CLIP vision model that you connect, or the pocket model's own reader.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="Needed for clip vision, from Load CLIP Vision."
+                ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="The trained photos. If connected, copying of them is measured too.",
+                ),
+                advanced(io.Int.Input("columns", default=4, min=1, max=16, tooltip="Pictures in a row of the grid.")),
+            ],
+            outputs=[
+                io.Float.Output(
+                    display_name="likeness",
+                    tooltip="Mean similarity to the held-out photos, 1 is the same, 0 unrelated.",
+                ),
+                io.String.Output(display_name="report", tooltip="The score of every picture, one a line."),
+                io.Image.Output(display_name="grid", tooltip="The pictures with their scores, best first."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        generated: Any,
+        held_out: Any,
+        embedder: str,
+        clip_vision: Any = None,
+        reference: Any = None,
+        columns: int = 4,
+    ) -> io.NodeOutput:
+        embed = embedder_of(embedder, clip_vision)
+        pictures = from_image(generated)
+        trained = None if reference is None else from_image(reference)
+        scores = compare(embed, pictures, from_image(held_out), trained)
+        grid = to_image(score_grid(pictures, scores, columns))
+        return io.NodeOutput(scores.mean, scores.report, grid, ui=ui.PreviewImage(grid, cls=cls))
+
+
+NODES = [EvaluateIdentity]

@@ -1,0 +1,182 @@
+"""Nodes that read and write the pack's files: priors, identities, and standard LoRA files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..metalora_core.files.export import export_lora
+from ..metalora_core.files.identity import load_identity, save_identity
+from ..metalora_core.files.prior import Prior, load_prior
+from ..metalora_core.provenance.consent import Purpose
+from .bridge.folders import IDENTITIES, PRIORS, file_in, file_state, listed, missing_file, new_file
+from .bridge.library import prior_of
+from .consent import check_use
+from .schema import advanced, node_schema
+from .sockets import IdentitySocket, LearnedIdentity, PriorSocket
+
+
+class LoadPrior(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "LoadPrior",
+            "Load Meta-LoRA Prior",
+            description="Loads what was meta-trained for a kind of subject, such as people, on one base model. With "
+            "it, a "
+            "new subject is learned in a fraction of the usual steps.",
+            search_aliases=["meta lora", "prior", "meta down", "load meta"],
+            inputs=[
+                io.Combo.Input(
+                    "prior_name",
+                    options=listed(PRIORS),
+                    tooltip="A file in models/metalora. It must have been made for the base model that you connect.",
+                )
+            ],
+            outputs=[
+                PriorSocket.Output(display_name="prior", tooltip="For Adapt Identity and Prepare Reference Photos.")
+            ],
+        )
+
+    @classmethod
+    @torch.inference_mode(False)
+    def execute(cls, prior_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_prior(file_in(PRIORS, prior_name)))
+
+    @classmethod
+    def validate_inputs(cls, prior_name: str) -> bool | str:
+        return missing_file(PRIORS, prior_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, prior_name: str) -> str:
+        return file_state(PRIORS, prior_name)
+
+
+class LoadIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "LoadIdentity",
+            "Load Identity",
+            description="Loads a learned person or product. Its prior is found in models/metalora by its hash.",
+            search_aliases=["meta lora", "load lora", "character", "face", "subject"],
+            inputs=[
+                io.Combo.Input(
+                    "identity_name",
+                    options=listed(IDENTITIES),
+                    tooltip="A file in models/metalora_identities. Adapt Identity puts its results in the subfolder "
+                    "adapted.",
+                ),
+                PriorSocket.Input(
+                    "prior", optional=True, tooltip="Only needed when the identity's prior is not in models/metalora."
+                ),
+            ],
+            outputs=[
+                IdentitySocket.Output(display_name="identity", tooltip="For Apply Identity and Identity as Hook."),
+                io.String.Output(display_name="trigger", tooltip="The words that call the subject, for the prompt."),
+            ],
+        )
+
+    @classmethod
+    @torch.inference_mode(False)
+    def execute(cls, identity_name: str, prior: Prior | None = None) -> io.NodeOutput:
+        identity = load_identity(file_in(IDENTITIES, identity_name))
+        learned = LearnedIdentity(identity, prior or prior_of(identity))
+        check_use(learned)
+        return io.NodeOutput(learned, learned.words)
+
+    @classmethod
+    def validate_inputs(cls, identity_name: str) -> bool | str:
+        return missing_file(IDENTITIES, identity_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, identity_name: str, **_: Any) -> str:
+        return file_state(IDENTITIES, identity_name)
+
+
+class SaveIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "SaveIdentity",
+            "Save Identity",
+            description="Saves a learned identity under a name of yours in models/metalora_identities. The file is "
+            "small "
+            "and can be shared together with the workflow; it needs the same prior.",
+            search_aliases=["meta lora", "save lora", "character"],
+            is_output_node=True,
+            inputs=[
+                IdentitySocket.Input("identity", tooltip="From Adapt Identity."),
+                io.String.Input(
+                    "filename",
+                    default="my_identity",
+                    tooltip="Name of the file, subfolders with a slash. An existing file of this name is replaced.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="Where it was written.")],
+        )
+
+    @classmethod
+    def execute(cls, identity: LearnedIdentity, filename: str) -> io.NodeOutput:
+        path = new_file(IDENTITIES, filename)
+        save_identity(path, identity.identity)
+        return _saved(path)
+
+
+class ExportLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "ExportLoRA",
+            "Export Identity as LoRA",
+            description="Writes the identity as an ordinary LoRA file into models/loras, for any LoRA loader. It needs "
+            "no "
+            "prior any more.",
+            search_aliases=["save lora", "convert", "meta lora", "kohya", "peft", "diffusers"],
+            is_output_node=True,
+            inputs=[
+                IdentitySocket.Input("identity", tooltip="From Adapt Identity or Load Identity."),
+                io.String.Input(
+                    "filename",
+                    default="my_identity",
+                    tooltip="Name of the file in models/loras, subfolders with a slash. An existing file is replaced.",
+                ),
+                io.Combo.Input(
+                    "layout",
+                    options=["comfyui", "kohya", "diffusers"],
+                    default="comfyui",
+                    tooltip="Names inside the file. comfyui and kohya load in ComfyUI; diffusers is for scripts that "
+                    "use "
+                    "diffusers or PEFT.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "precision",
+                        options=["float32", "bfloat16", "float16"],
+                        default="float32",
+                        tooltip="Numbers in the file. The 16-bit kinds halve its size at a loss that is rarely "
+                        "visible.",
+                    )
+                ),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="Where it was written.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32"
+    ) -> io.NodeOutput:
+        check_use(identity, Purpose.SHARING)
+        path = new_file("loras", filename)
+        export_lora(path, identity.identity, identity.prior, layout=layout, dtype=precision)
+        return _saved(path)
+
+
+def _saved(path: Path) -> io.NodeOutput:
+    return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {path}"))
+
+
+NODES = [LoadPrior, LoadIdentity, SaveIdentity, ExportLoRA]

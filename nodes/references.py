@@ -1,0 +1,169 @@
+"""Nodes for the photos: what they are worth, and who permits their use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..metalora_core.provenance.consent import Basis, Purpose, SubjectKind
+from .bridge.pictures import photo_list
+from .consent import ConsentForm, write_consent
+from .photos import Brief, prepare
+from .schema import advanced, node_schema
+from .sockets import ConsentSocket, PriorSocket, ReferencesSocket
+
+
+class PrepareReferences(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "PrepareReferences",
+            "Prepare Reference Photos",
+            description="Looks at your photos like a photographer and says what to mend: focus, light, size, sameness, "
+            "and "
+            "whether the prior knows this kind of subject. Takes one photo, a batch, or a list from a dataset node.",
+            search_aliases=["dataset", "training images", "photos", "caption", "quality check", "meta lora"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="One to eight photos of one subject. One is enough."),
+                io.String.Input(
+                    "class_word",
+                    default="person",
+                    tooltip="What the subject is, in one everyday word: person, dog, mug, sneaker.",
+                ),
+                io.String.Input(
+                    "trigger",
+                    default="ohwx",
+                    tooltip="A rare word that will call this subject in prompts, as in: photo of a ohwx person.",
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="What the photos show, one line a photo, or one line for all. Name pose, light and "
+                    "background: "
+                    "what is named is not learned as a part of the subject. Empty: photo of a TRIGGER CLASS.",
+                ),
+                PriorSocket.Input(
+                    "prior", optional=True, tooltip="If connected, photos outside the prior's domain are pointed out."
+                ),
+                ConsentSocket.Input(
+                    "consent", optional=True, tooltip="From Record Consent. It travels with the learned identity."
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "unusable_photos",
+                        options=["stop", "leave out"],
+                        default="stop",
+                        tooltip="What to do when a photo cannot be learned from: stop and say why, or go on without "
+                        "it.",
+                    )
+                ),
+            ],
+            outputs=[
+                ReferencesSocket.Output(display_name="references", tooltip="For Adapt Identity."),
+                io.Image.Output(
+                    display_name="contact_sheet", tooltip="All photos, each with a badge and its findings."
+                ),
+                io.String.Output(display_name="findings", tooltip="Every finding and its remedy, one a line."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: list[Any], **lists: list[Any]) -> io.NodeOutput:
+        settings = {name: values[0] if values else None for name, values in lists.items() if name != "caption"}
+        captions = [line for text in lists["caption"] for line in text.splitlines() if line.strip()]
+        prepared = prepare(Brief(photos=tuple(photo_list(images)), captions=tuple(captions), **settings))
+        return io.NodeOutput(
+            prepared.references, prepared.sheet, prepared.findings, ui=ui.PreviewImage(prepared.sheet, cls=cls)
+        )
+
+
+class RecordConsent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            "RecordConsent",
+            "Record Consent",
+            description="Records who permits what with which photos, until when. The record is stored beside the "
+            "identities, "
+            "bound to what is learned from the photos, and asked whenever the identity is used.",
+            search_aliases=["permission", "licence", "rights", "release form", "governance", "meta lora"],
+            inputs=[
+                io.String.Input(
+                    "subject",
+                    default="",
+                    placeholder="Name of the person or product",
+                    tooltip="Who or what is depicted.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=[kind.value for kind in SubjectKind],
+                    default=SubjectKind.PERSON.value,
+                    tooltip="What the subject is.",
+                ),
+                io.String.Input(
+                    "granted_by",
+                    default="",
+                    placeholder="Who gives the permission",
+                    tooltip="The person, a guardian, or the owner of the rights.",
+                ),
+                io.Combo.Input(
+                    "basis",
+                    options=[basis.value for basis in Basis],
+                    default=Basis.CONSENT.value,
+                    tooltip="Why the use is permitted.",
+                ),
+                io.String.Input(
+                    "permitted_uses",
+                    default="training, generation",
+                    tooltip="What is permitted and nothing else, with commas: "
+                    f"{', '.join(purpose.value for purpose in Purpose)}. Export Identity as LoRA needs sharing.",
+                ),
+                io.String.Input(
+                    "expires",
+                    default="",
+                    placeholder="2027-12-31",
+                    tooltip="Last day of the permission, as 2027-12-31 in UTC. Empty: without an end.",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The photos it holds for; the same pictures as go to Prepare Reference Photos. Not "
+                    "connected: "
+                    "every photo of the subject.",
+                ),
+                advanced(
+                    io.String.Input(
+                        "valid_from",
+                        default="",
+                        optional=True,
+                        placeholder="2026-01-01",
+                        tooltip="First day of the permission, in UTC. Empty: today.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "licence",
+                        default="",
+                        optional=True,
+                        tooltip="Licence or contract it rests on, for people; not checked.",
+                    )
+                ),
+            ],
+            outputs=[
+                ConsentSocket.Output(display_name="consent", tooltip="For Prepare Reference Photos."),
+                io.String.Output(display_name="summary", tooltip="The record in one line."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Any = None, **entries: str) -> io.NodeOutput:
+        photos = () if images is None else tuple(photo_list([images]))
+        record = write_consent(ConsentForm(photos=photos, **entries))
+        return io.NodeOutput(record, record.summary, ui=ui.PreviewText(record.summary))
+
+
+NODES = [PrepareReferences, RecordConsent]
