@@ -41,7 +41,7 @@ class FolderSubjects:
                 findings.append(f"{subject.name}: {error}")
                 continue
             with torch.no_grad():
-                rows = [host.encode_images(image[None].to(host.device, host.dtype)) for image in photos.images]
+                rows = [host.encode_images(image[None].to(host.device)) for image in photos.images]
             self._latents.append(torch.cat(rows).float().cpu())
             self._captions.append(list(photos.captions))
         if findings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from .adaptation import TrainingSet
@@ -68,13 +67,4 @@ def split_training_set(photos: TrainingSet, held_out: int) -> tuple[TrainingSet,
         )
     if not held_out:
         return photos, None
-    return _part(photos, slice(0, count - held_out)), _part(photos, slice(count - held_out, count))
-
-
-def _part(photos: TrainingSet, which: slice) -> TrainingSet:
-    return replace(
-        photos,
-        images=photos.images[which],
-        captions=photos.captions[which],
-        photo_hashes=photos.photo_hashes[which],
-    )
+    return photos.part(0, count - held_out), photos.part(count - held_out, count)

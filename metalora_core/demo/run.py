@@ -35,8 +35,8 @@ class DemoOptions:
         steps: Training steps of each.
         seed: Of both trainings and of the starting noise.
         sampling_steps: Of each picture.
-        meta: Meta-LoRA's settings; steps and seed are set from here.
-        plain: Plain LoRA's settings; steps and seed are set from here.
+        meta: Meta-LoRA's settings, and what plain LoRA shares with it; steps and seed are set from here.
+        plain: Plain LoRA's own settings.
     """
 
     steps: int = 100
@@ -102,10 +102,10 @@ def compare(
 def _plain(
     host: Host, prior: Prior, subject: DemoSubject, options: DemoOptions, asked: Request, progress: Progress | None
 ) -> MethodResult:
-    chosen = replace(options.plain, steps=options.steps, seed=options.seed)
+    shared = replace(options.meta, steps=options.steps, seed=options.seed)
     show = progress("plain LoRA") if progress is not None else None
     targets = targets_of_prior(prior, host.targets())
-    learned = train_plain_lora(host, subject.training_set, targets, chosen, on_progress=show)
+    learned = train_plain_lora(host, subject.training_set, targets, shared, options.plain, on_progress=show)
     with applied_plain_lora(host, learned):
         pictures = generate_pictures(host, asked)
     with tempfile.TemporaryDirectory() as folder:
