@@ -1,0 +1,110 @@
+"""``python -m metalora_core pocket …``: look at the small world, and make each of its files anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .factors import DOMAINS, Domain
+
+pocket_app = typer.Typer(help="The embedded small world: render it, train its models.", no_args_is_help=True)
+train_app = typer.Typer(help="Train one of the shipped files, in this order.", no_args_is_help=True)
+pocket_app.add_typer(train_app, name="train")
+
+Folder = Annotated[Path, typer.Option(help="Where rendered photos and latents are kept.")]
+Steps = Annotated[int, typer.Option(help="Training steps; 0 for the shipped number.", min=0)]
+DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both, one after the other.")]
+_FOLDER = Path("output/pocket")
+
+
+def _domains(name: str) -> tuple[Domain, ...]:
+    chosen = tuple(domain for domain in DOMAINS if not name or domain == name)
+    if not chosen:
+        raise typer.BadParameter(f"There is no domain {name!r}; expected one of {', '.join(DOMAINS)}.")
+    return chosen
+
+
+@pocket_app.command()
+def sheet(
+    output: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    domain: DomainName = "",
+    subjects: Annotated[int, typer.Option(min=1, max=32)] = 6,
+    photos: Annotated[int, typer.Option(min=1, max=32)] = 8,
+    first: Annotated[int, typer.Option(help="Number of the first validation subject.", min=0)] = 0,
+) -> None:
+    """Draw validation subjects, one a row, in different scenes."""
+    import torch
+    from PIL import Image
+
+    from .dataset import to_bytes
+    from .factors import draw_subjects
+    from .scenes import draw_scenes
+    from .world import render
+
+    rows = []
+    for one in _domains(domain):
+        who = [s for s in draw_subjects(one, "validation", subjects, first) for _ in range(photos)]
+        rows.append(render(who, draw_scenes(one, len(who), 5)))
+    tiles = to_bytes(torch.cat(rows)).unflatten(0, (-1, photos)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tiles.numpy()).save(output)
+    typer.echo(f"{output}: {len(tiles) // 128} subjects, {photos} photos of each")
+
+
+@train_app.command()
+def photos(folder: Folder = _FOLDER, domain: DomainName = "") -> None:
+    """Render the training photos (about 15 minutes)."""
+    from .dataset import PhotoPlan, rendered_photos
+
+    for one in _domains(domain):
+        typer.echo(f"{one}: {len(rendered_photos(PhotoPlan(one), folder))} photos in {folder}")
+
+
+@train_app.command()
+def autoencoder(folder: Folder = _FOLDER, steps: Steps = 0) -> None:
+    """Make the autoencoder: encoder from patch components, decoder by training."""
+    from dataclasses import replace
+
+    from .train_autoencoder import AutoencoderOptions, save_autoencoder, start_autoencoder, train_decoder
+
+    options = AutoencoderOptions()
+    options = replace(options, steps=steps or options.steps)
+    model = start_autoencoder(folder, options)
+    train_decoder(model, folder, options, report=typer.echo)
+    save_autoencoder(model, options)
+
+
+@train_app.command()
+def base(folder: Folder = _FOLDER, steps: Steps = 0) -> None:
+    """Train the text encoder and the tiny Flux."""
+    from dataclasses import replace
+
+    from .train_base import BaseOptions, save_base, train_base, training_latents
+
+    options = BaseOptions()
+    options = replace(options, steps=steps or options.steps)
+    latents, captions = training_latents(folder)
+    save_base(train_base(latents, captions, options, report=typer.echo), options)
+
+
+@train_app.command()
+def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0) -> None:
+    """Train the factor readers."""
+    from dataclasses import replace
+
+    from .train_readers import ReaderOptions, make_reader
+
+    options = ReaderOptions()
+    for one in _domains(domain):
+        make_reader(one, folder, replace(options, steps=steps or options.steps), typer.echo)
+
+
+@train_app.command()
+def prior(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0) -> None:
+    """Meta-train the priors, with the same stage 1 that serves large models."""
+    from .train_prior import make_prior, shipped_options
+
+    for one in _domains(domain):
+        make_prior(one, folder, shipped_options(one, steps), typer.echo)

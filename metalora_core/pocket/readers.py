@@ -1,0 +1,128 @@
+"""Readers: small networks that read identity factors and scene numbers off a picture.
+
+They play the part that face recognition and CLIP play for real photos, with the difference that the truth is known, so
+their own error floor can be stated: see :func:`error_floor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .factors import FACTORS, Domain, Subject, identity_error, slices, vector_size
+from .scenes import SCENE_GROUPS, Scene, scene_truth
+from .world import render
+
+
+class FactorReader(nn.Module):
+    """Picture in, identity vector and scene numbers out, for one domain.
+
+    A plain convolutional network that keeps the coarse layout (8 × 8) up to its linear layers, since sizes and
+    positions are what it has to tell.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__()
+        self.domain: Domain = domain
+        self.scene_size = len(scene_truth(Scene(), domain))
+        widths = (3, 24, 48, 96, 128)
+        layers: list[nn.Module] = []
+        for i in range(4):
+            layers += [nn.Conv2d(widths[i], widths[i + 1], 5 if i == 0 else 3, 2, 2 if i == 0 else 1)]
+            layers += [nn.GroupNorm(8, widths[i + 1]), nn.ReLU()]
+        layers += [nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Conv2d(128, 32, 1), nn.ReLU(), nn.Flatten())
+        self.head = nn.Sequential(
+            nn.Linear(32 * 8 * 8, 160), nn.ReLU(), nn.Linear(160, vector_size(domain) + self.scene_size)
+        )
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Raw outputs, (B, vector_size + scene_size), of pictures (B, 3, 128, 128) in [0, 1]."""
+        return self.head(self.features(pictures * 2 - 1))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Identity vectors (B, vector_size) and scene numbers (B, scene_size)."""
+        raw = self.logits(pictures)
+        identity, scene = raw[:, : -self.scene_size], raw[:, -self.scene_size :]
+        read = identity.sigmoid()
+        for factor, place in zip(FACTORS[self.domain], slices(self.domain).values(), strict=True):
+            if factor.kind == "category":
+                read = read.index_copy(1, torch.arange(place.start, place.stop), identity[:, place].softmax(1))
+        return read, scene
+
+
+def prompt_error(read: Tensor, asked: Tensor) -> Tensor:
+    """Mean squared difference of scene numbers, each word of the prompt counting the same.
+
+    Args:
+        read: Scene numbers read from pictures, (..., 9) for avatars, (..., 7) for products.
+        asked: What the prompts asked for.
+
+    Returns:
+        Shape (...).
+    """
+    squared = (read - asked).square()
+    groups = [squared[..., place].mean(-1) for place in SCENE_GROUPS.values() if place.stop <= read.shape[-1]]
+    return torch.stack(groups).mean(0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean errors of a set of pictures, and of each."""
+
+    identity: float
+    prompt: float
+    identity_each: tuple[float, ...]
+    prompt_each: tuple[float, ...]
+
+
+@torch.no_grad()
+def score(reader: FactorReader, pictures: Tensor, truth: Tensor, scenes: Sequence[Scene]) -> Scores:
+    """Hold pictures against the identity they should show and the scenes they were asked for.
+
+    Args:
+        reader: The domain's reader.
+        pictures: (B, 3, 128, 128) in [0, 1].
+        truth: Identity vector (vector_size,) or one for each picture.
+        scenes: B scenes.
+    """
+    identity, found = reader(pictures.clamp(0, 1))
+    asked = torch.stack([scene_truth(scene, reader.domain) for scene in scenes])
+    identity_each = identity_error(identity, truth, reader.domain)
+    prompt_each = prompt_error(found, asked)
+    return Scores(
+        float(identity_each.mean()),
+        float(prompt_each.mean()),
+        tuple(identity_each.tolist()),
+        tuple(prompt_each.tolist()),
+    )
+
+
+def error_floor(reader: FactorReader, subjects: Sequence[Subject], scenes: Sequence[Scene]) -> Scores:
+    """What the reader errs on true photos of the subjects: no picture can be expected to score lower."""
+    truth = torch.stack([subject.vector for subject in subjects])
+    return score(reader, render(subjects, scenes), truth, scenes)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """One reader for each domain."""
+
+    by_domain: Mapping[Domain, FactorReader]
+
+    @torch.no_grad()
+    def read_identity(self, pictures: Tensor, domain: Domain) -> Tensor:
+        """Identity vectors of pictures (B, 3, 128, 128), shape (B, vector_size(domain))."""
+        return self.by_domain[domain](pictures.clamp(0, 1))[0]
+
+    @torch.no_grad()
+    def read_scene(self, pictures: Tensor, domain: Domain) -> Tensor:
+        """Scene numbers of pictures (B, 3, 128, 128), shape (B, 9 or 7), in the order of ``SCENE_NAMES``."""
+        return self.by_domain[domain](pictures.clamp(0, 1))[1]
+
+    def score(self, pictures: Tensor, domain: Domain, truth: Tensor, scenes: Sequence[Scene]) -> Scores:
+        """See :func:`score`."""
+        return score(self.by_domain[domain], pictures, truth, scenes)

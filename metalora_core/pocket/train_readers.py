@@ -1,0 +1,127 @@
+"""Train a domain's factor reader on training photos, as they are and as the autoencoder gives them back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..schedule import warmup_cosine
+from .autoencoder import decode
+from .dataset import PhotoPlan, rendered_photos, to_pictures
+from .factors import FACTORS, SPLIT_BASE, Domain, draw_subjects, slices
+from .latents_cache import encoded_photos
+from .load import PocketMetadata, load_autoencoder, reader_file, save_part
+from .readers import FactorReader, error_floor, score
+from .scenes import draw_scenes, scene_truth
+from .world import render
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """How a reader is trained."""
+
+    steps: int = 3000
+    batch_size: int = 48
+    learning_rate: float = 2e-3
+    noise: float = 0.03  # largest standard deviation of the pixel noise
+    seed: int = 0
+
+
+def _identity_loss(logits: Tensor, truth: Tensor, reader: FactorReader) -> Tensor:
+    total = torch.zeros(())
+    for factor, place in zip(FACTORS[reader.domain], slices(reader.domain).values(), strict=True):
+        if factor.kind == "category":
+            total = total + 0.15 * factor.weight * F.cross_entropy(logits[:, place], truth[:, place].argmax(1))
+        else:
+            total = total + factor.weight * F.mse_loss(logits[:, place].sigmoid(), truth[:, place])
+    return total
+
+
+def _disturb(pictures: Tensor, options: ReaderOptions, generator: torch.Generator) -> Tensor:
+    """A little blur and noise, so that a generated picture is nothing new."""
+    amount = torch.rand(len(pictures), 1, 1, 1, generator=generator)
+    soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    blurred = pictures + (soft - pictures) * amount
+    noise = torch.randn(pictures.shape, generator=generator) * options.noise
+    return blurred + noise * torch.rand(len(pictures), 1, 1, 1, generator=generator)
+
+
+def train_reader(
+    plan: PhotoPlan,
+    picture_rows: Callable[[Tensor], Tensor],
+    options: ReaderOptions = ReaderOptions(),
+    report: Callable[[str], None] = print,
+) -> FactorReader:
+    """Train from scratch.
+
+    Args:
+        plan: Which photos; gives the truth about each.
+        picture_rows: Row numbers (B,) → pictures (B, 3, 128, 128) in [0, 1], either photos or reconstructions.
+        options: How long and how.
+        report: Gets a line of text now and then.
+    """
+    torch.manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    reader = FactorReader(plan.domain)
+    identity = torch.stack([s.vector for s in plan.drawn_subjects()]).repeat_interleave(plan.photos, dim=0)
+    scenes = torch.stack([scene_truth(scene, plan.domain) for scene in plan.scenes()])
+    optimizer = torch.optim.AdamW(reader.parameters(), options.learning_rate, weight_decay=0.05)
+    began = time.perf_counter()
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * warmup_cosine(step, options.steps, 100, 0.01)
+        rows = torch.randint(len(identity), (options.batch_size,), generator=generator)
+        logits = reader.logits(_disturb(picture_rows(rows), options, generator))
+        found = logits[:, -reader.scene_size :]
+        loss = _identity_loss(logits, identity[rows], reader) + 3 * F.mse_loss(found, scenes[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % 100 == 0 or step + 1 == options.steps:
+            report(f"step {step} loss {loss.item():.4f} {time.perf_counter() - began:.0f} s")
+    return reader.eval()
+
+
+def make_reader(domain: Domain, folder: Path, options: ReaderOptions, report: Callable[[str], None] = print) -> None:
+    """Train, measure and write the shipped reader of a domain.
+
+    A quarter of each batch are photos as the autoencoder gives them back: what a generated picture looks like.
+    """
+    plan, autoencoder = PhotoPlan(domain), load_autoencoder()
+    photos, latents = rendered_photos(plan, folder), encoded_photos(plan, folder, autoencoder)
+
+    def picture_rows(rows: Tensor) -> Tensor:
+        pictures = to_pictures(photos[rows.numpy()])
+        some = slice(0, len(rows) // 4)
+        with torch.no_grad():
+            pictures[some] = decode(autoencoder, latents[rows[some]].float()).clamp(0, 1)
+        return pictures
+
+    reader = train_reader(plan, picture_rows, options, report)
+    training = {"settings": asdict(options), "photos": asdict(plan), "validation": reader_floors(reader)}
+    metadata = PocketMetadata(part="reader", name=f"Factor reader for {domain}", domain=domain, training=training)
+    save_part(reader_file(domain), reader.state_dict(), metadata)
+    report(f"{domain}: {training['validation']}")
+
+
+def reader_floors(reader: FactorReader, subjects: int = 64) -> dict[str, float]:
+    """Errors on true validation photos, two of each subject, as they are and through the autoencoder."""
+    who = [subject for subject in draw_subjects(reader.domain, "validation", subjects) for _ in range(2)]
+    scenes = draw_scenes(reader.domain, len(who), SPLIT_BASE["validation"] + 1)
+    direct = error_floor(reader, who, scenes)
+    autoencoder = load_autoencoder()
+    with torch.no_grad():
+        again = decode(autoencoder, autoencoder.encoder(render(who, scenes) * 2 - 1))
+    through = score(reader, again, torch.stack([subject.vector for subject in who]), scenes)
+    return {
+        "identity_floor": round(direct.identity, 5),
+        "prompt_floor": round(direct.prompt, 5),
+        "identity_floor_through_autoencoder": round(through.identity, 5),
+        "prompt_floor_through_autoencoder": round(through.prompt, 5),
+    }
