@@ -1,0 +1,212 @@
+"""An identity folded with its prior into an ordinary LoRA file, for loaders that have never heard of Meta-LoRA.
+
+``ΔW = scale · up · mid · meta_down`` folds to ``alpha / rank · lora_up · lora_down`` exactly. The middle factor never
+appears under a name of its own: ComfyUI would read a key called ``lora_mid`` as a convolution core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import IncompatibleBaseModel, InvalidOptions
+from ..targets import Target
+from .atomic import atomic_write, safetensors_chunks, sha256_of
+from .identity import Identity, chain_factors
+from .prior import Prior
+
+Layout = Literal["comfyui", "kohya", "diffusers"]
+_ARCHITECTURES = {
+    "flux": "flux-1-dev/lora",
+    "sd3": "stable-diffusion-v3-medium/lora",
+    "sdxl": "stable-diffusion-xl-v1-base/lora",
+    "sd15": "stable-diffusion-v1/lora",
+}
+_SDXL_CONTEXT = 2048  # width of SDXL's text embedding; SD1.5's is 768
+
+
+@dataclass(frozen=True)
+class LoRALayer:
+    """One folded target: ΔW = scale · up @ down.
+
+    Args:
+        name: Target name.
+        down: (rank, in) or (rank, in, kh, kw).
+        up: (out, rank).
+        scale: Prior's scale times the strength that was asked for.
+    """
+
+    name: str
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+def fold_identity(identity: Identity, prior: Prior, strength: float = 1.0) -> list[LoRALayer]:
+    """Fold every target of an identity to the smaller of its two ranks, in the factors' own precision.
+
+    Raises:
+        IncompatibleBaseModel: If the prior is another one.
+        RankMismatch: If a mid does not fit its meta_down.
+    """
+    layers: list[LoRALayer] = []
+    for name, chain in chain_factors(identity, prior, strength).items():
+        chain.meta_down, chain.mid, chain.up = chain.meta_down.float(), chain.mid.float(), chain.up.float()
+        down, up = chain.fold()
+        layers.append(LoRALayer(name, down, up, chain.scale * chain.strength))
+    return layers
+
+
+def export_lora(
+    path: Path | str,
+    identity: Identity,
+    prior: Prior,
+    layout: Layout = "comfyui",
+    targets: Sequence[Target] | None = None,
+    *,
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Write an identity as an ordinary LoRA.
+
+    Args:
+        path: The .safetensors file to write.
+        identity: The subject.
+        prior: The prior it was learned with.
+        layout: "comfyui" (any architecture), "kohya" (``lora_unet_…``), or "diffusers" (PEFT keys for
+            ``load_lora_weights``).
+        targets: The base's targets with their diffusers modules; needed for "diffusers". With them, "kohya" names a
+            UNet's layers as diffusers does, which SD1.5 tools expect; without, as the original checkpoint does.
+        strength: Baked into the file.
+        dtype: float32 keeps the chain exactly; float16 and bfloat16 halve the file.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        InvalidOptions: If the layout is unknown or needs targets that were not given.
+        IncompatibleBaseModel: If prior, identity and targets do not belong together.
+        UnwritableFile: If the folder is missing, unwritable or full.
+    """
+    layers = fold_identity(identity, prior, strength)
+    if layout not in _LAYOUTS:
+        raise InvalidOptions(f"there is no layout {layout!r}; choose one of {', '.join(_LAYOUTS)}.")
+    by_name = None if targets is None else {target.name: target for target in targets}
+    missing = [layer.name for layer in layers if by_name is not None and layer.name not in by_name]
+    if missing:
+        raise IncompatibleBaseModel(
+            f"{len(missing)} of {len(layers)} layers of the identity are not in the given model, first {missing[0]!r}. "
+            "Give the base model that the identity was learned on."
+        )
+    tensors = {key: value.to(dtype).contiguous() for key, value in _LAYOUTS[layout](layers, prior, by_name).items()}
+    metadata = _model_spec(identity, prior, layers, tensors)
+    return atomic_write(path, safetensors_chunks(tensors, metadata))
+
+
+def _of_one_rank(layers: Sequence[LoRALayer]) -> list[LoRALayer]:
+    # diffusers matches the ranks and alphas of single modules by parts of their names, which are not unique in Flux and
+    # rewritten in a UNet. Zero rows and columns up to one common rank change nothing and leave it nothing to match.
+    rank = max(layer.down.shape[0] for layer in layers)
+    padded: list[LoRALayer] = []
+    for layer in layers:
+        spare = rank - layer.down.shape[0]
+        down = torch.cat([layer.down, layer.down.new_zeros(spare, *layer.down.shape[1:])])
+        up = torch.cat([layer.up, layer.up.new_zeros(layer.up.shape[0], spare)], dim=1)
+        padded.append(replace(layer, down=down, up=up))
+    return padded
+
+
+def _up_weight(layer: LoRALayer, up: Tensor) -> Tensor:
+    return up[:, :, None, None] if layer.down.ndim == 4 else up
+
+
+def _with_alpha(layer: LoRALayer, key: str) -> dict[str, Tensor]:
+    return {
+        f"{key}.lora_up.weight": _up_weight(layer, layer.up),
+        f"{key}.lora_down.weight": layer.down,
+        f"{key}.alpha": torch.tensor(layer.scale * layer.down.shape[0]),
+    }
+
+
+def _comfyui(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Target] | None) -> dict[str, Tensor]:
+    return {k: v for layer in layers for k, v in _with_alpha(layer, f"diffusion_model.{layer.name}").items()}
+
+
+def _kohya(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Target] | None) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for layer in _of_one_rank(layers):
+        name = layer.name
+        if targets is not None and prior.metadata.family == "unet":
+            name = targets[name].parts[0].module
+        tensors |= _with_alpha(layer, f"lora_unet_{name.replace('.', '_')}")
+    return tensors
+
+
+def _diffusers(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Target] | None) -> dict[str, Tensor]:
+    if targets is None:
+        raise InvalidOptions("the diffusers layout needs the base model's targets: load the base model and give them.")
+    prefix = "unet" if prior.metadata.family == "unet" else "transformer"
+    tensors: dict[str, Tensor] = {}
+    for layer in _of_one_rank(layers):
+        # Without an alpha in the file the scale is 1, so ours goes into up.
+        up = layer.up * layer.scale
+        for part in targets[layer.name].parts:
+            tensors[f"{prefix}.{part.module}.lora_A.weight"] = layer.down
+            tensors[f"{prefix}.{part.module}.lora_B.weight"] = _up_weight(layer, up[part.start : part.stop])
+    return tensors
+
+
+_LAYOUTS: dict[str, Callable[[Sequence[LoRALayer], Prior, Mapping[str, Target] | None], dict[str, Tensor]]] = {
+    "comfyui": _comfyui,
+    "kohya": _kohya,
+    "diffusers": _diffusers,
+}
+
+
+def _base_of(prior: Prior) -> str:
+    if prior.metadata.family != "unet":
+        return prior.metadata.family
+    widths = {
+        layer.meta_down.shape[1] for name, layer in prior.layers.items() if name.endswith(("attn2.to_k", "attn2.to_v"))
+    }
+    return "sdxl" if _SDXL_CONTEXT in widths else "sd15"
+
+
+def _model_spec(
+    identity: Identity, prior: Prior, layers: Sequence[LoRALayer], tensors: Mapping[str, Tensor]
+) -> dict[str, str]:
+    # https://github.com/Stability-AI/ModelSpec, version 1.0.1. No date: equal content gives equal bytes.
+    made = identity.metadata
+    rank = max(layer.down.shape[0] for layer in layers)
+    entries = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": _ARCHITECTURES.get(_base_of(prior), f"{prior.metadata.family}/lora"),
+        "modelspec.implementation": "diffusers" if _is_diffusers(tensors) else "https://github.com/kohya-ss/sd-scripts",
+        "modelspec.title": made.name or f"{made.trigger} {made.class_word}".strip() or "Meta-LoRA identity",
+        "modelspec.description": (
+            f"Meta-LoRA identity learned in {made.steps} steps from {len(made.photo_hashes)} photos "
+            f"with the prior {made.prior_name} (SHA-256 {made.prior_sha256})."
+        ),
+        "modelspec.trigger_phrase": f"{made.trigger} {made.class_word}".strip(),
+        "modelspec.tags": ", ".join(filter(None, ["meta-lora", made.class_word, prior.metadata.domain])),
+        "modelspec.license": prior.metadata.license,
+        "modelspec.hash_sha256": "0x" + sha256_of(list(safetensors_chunks(tensors, {}))[1:]),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{layers[0].scale * rank:g}",
+    }
+    return {key: value for key, value in entries.items() if value}
+
+
+def _is_diffusers(tensors: Mapping[str, Tensor]) -> bool:
+    return any(".lora_A." in key for key in tensors)
+
+
+def layouts() -> tuple[Layout, ...]:
+    """The layouts that `export_lora` can write."""
+    return cast("tuple[Layout, ...]", tuple(_LAYOUTS))

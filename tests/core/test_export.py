@@ -1,0 +1,155 @@
+"""A folded export is the chain, whoever loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from core.test_hosts import latents_for, timesteps_for
+from core.tiny_models import MODELS, conditioning_for
+
+from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
+from metalora_core.files.atomic import read_safetensors
+from metalora_core.files.export import export_lora, fold_identity
+from metalora_core.files.identity import Identity, IdentityLayer, IdentityMetadata, chain_factors
+from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, prior_sha256
+from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.inject import Injection
+from metalora_core.targets import ATTENTION_AND_MLP, choose_targets
+
+# SD1.5 and SDXL also get convolutions: what users of a UNet LoRA call LoCon.
+EXTRA = {"sd15": ("*.in_layers.2", "*.skip_connection"), "sdxl": ("*.emb_layers.1", "*.0.op")}
+
+
+def learned(name: str, r_meta: int = 6, r_mid: int = 3) -> tuple[DiffusersHost, Prior, Identity]:
+    """A host, a prior and an identity with random factors of unequal ranks."""
+    host = DiffusersHost(MODELS[name]())
+    chosen = choose_targets(host.targets(), (*ATTENTION_AND_MLP[host.family], *EXTRA.get(name, ())))
+    generator = torch.Generator().manual_seed(4)
+    ranks = {target.name: r_mid + i % 2 * r_meta for i, target in enumerate(chosen)}  # some above r_meta, some below
+    prior = Prior(
+        {t.name: PriorLayer(torch.randn(r_meta, *t.shape[1:], generator=generator) * 0.1) for t in chosen},
+        PriorMetadata(
+            name="p", family=host.family, base_fingerprint="0" * 64, domain="mugs", r_meta=r_meta, r_mid=r_mid,
+            scale=0.6, license="MIT",
+        ),
+    )  # fmt: skip
+    layers = {
+        t.name: IdentityLayer(
+            torch.randn(ranks[t.name], r_meta, generator=generator) * 0.5,
+            torch.randn(t.shape[0], ranks[t.name], generator=generator) * 0.1,
+        )
+        for t in chosen
+    }
+    metadata = IdentityMetadata(
+        prior_sha256=prior_sha256(prior), prior_name="p", base_fingerprint="0" * 64, family=host.family,
+        trigger="ohwx", class_word="mug",
+    )  # fmt: skip
+    return host, prior, Identity(layers, metadata)
+
+
+def pipeline_around(name: str, model: Any) -> Any:
+    import diffusers
+
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    none = dict.fromkeys(["vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"])
+    if name == "flux":
+        return diffusers.FluxPipeline(scheduler=scheduler, transformer=model, **none)  # type: ignore[arg-type]
+    if name == "sd3":
+        none |= {"text_encoder_3": None, "tokenizer_3": None}
+        return diffusers.StableDiffusion3Pipeline(scheduler=scheduler, transformer=model, **none)  # type: ignore[arg-type]
+    if name == "sdxl":
+        return diffusers.StableDiffusionXLPipeline(scheduler=diffusers.DDIMScheduler(), unet=model, **none)  # type: ignore[arg-type]
+    del none["text_encoder_2"], none["tokenizer_2"]
+    none |= {"safety_checker": None, "feature_extractor": None}
+    scheduler = diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)
+    return diffusers.StableDiffusionPipeline(
+        scheduler=scheduler, unet=model, requires_safety_checker=False, **none  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("flux", "diffusers"),
+        ("sd3", "diffusers"),
+        ("sd15", "diffusers"),
+        ("sdxl", "diffusers"),
+        ("sd15", "kohya"),
+        ("sdxl", "kohya"),
+    ],
+)
+def test_an_export_through_load_lora_weights_equals_the_chain(tmp_path: Path, name: str, layout: Any) -> None:
+    host, prior, identity = learned(name)
+    noisy, t, conditioning = latents_for(host), timesteps_for(host), conditioning_for(name)
+    export_lora(tmp_path / "lora.safetensors", identity, prior, layout, host.targets(), strength=0.8)
+    with torch.no_grad():
+        base = host.predict(noisy, t, conditioning)
+        with Injection(host.model, host.targets(), chain_factors(identity, prior, strength=0.8)):
+            chained = host.predict(noisy, t, conditioning)
+        pipeline_around(name, host.model).load_lora_weights(tmp_path, weight_name="lora.safetensors")
+        loaded = host.predict(noisy, t, conditioning)
+    assert (base - chained).abs().max() > 1e-3
+    torch.testing.assert_close(loaded, chained, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "kohya"])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_exported_tensors_multiply_to_the_chain(tmp_path: Path, name: str, layout: Any) -> None:
+    _, prior, identity = learned(name)
+    export_lora(tmp_path / "l.safetensors", identity, prior, layout)
+    tensors = read_safetensors(tmp_path / "l.safetensors").tensors
+    assert len(tensors) == 3 * len(identity.layers)
+    for target, chain in chain_factors(identity, prior).items():
+        key = f"diffusion_model.{target}" if layout == "comfyui" else f"lora_unet_{target.replace('.', '_')}"
+        down, up = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
+        assert down.shape[0] == up.shape[1] == (min(chain.mid.shape) if layout == "comfyui" else 6)
+        delta = tensors[f"{key}.alpha"] / down.shape[0] * (up.flatten(1) @ down.flatten(1))
+        torch.testing.assert_close(delta.reshape(chain.delta().shape), chain.delta(), rtol=1e-5, atol=1e-6)
+
+
+def test_no_key_is_called_lora_mid(tmp_path: Path) -> None:
+    host, prior, identity = learned("sd15")
+    for layout in ("comfyui", "kohya", "diffusers"):
+        export_lora(tmp_path / "l.safetensors", identity, prior, layout, host.targets())
+        assert not any("lora_mid" in key for key in read_safetensors(tmp_path / "l.safetensors").tensors)
+
+
+def test_metadata_follows_model_spec_and_names_the_trigger(tmp_path: Path) -> None:
+    _, prior, identity = learned("flux")
+    first = export_lora(tmp_path / "a.safetensors", identity, prior)
+    file = read_safetensors(tmp_path / "a.safetensors")
+    assert file.metadata["modelspec.architecture"] == "flux-1-dev/lora"
+    assert file.metadata["modelspec.trigger_phrase"] == "ohwx mug"
+    assert identity.metadata.prior_sha256 in file.metadata["modelspec.description"]
+    assert export_lora(tmp_path / "b.safetensors", identity, prior) == first
+
+
+def test_strength_is_linear_in_the_fold() -> None:
+    _, prior, identity = learned("flux")
+    for one, two in zip(fold_identity(identity, prior, 0.3), fold_identity(identity, prior, 0.6), strict=True):
+        assert torch.equal(one.down, two.down) and two.scale == pytest.approx(2 * one.scale)
+
+
+def test_half_precision_halves_the_file(tmp_path: Path) -> None:
+    _, prior, identity = learned("flux")
+    sizes: list[int] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        export_lora(tmp_path / "l.safetensors", identity, prior, dtype=dtype)
+        sizes.append(
+            sum(v.numel() * v.element_size() for v in read_safetensors(tmp_path / "l.safetensors").tensors.values())
+        )
+    assert sizes[0] == 2 * sizes[1]
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
+    host, prior, identity = learned("flux")
+    with pytest.raises(InvalidOptions, match="needs the base model's targets"):
+        export_lora(tmp_path / "l.safetensors", identity, prior, "diffusers")
+    with pytest.raises(InvalidOptions, match="comfyui, kohya, diffusers"):
+        export_lora(tmp_path / "l.safetensors", identity, prior, "webui")  # type: ignore[arg-type]
+    with pytest.raises(IncompatibleBaseModel, match="not in the given model"):
+        export_lora(tmp_path / "l.safetensors", identity, prior, "diffusers", host.targets()[:3])
+    assert not list(tmp_path.iterdir())
