@@ -25,6 +25,7 @@ def adapt(
     size: options.Size = 0,
     held_out: Annotated[int, typer.Option(help="Photos kept aside to stop in time; needs two or more.", min=0)] = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
+    pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
     json: options.Json = False,
@@ -43,7 +44,7 @@ def adapt(
     from ..training_photos import load_training_set, split_training_set
     from .base_model import load_base_model, load_prior_for, picture_size_px
 
-    host = load_base_model(model, device, dtype)
+    host = load_base_model(model, device, dtype, pipeline_config)
     used_prior = load_prior_for(prior, model, class_word)
     chosen = replace(AdaptationOptions(), seed=seed)
     if steps:

@@ -49,13 +49,14 @@ def choose_dtype(dtype: str) -> torch.dtype:
     return found
 
 
-def load_base_model(model: str, device: str, dtype: str) -> Host:
+def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = "") -> Host:
     """Load the pocket model or a diffusers model as a host.
 
     Args:
         model: "pocket", or the path of a diffusers folder or single file.
         device: As in choose_device.
         dtype: As in choose_dtype; the pocket model is always float32.
+        pipeline_config: For a single file, the folder with its pipeline's configuration.
 
     Raises:
         InvalidOptions: If there is nothing at the path.
@@ -68,7 +69,12 @@ def load_base_model(model: str, device: str, dtype: str) -> Host:
         raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
     from ..hosts.diffusers import load_diffusers_host
 
-    return load_diffusers_host(Path(model), device=choose_device(device), dtype=choose_dtype(dtype))
+    return load_diffusers_host(
+        Path(model),
+        device=choose_device(device),
+        dtype=choose_dtype(dtype),
+        pipeline_config=Path(pipeline_config) if pipeline_config else None,
+    )
 
 
 def load_prior_for(choice: str, model: str, class_word: str) -> Prior:

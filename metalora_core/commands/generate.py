@@ -28,6 +28,7 @@ def generate(
     negative: Annotated[str, typer.Option(help="What not to draw; counts with guidance above 1.")] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
+    pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
     json: options.Json = False,
@@ -37,7 +38,7 @@ def generate(
     from ..terminal import answer
     from .base_model import load_base_model, picture_size_px
 
-    host = load_base_model(model, device, dtype)
+    host = load_base_model(model, device, dtype, pipeline_config)
     request = Request(
         prompts=tuple(prompt for prompt in prompts for _ in range(count)),
         size_px=picture_size_px(host, model, size),

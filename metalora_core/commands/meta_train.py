@@ -26,6 +26,7 @@ def meta_train(
     seed: options.Seed = 0,
     size: options.Size = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
+    pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
     json: options.Json = False,
@@ -38,7 +39,7 @@ def meta_train(
     from ..terminal import answer, progress_bars
     from .base_model import load_base_model, picture_size_px
 
-    host = load_base_model(model, device, dtype)
+    host = load_base_model(model, device, dtype, pipeline_config)
     data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
     chosen = MetaTrainingOptions(
         steps=steps,

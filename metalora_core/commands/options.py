@@ -12,6 +12,9 @@ Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Model = Annotated[
     str, typer.Option(help='"pocket" for the small model that comes along, or a diffusers folder or single file.')
 ]
+PipelineConfig = Annotated[
+    str, typer.Option(help="For a single file: folder with the configuration of its diffusers pipeline.")
+]
 PriorChoice = Annotated[
     str,
     typer.Option(

@@ -86,22 +86,33 @@ def compare(
     Returns:
         Results of "base model", "plain LoRA" and "Meta-LoRA", and of "truth" where it is known: the readers' floor.
     """
-    size_px = subject.training_set.images[0].shape[-1]
-    asked = Request(subject.prompts, size_px, steps=options.sampling_steps, seed=options.seed)
+    asked = request_of(subject, options)
     base = generate_pictures(host, replace(asked, prompts=subject.captions("")))
     found = [
         _scored("base model", base, subject),
-        _plain(host, prior, subject, options, asked, on_progress),
-        _meta(host, prior, subject, options, asked, on_progress),
+        learn_plain(host, prior, subject, options, asked, on_progress),
+        learn_meta(host, prior, subject, options, asked, on_progress),
     ]
     if subject.truth is not None:
         found.append(_scored("truth", subject.truth, subject))
     return found
 
 
-def _plain(
-    host: Host, prior: Prior, subject: DemoSubject, options: DemoOptions, asked: Request, progress: Progress | None
+def request_of(subject: DemoSubject, options: DemoOptions) -> Request:
+    """The subject's prompts as pictures to draw, of the size of its photos."""
+    size_px = subject.training_set.images[0].shape[-1]
+    return Request(subject.prompts, size_px, steps=options.sampling_steps, seed=options.seed)
+
+
+def learn_plain(
+    host: Host,
+    prior: Prior,
+    subject: DemoSubject,
+    options: DemoOptions,
+    asked: Request,
+    progress: Progress | None = None,
 ) -> MethodResult:
+    """Learn a subject with plain LoRA on the prior's targets, draw it as asked, score the pictures."""
     shared = replace(options.meta, steps=options.steps, seed=options.seed)
     show = progress("plain LoRA") if progress is not None else None
     targets = targets_of_prior(prior, host.targets())
@@ -116,9 +127,15 @@ def _plain(
     )  # fmt: skip
 
 
-def _meta(
-    host: Host, prior: Prior, subject: DemoSubject, options: DemoOptions, asked: Request, progress: Progress | None
+def learn_meta(
+    host: Host,
+    prior: Prior,
+    subject: DemoSubject,
+    options: DemoOptions,
+    asked: Request,
+    progress: Progress | None = None,
 ) -> MethodResult:
+    """Learn a subject with Meta-LoRA, draw it as asked, score the pictures."""
     chosen = replace(options.meta, steps=options.steps, seed=options.seed)
     show = progress("Meta-LoRA") if progress is not None else None
     learned = adapt(host, prior, subject.training_set, chosen, on_progress=show)

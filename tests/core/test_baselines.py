@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from .toy_host import ToyHost
 
 from metalora_core.adaptation_options import AdaptationOptions, TrainingSet
 from metalora_core.baselines import PlainLoRAOptions, applied_plain_lora, train_plain_lora
 from metalora_core.errors import InvalidOptions, TrainingDiverged
+
+from .toy_host import ToyHost
 
 SHARED = AdaptationOptions(steps=6, warmup_steps=1, read_every=2)
 OPTIONS = PlainLoRAOptions(learning_rate=1e-2, rank=2, alpha=2.0)

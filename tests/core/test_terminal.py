@@ -1,0 +1,95 @@
+"""Laws of the command line's frame: exit codes, answers, progress, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+
+from metalora_core import cli, terminal
+from metalora_core.errors import MetaLoRAError, RankMismatch, TrainingCancelled
+
+
+@dataclass
+class Step:
+    step: int
+    steps: int = 3
+    loss: float = 0.5
+
+
+def fails(error: BaseException):
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MetaLoRAError("no"), 1),
+        (FileNotFoundError("gone"), 1),
+        (TrainingCancelled("stopped"), 130),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(2), 2),
+        (SystemExit(None), 0),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int) -> None:
+    assert terminal.run(fails(error), as_json=False) == code
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        terminal.run(fails(ZeroDivisionError()), as_json=False)
+
+
+def test_an_error_is_text_for_people_and_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.run(fails(RankMismatch("mid has 3 columns, 4 were expected")), as_json=True)
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"error": "mid has 3 columns, 4 were expected", "kind": "RankMismatch"}
+    assert captured.err == "error: mid has 3 columns, 4 were expected\n"
+
+
+def test_table_columns_line_up() -> None:
+    lines = terminal.table([("method", "error"), ("plain LoRA", "0.1"), ("x", "12.25")]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[3].endswith("12.25")
+
+
+def test_first_ctrl_c_ends_after_the_step_and_the_second_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with terminal.progress_bars(quiet=True, finish_step=True) as bars:
+        show = bars("learning")
+        show(Step(1))
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(TrainingCancelled, match="after step 2"):
+            show(Step(2))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("words", [["adapt"], ["inspect"], ["no-such-command"], ["demo", "--photo-count", "9"]])
+def test_wrong_usage_exits_with_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("demo", "adapt", "generate", "export", "inspect", "meta-train", "pocket"))
+
+
+def test_no_word_is_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([])
+    captured = capsys.readouterr()
+    assert "demo" in captured.out + captured.err
