@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -78,7 +78,7 @@ class ToyHost:
         return self.model(noisy, t * scale, conditioning["text"])
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def training(self) -> Generator[None]:
         flags = [p.requires_grad for p in self.model.parameters()]
         self.model.requires_grad_(False)
         try:

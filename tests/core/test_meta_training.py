@@ -1,0 +1,147 @@
+"""Laws of stage 1."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from core.toy_host import ToyHost, ToySubjects
+from torch import Tensor
+
+from metalora_core.batches import SubjectBatches
+from metalora_core.errors import InvalidOptions, TrainingCancelled, TrainingDiverged
+from metalora_core.files.prior import Prior, load_prior, save_prior
+from metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, meta_train
+
+OPTIONS = MetaTrainingOptions(
+    steps=30, subjects_per_batch=3, r_meta=6, r_mid=2, read_every=5, checkpoint_every=10,
+    meta_learning_rate=1e-2, common_learning_rate=1e-2, mid_learning_rate=1e-2, up_learning_rate=1e-2,
+)  # fmt: skip
+DESIGNS = {
+    "joint": OPTIONS,
+    "learned": replace(OPTIONS, warm_start="learned", step_sizes=True, slot_decay=0.1),
+    "split": replace(OPTIONS, support_query_split=True, warm_start="none"),
+    "episodes": replace(OPTIONS, inner_steps=2, warm_start="learned", step_sizes=True),
+    "photos": replace(OPTIONS, photos_per_subject=3, max_grad_norm=1.0, caption_dropout=0.3),
+}
+
+
+def tensors(prior: Prior) -> dict[str, Tensor]:
+    parts = ("meta_down", "mid_init", "up_init", "step_size")
+    values = {f"{n}.{p}": getattr(layer, p) for n, layer in prior.layers.items() for p in parts}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def same(a: Prior, b: Prior) -> bool:
+    one, two = tensors(a), tensors(b)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and a.metadata == b.metadata
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_stopped_and_resumed_ends_bit_identical_to_unbroken(design: str, tmp_path: Path):
+    path, options = tmp_path / "run.safetensors", DESIGNS[design]
+    unbroken = meta_train(ToyHost(), ToySubjects(), options)
+
+    def stop(progress: MetaTrainingProgress) -> None:
+        if progress.step == 15:
+            raise TrainingCancelled("enough")
+
+    with pytest.raises(TrainingCancelled):
+        meta_train(ToyHost(), ToySubjects(), options, on_progress=stop, checkpoint=path)
+    seen: list[int] = []
+    resumed = meta_train(ToyHost(), ToySubjects(), options, on_progress=lambda p: seen.append(p.step), checkpoint=path)
+    assert seen == [20, 25, 30]
+    assert same(unbroken, resumed)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_learns_and_leaves_the_host_as_it_was(design: str):
+    host, losses = ToyHost(), list[float]()
+    state = {name: value.clone() for name, value in host.model.state_dict().items()}
+    options = replace(DESIGNS[design], steps=120)
+    prior = meta_train(host, ToySubjects(), options, on_progress=lambda p: losses.append(p.loss))
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert all(torch.equal(value, state[name]) for name, value in host.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in host.model.parameters())
+    assert not any(module._forward_hooks for module in host.model.modules())
+    warm = {"none": set(), "mean": {"mid_init", "up_init"}, "learned": {"mid_init", "up_init"}}[options.warm_start]
+    found = {name.rpartition(".")[2] for name in tensors(prior)}
+    assert found == {"meta_down"} | warm | ({"step_size"} if options.step_sizes else set())
+
+
+def test_prior_survives_its_file(tmp_path: Path):
+    prior = meta_train(ToyHost(), ToySubjects(), DESIGNS["learned"])
+    save_prior(tmp_path / "toy.safetensors", prior)
+    assert same(load_prior(tmp_path / "toy.safetensors"), prior)
+    assert prior.metadata.training["subjects"] == 6
+
+
+def test_mapped_bank_gives_the_same_prior(tmp_path: Path):
+    mapped = meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, bank_folder=tmp_path))
+    plain = meta_train(ToyHost(), ToySubjects(), OPTIONS)
+    one, two = tensors(mapped), tensors(plain)
+    assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_runs_inside_inference_mode():
+    host, subjects = ToyHost(), ToySubjects()
+    with torch.inference_mode():
+        prior = meta_train(host, subjects, replace(OPTIONS, steps=2))
+    assert not any(value.is_inference() for value in tensors(prior).values())
+
+
+def test_every_caption_is_encoded_once():
+    host = ToyHost()
+    meta_train(host, ToySubjects(), OPTIONS)
+    assert host.prompts_encoded == 4
+
+
+def test_an_epoch_shows_every_subject_once_and_roles_share_no_photo():
+    batches = SubjectBatches(ToySubjects(), replace(OPTIONS, support_query_split=True), ToyHost().objective)
+    assert sorted(batches.subjects_at(0) + batches.subjects_at(1)) == list(range(6))
+    assert batches.subjects_at(2) + batches.subjects_at(3) != batches.subjects_at(0) + batches.subjects_at(1)
+    shown = {
+        role: {c for step in range(20) for c in batches.draw([0, 1], step, role).captions}
+        for role in ("support", "query")
+    }
+    assert len(shown["support"]) == len(shown["query"]) == 2
+    assert not shown["support"] & shown["query"]
+
+
+def test_nan_stops_with_the_step_and_keeps_the_last_checkpoint(tmp_path: Path):
+    class Poisoned(ToySubjects):
+        calls = 0
+
+        def latents_of(self, subject: int) -> Tensor:
+            self.calls += 1
+            return super().latents_of(subject) * (float("nan") if self.calls > 40 else 1)
+
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(TrainingDiverged, match=r"step 15.*learning rates") as found:
+        meta_train(ToyHost(), Poisoned(), OPTIONS, checkpoint=path)
+    assert found.value.step == 15
+    assert path.exists()
+
+
+def test_another_run_may_not_continue_a_checkpoint(tmp_path: Path):
+    path = tmp_path / "run.safetensors"
+    meta_train(ToyHost(), ToySubjects(), OPTIONS, checkpoint=path)
+    with pytest.raises(InvalidOptions, match="other options"):
+        meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, seed=1), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (replace(OPTIONS, steps=0, r_mid=0), "steps is 0.*r_mid is 0"),
+        (replace(OPTIONS, inner_steps=1), "warm_start"),
+        (replace(OPTIONS, subjects_per_batch=7), "data set has 6"),
+        (replace(OPTIONS, include=("nothing.*",)), r"attn\.qkv"),
+        (replace(OPTIONS, caption_dropout=1.0), "caption_dropout"),
+    ],
+)
+def test_impossible_options_are_refused_before_work(options: MetaTrainingOptions, words: str):
+    with pytest.raises(InvalidOptions, match=words):
+        meta_train(ToyHost(), ToySubjects(), options)
