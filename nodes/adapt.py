@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .bridge.adapting import Request, adapt_identity
 from .schema import advanced, node_schema
 from .sockets import IdentitySocket, PriorSocket, ReferencesSocket
 
@@ -130,6 +129,8 @@ class AdaptIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
+        from .bridge.adapting import Request, adapt_identity
+
         outcome = adapt_identity(model, clip, vae, Request(**settings))
         lora, losses = outcome.lora_tensors(), {"loss": outcome.losses}
         return io.NodeOutput(outcome.learned, lora, losses, outcome.report, ui=ui.PreviewText(outcome.report))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from .bridge.apply import Window, apply_identity
-from .bridge.regional import combined_hooks, identity_hooks
-from .consent import check_use
 from .schema import advanced, node_schema, percent
-from .sockets import IdentitySocket, LearnedIdentity
+from .sockets import IdentitySocket
+
+if TYPE_CHECKING:
+    from .learned import LearnedIdentity
 
 STRENGTH = (
     "How strongly the identity shows. 1 is as learned; raise it to 1.2 when the likeness is faint, lower it to 0.7 "
@@ -65,6 +65,9 @@ class ApplyIdentity(io.ComfyNode):
         end_percent: float = 1.0,
         method: str = "auto",
     ) -> io.NodeOutput:
+        from .bridge.apply import Window, apply_identity
+        from .consent import check_use
+
         check_use(identity)
         window = Window.checked(start_percent, end_percent)
         applied, coverage = apply_identity(model, identity.factors(), strength, window, method, identity.title)
@@ -99,6 +102,10 @@ class IdentityHook(io.ComfyNode):
         end_percent: float = 1.0,
         prev_hooks: Any = None,
     ) -> io.NodeOutput:
+        from .bridge.apply import Window
+        from .bridge.regional import combined_hooks, identity_hooks
+        from .consent import check_use
+
         check_use(identity)
         window = Window.checked(start_percent, end_percent)
         hooks = identity_hooks(identity.factors(), strength, window, identity.title)

@@ -15,7 +15,7 @@ from ..metalora_core.provenance.consent_check import check_consent
 from ..metalora_core.provenance.consent_store import ConsentStore
 from .bridge.folders import IDENTITIES, roots_of
 from .bridge.pictures import photo_hash
-from .sockets import LearnedIdentity
+from .learned import LearnedIdentity
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .bridge.embedders import EMBEDDERS, embedder_of
-from .bridge.pictures import from_image, to_image
 from .schema import advanced, node_schema
-from .scores import compare, score_grid
+
+EMBEDDERS = ("clip vision", "pocket avatars", "pocket products")
 
 
 class EvaluateIdentity(io.ComfyNode):
@@ -61,6 +60,10 @@ class EvaluateIdentity(io.ComfyNode):
         reference: Any = None,
         columns: int = 4,
     ) -> io.NodeOutput:
+        from .bridge.embedders import embedder_of
+        from .bridge.pictures import from_image, to_image
+        from .scores import compare, score_grid
+
         embed = embedder_of(embedder, clip_vision)
         pictures = from_image(generated)
         trained = None if reference is None else from_image(reference)

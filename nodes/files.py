@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io, ui
 
-from ..metalora_core.files.export import export_lora
-from ..metalora_core.files.identity import load_identity, save_identity
-from ..metalora_core.files.prior import Prior, load_prior
-from ..metalora_core.provenance.consent import Purpose
 from .bridge.folders import IDENTITIES, PRIORS, file_in, file_state, listed, missing_file, new_file
-from .bridge.library import prior_of
-from .consent import check_use
 from .schema import advanced, node_schema
-from .sockets import IdentitySocket, LearnedIdentity, PriorSocket
+from .sockets import IdentitySocket, PriorSocket
+
+if TYPE_CHECKING:
+    from ..metalora_core.files.prior import Prior
+    from .learned import LearnedIdentity
 
 
 class LoadPrior(io.ComfyNode):
@@ -44,6 +42,8 @@ class LoadPrior(io.ComfyNode):
     @classmethod
     @torch.inference_mode(False)
     def execute(cls, prior_name: str) -> io.NodeOutput:
+        from ..metalora_core.files.prior import load_prior
+
         return io.NodeOutput(load_prior(file_in(PRIORS, prior_name)))
 
     @classmethod
@@ -83,6 +83,11 @@ class LoadIdentity(io.ComfyNode):
     @classmethod
     @torch.inference_mode(False)
     def execute(cls, identity_name: str, prior: Prior | None = None) -> io.NodeOutput:
+        from ..metalora_core.files.identity import load_identity
+        from .bridge.library import prior_of
+        from .consent import check_use
+        from .learned import LearnedIdentity
+
         identity = load_identity(file_in(IDENTITIES, identity_name))
         learned = LearnedIdentity(identity, prior or prior_of(identity))
         check_use(learned)
@@ -121,6 +126,8 @@ class SaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity: LearnedIdentity, filename: str) -> io.NodeOutput:
+        from ..metalora_core.files.identity import save_identity
+
         path = new_file(IDENTITIES, filename)
         save_identity(path, identity.identity)
         return _saved(path)
@@ -169,9 +176,13 @@ class ExportLoRA(io.ComfyNode):
     def execute(
         cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32"
     ) -> io.NodeOutput:
+        from ..metalora_core.provenance.consent import Purpose
+        from .bridge.exporting import export_identity
+        from .consent import check_use
+
         check_use(identity, Purpose.SHARING)
         path = new_file("loras", filename)
-        export_lora(path, identity.identity, identity.prior, layout=layout, dtype=precision)
+        export_identity(path, identity, layout, precision)
         return _saved(path)
 
 

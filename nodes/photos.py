@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+
 from torch import Tensor
 
 from ..metalora_core.adaptation import TrainingSet
 from ..metalora_core.errors import UnusableReferences
 from ..metalora_core.files.prior import Prior
 from ..metalora_core.images import Photo, fit
+from ..metalora_core.provenance.consent import ConsentRecord, Purpose
 from ..metalora_core.references.captions import build_captions
 from ..metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
 from ..metalora_core.references.findings import Severity
 from ..metalora_core.references.guidance import assess_references
-from ..metalora_core.provenance.consent import ConsentRecord, Purpose
 from .bridge.pictures import photo_hash, to_image
 from .consent import require_consent
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .bridge.pocket_model import load_pocket, pocket_photos
 from .schema import advanced, node_schema
 from .sockets import PriorSocket
 
@@ -69,6 +68,8 @@ class LoadPocketModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, domain: str, subject: int, photo_count: int, held_out_count: int = 4) -> io.NodeOutput:
+        from .bridge.pocket_model import load_pocket, pocket_photos
+
         model, clip, vae, prior = load_pocket(domain)
         photos, held_out, class_word = pocket_photos(domain, subject, photo_count, held_out_count)
         return io.NodeOutput(model, clip, vae, prior, photos, held_out, class_word)

@@ -6,12 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..metalora_core.provenance.consent import Basis, Purpose, SubjectKind
-from .bridge.pictures import photo_list
-from .consent import ConsentForm, write_consent
-from .photos import Brief, prepare
 from .schema import advanced, node_schema
 from .sockets import ConsentSocket, PriorSocket, ReferencesSocket
+
+# Written out so that the start of ComfyUI need not load the record's class; a test compares them.
+KINDS = ("person", "product", "character")
+BASES = ("consent", "contract", "own work", "licence")
+PURPOSES = ("training", "generation", "sharing", "publication", "commercial", "research")
 
 
 class PrepareReferences(io.ComfyNode):
@@ -73,6 +74,9 @@ class PrepareReferences(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: list[Any], **lists: list[Any]) -> io.NodeOutput:
+        from .bridge.pictures import photo_list
+        from .photos import Brief, prepare
+
         settings = {name: values[0] if values else None for name, values in lists.items() if name != "caption"}
         captions = [line for text in lists["caption"] for line in text.splitlines() if line.strip()]
         prepared = prepare(Brief(photos=tuple(photo_list(images)), captions=tuple(captions), **settings))
@@ -100,8 +104,8 @@ class RecordConsent(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "kind",
-                    options=[kind.value for kind in SubjectKind],
-                    default=SubjectKind.PERSON.value,
+                    options=list(KINDS),
+                    default="person",
                     tooltip="What the subject is.",
                 ),
                 io.String.Input(
@@ -112,15 +116,15 @@ class RecordConsent(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "basis",
-                    options=[basis.value for basis in Basis],
-                    default=Basis.CONSENT.value,
+                    options=list(BASES),
+                    default="consent",
                     tooltip="Why the use is permitted.",
                 ),
                 io.String.Input(
                     "permitted_uses",
                     default="training, generation",
                     tooltip="What is permitted and nothing else, with commas: "
-                    f"{', '.join(purpose.value for purpose in Purpose)}. Export Identity as LoRA needs sharing.",
+                    f"{', '.join(PURPOSES)}. Export Identity as LoRA needs sharing.",
                 ),
                 io.String.Input(
                     "expires",
@@ -161,6 +165,9 @@ class RecordConsent(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Any = None, **entries: str) -> io.NodeOutput:
+        from .bridge.pictures import photo_list
+        from .consent import ConsentForm, write_consent
+
         photos = () if images is None else tuple(photo_list([images]))
         record = write_consent(ConsentForm(photos=photos, **entries))
         return io.NodeOutput(record, record.summary, ui=ui.PreviewText(record.summary))

@@ -1,39 +1,10 @@
-"""The pack's own socket types, and what travels through them."""
+"""The pack's own socket types."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from comfy_api.latest import io
-
-from ..metalora_core.files.identity import Identity, chain_factors
-from ..metalora_core.files.prior import Prior
-from ..metalora_core.layers import ChainFactors
 
 PriorSocket = io.Custom("METALORA_PRIOR")
 ReferencesSocket = io.Custom("METALORA_REFERENCES")
 ConsentSocket = io.Custom("METALORA_CONSENT")
 IdentitySocket = io.Custom("METALORA_IDENTITY")
-
-
-@dataclass(frozen=True)
-class LearnedIdentity:
-    """An identity with the prior that it needs."""
-
-    identity: Identity
-    prior: Prior
-
-    def factors(self) -> Mapping[str, ChainFactors]:
-        return chain_factors(self.identity, self.prior)
-
-    @property
-    def words(self) -> str:
-        """Trigger and class word, as they stand in a prompt."""
-        record = self.identity.metadata
-        return f"{record.trigger} {record.class_word}".strip()
-
-    @property
-    def title(self) -> str:
-        """The identity as messages call it."""
-        return f"The identity {self.identity.metadata.name or self.words!r}"

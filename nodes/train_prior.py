@@ -7,7 +7,6 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from .bridge.folders import subject_sources
-from .bridge.meta_training import PriorRequest, train_prior
 from .schema import advanced, node_schema
 from .sockets import PriorSocket
 
@@ -125,6 +124,8 @@ class MetaTrainPrior(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
+        from .bridge.meta_training import PriorRequest, train_prior
+
         outcome = train_prior(model, clip, vae, PriorRequest(**settings))
         return io.NodeOutput(outcome.prior, {"loss": outcome.losses}, outcome.report, ui=ui.PreviewText(outcome.report))
 

@@ -15,8 +15,8 @@ from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.plain_text import plain_line
+from ..learned import LearnedIdentity
 from ..photos import References
-from ..sockets import LearnedIdentity
 from .comfy_host import ComfyHost
 from .folders import ADAPTED, IDENTITIES, new_file
 from .layers import targets_of

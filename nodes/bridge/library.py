@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...metalora_core.errors import UnreadableFile
-from ...metalora_core.files.atomic import sha256_of_file
+from ...metalora_core.files.atomic import sha256_of
 from ...metalora_core.files.identity import Identity
 from ...metalora_core.files.prior import Prior, load_prior
 from ...metalora_core.pocket.factors import DOMAINS
@@ -42,5 +42,6 @@ def _hash_of(path: Path) -> str:
     state = path.stat()
     key = (str(path), state.st_size, state.st_mtime_ns)
     if key not in _hashes:
-        _hashes[key] = sha256_of_file(path)
+        with path.open("rb") as file:
+            _hashes[key] = sha256_of(iter(lambda: file.read(1 << 22), b""))
     return _hashes[key]
