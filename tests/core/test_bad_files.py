@@ -1,0 +1,351 @@
+"""Malformed, oversized, foreign and half-written files: refused in words, never half-read, never half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from core.test_files import make_identity, make_prior
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalora_core.errors import InvalidOptions, MetaLoRAError, UnreadableFile
+from metalora_core.files.atomic import (
+    ReadLimits,
+    UnwritableFile,
+    atomic_save_safetensors,
+    atomic_write,
+    read_safetensors,
+)
+from metalora_core.files.bounded import read_keys
+from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from metalora_core.files.identity import load_identity, save_identity
+from metalora_core.files.prior import PriorLayer, load_prior, save_prior
+
+
+def file_of(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def entry(shape: list[int], start: int, stop: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "0 bytes"),
+    "seven bytes": (b"\0" * 7, "7 bytes"),
+    "header longer than the file": (file_of({}, length=99), "announces a header of 99 bytes"),
+    "gigantic header": ((2**63).to_bytes(8, "little") + b"{}", "announces a header"),
+    "no JSON": (file_of(b"{oops"), "no valid JSON"),
+    "no UTF-8": (file_of(b'{"\xff": 1}'), "no valid JSON"),
+    "a list": (file_of([1]), "no JSON object"),
+    "deep nesting": (file_of(b"[" * 100_000), "no valid JSON"),
+    "key twice": (file_of(b'{"a": 1, "a": 2}'), "twice"),
+    "metadata of numbers": (file_of({"__metadata__": {"a": 1}}), "no map of texts"),
+    "metadata list": (file_of({"__metadata__": []}), "no map of texts"),
+    "unknown dtype": (file_of({"a": entry([1], 0, 4, "F33")}, b"\0" * 4), "known dtype"),
+    "no dtype": (file_of({"a": {"shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4), "known dtype"),
+    "negative shape": (file_of({"a": entry([-1], 0, 4)}, b"\0" * 4), "a shape"),
+    "boolean shape": (file_of({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, b"\0" * 4), "a shape"),
+    "three offsets": (file_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, b"\0" * 4), "offsets"),
+    "extra field": (file_of({"a": entry([1], 0, 4) | {"x": 1}}, b"\0" * 4), "known dtype"),
+    "shape and bytes disagree": (file_of({"a": entry([2], 0, 4)}, b"\0" * 4), "needs 8 bytes"),
+    "huge shape": (file_of({"a": entry([2**40, 2**40], 0, 4)}, b"\0" * 4), "needs"),
+    "backward offsets": (file_of({"a": entry([1], 4, 0)}, b"\0" * 4), "needs 4 bytes"),
+    "overlap": (file_of({"a": entry([1], 0, 4), "b": entry([1], 0, 4)}, b"\0" * 4), "starts at byte 0"),
+    "gap": (file_of({"a": entry([1], 4, 8)}, b"\0" * 8), "starts at byte 4"),
+    "cut off": (file_of({"a": entry([2], 0, 8)}, b"\0" * 5), "cut off"),
+    "bytes left over": (file_of({"a": entry([1], 0, 4)}, b"\0" * 9), "holds 9 bytes"),
+    "seven dimensions": (file_of({"a": entry([1] * 7, 0, 4)}, b"\0" * 4), "7 dimensions"),
+}
+
+
+@pytest.mark.parametrize("case", list(MALFORMED))
+def test_a_malformed_file_is_refused_with_its_name_and_the_reason(tmp_path: Path, case: str) -> None:
+    data, words = MALFORMED[case]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    for load in (read_safetensors, load_prior, load_identity, lambda p: load_checkpoint(p, kind="adaptation")):
+        with pytest.raises(UnreadableFile, match=words) as caught:
+            load(path)
+        assert "x.safetensors" in str(caught.value)
+
+
+def test_a_pickle_or_zip_under_another_name_is_never_opened(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    # The exact start of a protocol 2 pickle; unpickling would call the named function.
+    path.write_bytes(b"\x80\x02cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(UnreadableFile, match="pickles can run code"):
+        load_prior(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", "x")
+    with pytest.raises(UnreadableFile, match="pickles can run code"):
+        load_prior(path)
+
+
+def test_limits_hold_before_anything_is_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    atomic_save_safetensors(path, {f"t{i}": torch.zeros(4) for i in range(20)}, {"note": "n" * 500})
+    size = path.stat().st_size
+    for limits, words in (
+        (ReadLimits(tensors=19), "20 tensors, at most 19"),
+        (ReadLimits(header_bytes=100), "at most 100"),
+        (ReadLimits(file_bytes=size - 1), f"{size} bytes, at most {size - 1}"),
+    ):
+        with pytest.raises(UnreadableFile, match=words):
+            read_safetensors(path, limits)
+    assert len(read_safetensors(path, ReadLimits(tensors=20, file_bytes=size)).tensors) == 20
+
+
+def test_missing_files_and_folders_are_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match="could not be opened"):
+        load_prior(tmp_path / "nowhere.safetensors")
+    with pytest.raises(UnreadableFile, match="not a file"):
+        load_prior(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    atomic_save_safetensors(
+        tmp_path / "n.safetensors", {"a": torch.zeros(2), "b": torch.full((2,), value, dtype=dtype)}
+    )
+    with pytest.raises(UnreadableFile, match=r"NaN or infinite values in 1 of 2 tensors, first 'b'"):
+        read_safetensors(tmp_path / "n.safetensors")
+
+
+Change = Callable[[dict[str, torch.Tensor]], None]
+KEY = "double_blocks.0.img_attn.qkv"
+
+
+def put(key: str, *shape: int) -> Change:
+    return lambda tensors: tensors.__setitem__(key, torch.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put(f"{KEY}.meta_down", 4), r"meta_down has shape \(4,\)"),
+        (put(f"{KEY}.meta_down", 0, 8), "meta_down has shape"),
+        (put(f"{KEY}.mid_init", 2, 5), r"mid_init has shape \(2, 5\)"),
+        (put(f"{KEY}.up_init", 24, 3), r"up_init has shape \(24, 3\)"),
+        (put(f"{KEY}.step_size", 3), r"step_size has shape \(3,\)"),
+        (put("stray", 3), "unknown tensor 'stray'"),
+        (put("x.lora_mid", 3), "unknown tensor 'x.lora_mid'"),
+        (put("other.mid_init", 2, 4), "other: meta_down is missing"),
+        (put("features.mean", 7), "features need a mean"),
+        (lambda tensors: tensors.update({f"{KEY}.meta_down": torch.ones(4, 8, dtype=torch.int64)}), "floating-point"),
+        (lambda tensors: tensors.clear(), "no '<target>.meta_down'"),
+    ],
+)
+def test_a_prior_with_wrong_tensors_is_refused(tmp_path: Path, change: Change, words: str) -> None:
+    path = tmp_path / "p.safetensors"
+    save_prior(path, make_prior())
+    file = read_safetensors(path)
+    change(file.tensors)
+    atomic_save_safetensors(path, file.tensors, file.metadata)
+    with pytest.raises(UnreadableFile, match=words):
+        load_prior(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put(f"{KEY}.mid", 3, 4), "no floating-point"),
+        (put(f"{KEY}.up", 24), "no floating-point"),
+        (put("stray.down", 3), "unknown tensor"),
+        (lambda tensors: tensors.pop(f"{KEY}.up"), "has only mid"),
+        (lambda tensors: tensors.clear(), "no '<target>.mid'"),
+    ],
+)
+def test_an_identity_with_wrong_tensors_is_refused(tmp_path: Path, change: Change, words: str) -> None:
+    path = tmp_path / "i.safetensors"
+    save_identity(path, make_identity(make_prior()))
+    file = read_safetensors(path)
+    change(file.tensors)
+    atomic_save_safetensors(path, file.tensors, file.metadata)
+    with pytest.raises(UnreadableFile, match=words):
+        load_identity(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"r_meta": 0}, "r_meta"),
+        ({"r_meta": "4"}, "r_meta"),
+        ({"scale": -1.0}, "scale"),
+        ({"surprise": 1}, "surprise"),
+        ({"name": None}, "name"),
+        ({"format_version": 2}, "format version 2"),
+        ({"format": "metalora.identity"}, "is a metalora.identity file"),
+    ],
+)
+def test_a_record_with_wrong_fields_is_refused(tmp_path: Path, fields: Mapping[str, Any], words: str) -> None:
+    path = tmp_path / "p.safetensors"
+    save_prior(path, make_prior())
+    file = read_safetensors(path)
+    record = json.loads(file.metadata["metalora"]) | fields
+    atomic_save_safetensors(path, file.tensors, {"metalora": json.dumps(record)})
+    with pytest.raises(UnreadableFile, match=words):
+        load_prior(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": NaN}', "null"])
+def test_a_record_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    atomic_save_safetensors(tmp_path / "p.safetensors", {"a": torch.zeros(1)}, {"metalora": text})
+    with pytest.raises(UnreadableFile, match="no JSON"):
+        load_prior(tmp_path / "p.safetensors")
+
+
+def test_an_ordinary_lora_is_no_prior(tmp_path: Path) -> None:
+    atomic_save_safetensors(tmp_path / "l.safetensors", {"a.lora_up.weight": torch.zeros(1, 1)})
+    with pytest.raises(UnreadableFile, match="no Meta-LoRA record"):
+        load_prior(tmp_path / "l.safetensors")
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=24), st.booleans())
+def test_no_damage_raises_anything_but_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, place: int, noise: bytes, cut: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("damage")
+    prior = make_prior()
+    save_prior(folder / "p.safetensors", prior)
+    save_identity(folder / "i.safetensors", make_identity(prior))
+    save_checkpoint(
+        folder / "c.safetensors", Checkpoint("adaptation", 1, "d", {"x": torch.ones(3)}, {"a": [1, (2.0,)]})
+    )
+    loads: dict[str, Callable[[Path], object]] = {
+        "p": load_prior,
+        "i": load_identity,
+        "c": lambda path: load_checkpoint(path, kind="adaptation", digest="d"),
+    }
+    for name, load in loads.items():
+        path = folder / f"{name}.safetensors"
+        data = bytearray(path.read_bytes())
+        at = place % len(data)
+        data[at : len(data) if cut else at + len(noise)] = b"" if cut else noise
+        path.write_bytes(data)
+        try:
+            load(path)
+        except (UnreadableFile, InvalidOptions) as error:
+            assert str(error)
+        try:
+            read_keys(path)
+        except UnreadableFile as error:
+            assert path.name in str(error)
+
+
+def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
+    prior = make_prior()
+    broken = type(prior)({"a": PriorLayer(torch.ones(3))}, prior.metadata)
+    with pytest.raises(UnreadableFile, match="meta_down has shape"):
+        save_prior(tmp_path / "p.safetensors", broken)
+    with pytest.raises(MetaLoRAError, match="cannot be saved"):
+        atomic_save_safetensors(tmp_path / "c.safetensors", {"z": torch.zeros(1, dtype=torch.complex64)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def old_file(tmp_path: Path) -> Iterator[Path]:
+    """A file that must survive whatever goes wrong while it is replaced, alone in its folder."""
+    path = tmp_path / "out" / "p.safetensors"
+    atomic_write(path, [b"old"])
+    yield path
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in path.parent.iterdir()] == ["p.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EIO, "try again")]
+)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_disk_leaves_the_old_file(
+    old_file: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, words: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(UnwritableFile, match=words) as caught:
+            save_prior(old_file, make_prior())
+    assert "p.safetensors" in str(caught.value)
+
+
+def test_a_full_disk_in_the_middle_of_a_file_leaves_the_old_one(old_file: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UnwritableFile, match="larger than this account may write"):
+            atomic_save_safetensors(old_file, {"a": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_cancelling_while_saving_leaves_the_old_file(old_file: Path) -> None:
+    def interrupted() -> Iterator[bytes]:
+        yield b"new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(old_file, interrupted())
+
+
+def test_a_killed_writer_leaves_the_old_file_and_the_next_save_works(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    atomic_write(path, [b"old"])
+    script = (
+        "import os, sys\n"
+        "from metalora_core.files.atomic import atomic_write\n"
+        "def chunks():\n"
+        "    yield b'x' * 100000\n"
+        "    os._exit(9)\n"
+        "atomic_write(sys.argv[1], chunks())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 9 and path.read_bytes() == b"old"
+    atomic_write(path, [b"new"])
+    assert path.read_bytes() == b"new"
+
+
+def test_an_output_folder_that_is_a_file_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(UnwritableFile, match="could not be written"):
+        save_prior(tmp_path / "f" / "p.safetensors", make_prior())
+    (tmp_path / "d.safetensors").mkdir()
+    with pytest.raises(UnwritableFile, match="belongs to a folder"):
+        save_prior(tmp_path / "d.safetensors", make_prior())
+    with pytest.raises(UnwritableFile, match="too long"):
+        save_prior(tmp_path / ("n" * 300), make_prior())
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_said_in_words(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UnwritableFile, match="not writable"):
+            save_prior(tmp_path / "p.safetensors", make_prior())
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_missing_folders_are_made_and_files_get_the_usual_rights(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "p.safetensors"
+    save_prior(path, make_prior())
+    (tmp_path / "plain").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
