@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -67,6 +69,29 @@ def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
     sys.stdout.flush()
 
 
+def require_writable(path: Path) -> None:
+    """Find out before hours of work whether their result can be written; makes the folder.
+
+    Raises:
+        UnwritableFile: If the path is a folder, or its folder cannot be made or written to.
+    """
+    from .files.atomic import UnwritableFile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableFile(f"{path.parent} cannot be made ({error.strerror}). Choose another folder.") from error
+    if path.is_dir():
+        raise UnwritableFile(f"{path} is a folder. Give the name of a file in it.")
+    if not os.access(path.parent, os.W_OK):
+        raise UnwritableFile(f"{path.parent} is not writable. Change its permissions or choose another folder.")
+
+
+def remark(text: str) -> None:
+    """Tell a person something beside the answer, on standard error."""
+    sys.stderr.write(f"note: {text}\n")
+
+
 def table(rows: list[tuple[str, ...]]) -> str:
     """Lay out rows of cells in columns; the first row is the head, numbers stand right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -97,10 +122,11 @@ def progress_bars(
             bar = stack.enter_context(tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
 
             def show(progress: StepProgress) -> None:
-                if bar.total != progress.steps:
-                    bar.total = progress.steps
+                bar.total = progress.steps
                 bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
                 bar.update(progress.step - bar.n)
+                if progress.step == progress.steps:
+                    bar.close()
                 if asked:
                     raise TrainingCancelled(f"Stopped after step {progress.step}. The same command goes on from there.")
 

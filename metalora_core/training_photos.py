@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .adaptation import TrainingSet
@@ -10,15 +10,15 @@ from .errors import UnusableReferences
 from .images import fit, load_photos
 
 
-def caption_for(photo: Path, class_word: str, trigger: str) -> str:
+def caption_for(photo: Path | None, class_word: str, trigger: str) -> str:
     """The caption of a photo: the text file of the same name beside it, else "photo of a TRIGGER WORD".
 
     Raises:
         UnusableReferences: If the text file is not UTF-8 or lacks the trigger, so that nothing would learn the word.
     """
     words = f"{trigger} {class_word}".strip()
-    beside = photo.with_suffix(".txt")
-    if not beside.is_file():
+    beside = photo.with_suffix(".txt") if photo is not None else None
+    if beside is None or not beside.is_file():
         return f"photo of a {words}"
     try:
         caption = " ".join(beside.read_text(encoding="utf-8").split())
@@ -32,7 +32,13 @@ def caption_for(photo: Path, class_word: str, trigger: str) -> str:
     return caption
 
 
-def load_training_set(paths: Sequence[Path], class_word: str, trigger: str, size_px: int) -> TrainingSet:
+def load_training_set(
+    paths: Sequence[Path],
+    class_word: str,
+    trigger: str,
+    size_px: int,
+    on_note: Callable[[str], None] | None = None,
+) -> TrainingSet:
     """Read photos and their captions.
 
     Args:
@@ -40,14 +46,19 @@ def load_training_set(paths: Sequence[Path], class_word: str, trigger: str, size
         class_word: What the subject is.
         trigger: Word that will call it.
         size_px: Width and height that every photo is cropped and scaled to.
+        on_note: Told what was changed while a photo was read, such as a first frame taken.
 
     Raises:
         UnusableReferences: If there is no photo, or a photo or caption cannot be used.
     """
     photos = load_photos(paths)
+    if on_note is not None:
+        for photo in photos:
+            for note in photo.notes:
+                on_note(f"{photo.name}: {note}")
     return TrainingSet(
         images=tuple(fit(photo, size_px) for photo in photos),
-        captions=tuple(caption_for(file, class_word, trigger) for file in files),
+        captions=tuple(caption_for(photo.path, class_word, trigger) for photo in photos),
         class_word=class_word,
         trigger=trigger,
         photo_hashes=tuple(photo.sha256 for photo in photos),

@@ -40,16 +40,17 @@ def adapt(
     from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
     from ..files.identity import save_identity
-    from ..terminal import answer, progress_bars
+    from ..terminal import answer, progress_bars, remark, require_writable
     from ..training_photos import load_training_set, split_training_set
     from .base_model import load_base_model, load_prior_for, picture_size_px
 
+    require_writable(output)
     host = load_base_model(model, device, dtype, pipeline_config)
     used_prior = load_prior_for(prior, model, class_word)
     chosen = replace(AdaptationOptions(), seed=seed)
     if steps:
         chosen = replace(chosen, steps=steps)
-    everything = load_training_set(photos, class_word, trigger, picture_size_px(host, model, size))
+    everything = load_training_set(photos, class_word, trigger, picture_size_px(host, model, size), remark)
     training, validation = split_training_set(everything, held_out)
     checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     with progress_bars(json, finish_step=True) as bars:

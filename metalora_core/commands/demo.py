@@ -32,10 +32,14 @@ def demo(
 
     from ..demo.report import demo_fields, demo_figure, demo_table
     from ..demo.run import DemoOptions, compare
+    from ..errors import InvalidOptions
     from ..pictures import save_picture
     from ..pocket import load_pocket_host, load_pocket_prior
-    from ..terminal import answer, progress_bars
+    from ..terminal import answer, progress_bars, require_writable
 
+    if photos and not class_word:
+        raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
+    require_writable(output)
     # The pocket model is so small that a second thread costs more than it brings.
     torch.set_num_threads(1)
     host = load_pocket_host()
@@ -53,14 +57,11 @@ def _subjects(
     photos: str, class_word: str, domain: str, index: int, photo_count: int, prompts: int
 ) -> list[DemoSubject]:
     from ..demo.subjects import own_subject, pocket_subject
-    from ..errors import InvalidOptions
     from ..pocket import load_readers
-    from ..pocket.factors import DOMAINS
+    from ..pocket.factors import DOMAINS, Domain
 
     readers = load_readers()
     if photos:
-        if not class_word:
-            raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
         return [own_subject(Path(photos), class_word, prompts, readers)]
-    chosen = [one for one in DOMAINS if domain == "both" or one == domain]
+    chosen: list[Domain] = [one for one in DOMAINS if domain in ("both", one)]
     return [pocket_subject(one, index, photo_count, prompts, readers) for one in chosen]

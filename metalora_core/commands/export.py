@@ -23,13 +23,14 @@ def export(
     """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
     from ..files.export import export_lora
     from ..files.identity import load_identity
-    from ..terminal import answer
+    from ..terminal import answer, require_writable
     from .base_model import load_base_model, load_prior_for
 
+    require_writable(output)
     learned = load_identity(identity)
     used_prior = load_prior_for(prior, model, learned.metadata.class_word)
-    # Only diffusers' names depend on how a model spreads a target over its modules.
-    targets = load_base_model(model, "cpu", "float32").targets() if layout == "diffusers" else None
+    # Names that are not ComfyUI's depend on how a model spreads a target over its modules.
+    targets = load_base_model(model, "cpu", "float32").targets() if layout != "comfyui" else None
     export_lora(output, learned, used_prior, layout=layout, targets=targets)
     size = output.stat().st_size
     answer({"path": str(output), "layout": layout, "bytes": size}, f"{output}: {layout} LoRA, {size:,} bytes", json)

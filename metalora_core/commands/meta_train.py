@@ -36,9 +36,10 @@ def meta_train(
     from ..meta_training import MetaTrainingOptions
     from ..meta_training import meta_train as learn
     from ..subject_folders import FolderSubjects
-    from ..terminal import answer, progress_bars
+    from ..terminal import answer, progress_bars, require_writable
     from .base_model import load_base_model, picture_size_px
 
+    require_writable(output)
     host = load_base_model(model, device, dtype, pipeline_config)
     data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
     chosen = MetaTrainingOptions(

@@ -97,8 +97,8 @@ def _draw_panel(page: Image.Image, panel: Panel, left: int, top: int) -> None:
     draw = ImageDraw.Draw(page)
     right = left + _panel_width(panel)
     draw.line((left, top, right, top), (220, 218, 212), 2)
-    draw.text((left, top + 18), panel.heading, INK, _font(28), anchor="lt")
-    draw.text((left, top + 52), panel.note, SOFT, _font(18), anchor="lt")
+    draw.text((left, top + 40), panel.heading, INK, _font(28), anchor="ls")
+    draw.text((left, top + 66), panel.note, SOFT, _font(18), anchor="ls")
     head = top + PANEL_HEAD
     rows = [head + HEAD + CAPTION + index * (CAPTION + TILE) for index in range(len(panel.prompts))]
     _draw_head(draw, "photos", "", left, head, SOFT)
@@ -125,9 +125,10 @@ def _draw_column(page: Image.Image, column: Column, left: int, head: int, rows: 
 def _draw_head(
     draw: ImageDraw.ImageDraw, heading: str, note: str, left: int, top: int, ink: tuple[int, int, int]
 ) -> None:
-    draw.text((left + 2, top + 8), heading, ink, _font(24), anchor="lt")
+    # Set on the baseline: words with and without tall letters then stand level.
+    draw.text((left + 2, top + 28), heading, ink, _font(24), anchor="ls")
     for index, line in enumerate(note.splitlines()):
-        draw.text((left + 2, top + 38 + index * 20), line, SOFT, _font(16), anchor="lt")
+        draw.text((left + 2, top + 50 + index * 20), line, SOFT, _font(16), anchor="ls")
 
 
 def _paste(page: Image.Image, picture: Image.Image, left: int, top: int) -> None:

@@ -21,7 +21,7 @@ TRIGGER = "ohwx"
 # Photos and prompts are drawn from seeds of their own, so that no prompt repeats a photo's small changes.
 _PHOTO_SEED = 31_000_000
 _PROMPT_SEED = 32_000_000
-_DRAWS_PER_PROMPT = 200
+_DRAWS_PER_PROMPT = 60
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""The commands on the shipped small model, from photos to an exported LoRA."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalora_core import cli
+from metalora_core.errors import UnusableReferences
+from metalora_core.files.identity import load_identity
+from metalora_core.images import load_photo
+from metalora_core.pictures import save_picture, to_pictures
+from metalora_core.pocket.factors import draw_subject
+from metalora_core.pocket.scenes import draw_scenes
+from metalora_core.pocket.world import render
+from metalora_core.training_photos import caption_for, load_training_set, split_training_set
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*map(str, words), "--json"])
+    out = capsys.readouterr().out
+    return int(stop.value.code or 0), json.loads(out) if out else {}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    subject, scenes = draw_subject("products", "validation", 3), draw_scenes("products", 2, 9)
+    for index, picture in enumerate(to_pictures(render([subject] * 2, scenes))):
+        save_picture(picture, tmp_path / "photos" / f"{index}.png")
+        caption = scenes[index].caption("products", "mug", "ohwx")
+        (tmp_path / "photos" / f"{index}.txt").write_text(caption, encoding="utf-8")
+    return tmp_path / "photos"
+
+
+def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = tmp_path / "mug.safetensors"
+    code, told = run(capsys, "adapt", photos, "--class-word", "mug", "--output", identity, "--steps", 3)
+    assert (code, told["steps"], told["bytes"]) == (0, 3, identity.stat().st_size)
+    assert load_identity(identity).metadata.class_word == "mug"
+    assert not identity.with_suffix(".checkpoint.safetensors").exists()
+
+    asked = ("generate", "photo of a ohwx mug, red background", "--identity", identity, "--steps", 2)
+    pictures = []
+    for strength in (0, 1, 1):
+        code, told = run(capsys, *asked, "--strength", strength, "--output", tmp_path / "out")
+        pictures.append(load_photo(told["pictures"][0]).pixels)
+        assert "applied" in told["coverage"]
+    assert torch.equal(pictures[1], pictures[2])
+    assert not torch.equal(pictures[0], pictures[1])
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    code, told = run(capsys, "generate", asked[1], "--steps", 2, "--output", tmp_path / "base")
+    assert torch.equal(load_photo(told["pictures"][0]).pixels, pictures[0]), "strength 0 is the base model"
+
+    for layout in ("comfyui", "kohya", "diffusers"):
+        lora = tmp_path / f"{layout}.safetensors"
+        code, told = run(capsys, "export", identity, "--prior", "products", "--output", lora, "--layout", layout)
+        assert (code, told["bytes"]) == (0, lora.stat().st_size)
+
+
+def test_the_same_command_gives_the_same_bytes(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        run(capsys, "adapt", photos, "--class-word", "mug", "--output", tmp_path / f"{name}.safetensors", "--steps", 2)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_ends_bit_identically(photos: Path, tmp_path: Path) -> None:
+    def words(name: str) -> list[str]:
+        output = str(tmp_path / f"{name}.safetensors")
+        command = [sys.executable, "-m", "metalora_core", "adapt", str(photos), "--class-word", "mug"]
+        return [*command, "--output", output, "--steps", "30"]
+
+    subprocess.run(words("unbroken"), cwd=ROOT, check=True, capture_output=True)
+    with subprocess.Popen(words("broken"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        shown = b""
+        while b"learning mug" not in shown:
+            shown += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert "goes on from there" in told
+    assert not (tmp_path / "broken.safetensors").exists()
+    assert (tmp_path / "broken.checkpoint.safetensors").exists()
+    subprocess.run(words("broken"), cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "broken.safetensors").read_bytes() == (tmp_path / "unbroken.safetensors").read_bytes()
+
+
+def test_the_wrong_prior_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = tmp_path / "mug.safetensors"
+    run(capsys, "adapt", photos, "--class-word", "mug", "--output", identity, "--steps", 1)
+    code, told = run(capsys, "export", identity, "--prior", "avatars", "--output", tmp_path / "lora.safetensors")
+    assert (code, told["kind"]) == (1, "IncompatibleBaseModel")
+    assert not (tmp_path / "lora.safetensors").exists()
+
+
+def test_a_prior_is_meta_trained_from_folders(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        for file in photos.glob("*.png"):
+            (tmp_path / "subjects" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "subjects" / name / file.name).write_bytes(file.read_bytes())
+    words = ("meta-train", tmp_path / "subjects", "--class-word", "mug", "--output", tmp_path / "prior.safetensors")
+    code, told = run(capsys, *words, "--steps", 2, "--r-meta", 4, "--r-mid", 2)
+    assert (code, told["subjects"]) == (0, 2)
+    code, told = run(capsys, "inspect", tmp_path / "prior.safetensors")
+    assert told["files"][0]["made"]["class_words"] == ["mug"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--size", 100), "multiple of"),
+        (("--held-out", 2), "held out"),
+        (("--model", "nowhere"), "nowhere"),
+        (("--prior", "nowhere.safetensors"), "nowhere"),
+        (("--trigger", "zzz"), "does not mention"),
+        (("--output", "."), "is a folder"),
+    ],
+)
+def test_what_cannot_work_is_said_before_work_starts(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[object, ...], complaint: str
+) -> None:
+    code, told = run(capsys, "adapt", photos, "--class-word", "mug", "--output", tmp_path / "x.safetensors", *words)
+    assert code == 1
+    assert complaint in told["error"]
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_captions_come_from_the_text_beside_the_photo(tmp_path: Path) -> None:
+    assert caption_for(tmp_path / "a.png", "mug", "ohwx") == "photo of a ohwx mug"
+    (tmp_path / "a.txt").write_text("  a ohwx mug\non a shelf ", encoding="utf-8")
+    assert caption_for(tmp_path / "a.png", "mug", "ohwx") == "a ohwx mug on a shelf"
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00ohwx")
+    with pytest.raises(UnusableReferences, match="UTF-8"):
+        caption_for(tmp_path / "a.png", "mug", "ohwx")
+
+
+def test_held_out_photos_are_not_learned_from(photos: Path) -> None:
+    everything = load_training_set([photos], "mug", "ohwx", 128)
+    training, held_out = split_training_set(everything, 1)
+    assert held_out is not None
+    assert len(training.images) == len(held_out.images) == 1
+    assert torch.equal(torch.stack([*training.images, *held_out.images]), torch.stack(everything.images))
