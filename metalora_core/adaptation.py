@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -79,24 +80,17 @@ def adapt(
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
     run = _Run(host, state, batches, held_out, on_progress, checkpoint, digest)
-    try:
-        with host.training(), Injection(host.model, targets, state.factors):
-            stop_reason = run.train()
-    except TrainingDiverged as error:
-        state.restore(run.last_good)
-        error.last_good = state.identity(state.result(), host, prior, training_set, state.step)
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)  # going on from it could only diverge again
-        raise
-    except BaseException:  # a host's interrupt is none of ours; whatever stops the run, its finished steps are kept
-        if checkpoint is not None:
-            state.save(checkpoint, run.last_good)
-        raise
+    with (
+        run.kept_on_failure(prior, training_set),
+        host.training(),
+        Injection(host.model, targets, state.factors) as put,
+    ):
+        put.require_all()
+        stop_reason = run.train()
     kept = state.result() if state.best is None else state.best
     identity = state.identity(kept, host, prior, training_set, state.step)
-    return AdaptationResult(
-        identity, tuple(state.losses), tuple(state.validation), stop_reason, time.monotonic() - run.began
-    )
+    seconds = time.monotonic() - run.began
+    return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds)
 
 
 class _Run:
@@ -132,6 +126,23 @@ class _Run:
             if options.stops_at(state.step):
                 self._look_up()
         return "finished"
+
+    @contextmanager
+    def kept_on_failure(self, prior: Prior, photos: TrainingSet) -> Generator[None]:
+        """Keep the last good state whatever stops the run: in the error, or as a checkpoint to go on from."""
+        state, good = self.state, self.last_good
+        try:
+            yield
+        except TrainingDiverged as error:
+            state.restore(self.last_good)
+            error.last_good = state.identity(state.result(), self.host, prior, photos, state.step)
+            if self.checkpoint is not None:
+                self.checkpoint.unlink(missing_ok=True)  # going on from it could only diverge again
+            raise
+        except BaseException:  # a host's own interrupt may be anything; finished steps are kept
+            if self.checkpoint is not None and self.last_good is not good:
+                state.save(self.checkpoint, self.last_good)
+            raise
 
     def _look_up(self) -> None:
         state, options = self.state, self.state.options

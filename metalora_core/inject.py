@@ -133,6 +133,14 @@ class Injection:
             hook = _PartHook(shared, rank, _geometry(modules[i], target))
             self._handles.append(modules[i].register_forward_hook(hook))
 
+    def require_all(self) -> None:
+        """Raise ``IncompatibleBaseModel`` unless every chain found its layer."""
+        if self.coverage.missing:
+            raise IncompatibleBaseModel(
+                f"Only some layers were found in the connected model: {self.coverage.text}. Load the base model that "
+                "the prior was made for, or train a prior for this one."
+            )
+
     def eject(self) -> None:
         """Take the chains out; a second call does nothing."""
         while self._handles:

@@ -84,7 +84,8 @@ def meta_train(
 
     captions = CaptionCache(host, torch.device("cpu"))
     captions.prepare(caption for subject in range(len(subjects)) for caption in subjects.captions_of(subject))
-    with host.training(), Injection(host.model, targets, state.factors):
+    with host.training(), Injection(host.model, targets, state.factors) as injection:
+        injection.require_all()
         _train(host, state, batches, captions, start, at_stop)
     return state.prior(host.family, subjects.domain, len(subjects), targets)
 

@@ -276,6 +276,14 @@ def test_prior_of_another_model_and_checkpoint_of_another_run_are_refused(prior:
         adapt(ToyHost(), prior, photos(2), OPTIONS, checkpoint=path)
 
 
+def test_a_layer_that_is_not_there_is_refused_and_no_checkpoint_is_left(prior: Prior, tmp_path: Path):
+    host, path = ToyHost(), tmp_path / "run.safetensors"
+    del host.model.conv
+    with pytest.raises(IncompatibleBaseModel, match="applied 2 of 3 targets; missing: conv"):
+        adapt(host, prior, photos(), OPTIONS, checkpoint=path)
+    assert not path.exists()
+
+
 def test_missing_optimizer_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
     import sys
 
