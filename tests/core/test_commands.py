@@ -22,7 +22,6 @@ from metalora_core.pocket.scenes import draw_scenes
 from metalora_core.pocket.world import render
 from metalora_core.training_photos import caption_for, load_training_set, split_training_set
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
