@@ -11,8 +11,7 @@ GROUPS = (pocket, files, references, adapt, apply, evaluate, train_prior)
 
 
 class MetaLoRAExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        register_folders()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Older hosts never call on_load, and the schemas list what is in the folders.
+        register_folders()
         return [node for group in GROUPS for node in group.NODES]

@@ -44,11 +44,12 @@ def embedder_of(name: str, clip_vision: Any) -> Embedder:
 def _pocket_reader(domain: Any) -> Embedder:
     from ...metalora_core.pocket.load import load_readers
 
-    reader = load_readers().of(domain)
+    readers = load_readers()
 
     def embed(pictures: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
-            read, _ = reader(F.interpolate(pictures.clone(), size=(128, 128), mode="bilinear", antialias=True))
+            small = F.interpolate(pictures.clone(), size=(128, 128), mode="bilinear", antialias=True)
+            read = readers.read_identity(small, domain)
         # Factors lie in 0..1; around their middle, opposite people point in opposite directions.
         return F.normalize(read - 0.5, dim=-1)
 

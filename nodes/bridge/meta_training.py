@@ -97,7 +97,7 @@ def _subjects(request: PriorRequest, host: ComfyHost) -> SubjectDataset:
     from ...metalora_core.pocket.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
-    photos = to_pictures(rendered_photos(plan, _cache_folder()))
+    photos = to_pictures(rendered_photos(plan, _cache_folder()).copy())
     return PhotoSubjects(plan, host.encode_images(photos).cpu())
 
 

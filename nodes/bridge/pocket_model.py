@@ -66,13 +66,35 @@ def load_pocket(domain: Any) -> tuple[Any, Any, Any, Any]:
     """MODEL, CLIP, VAE and prior of a domain."""
     import comfy.sd
 
-    model = comfy.sd.load_diffusion_model_state_dict(_state(load.BASE_FILE))
+    model = _model_of(_state(load.BASE_FILE))
     vae = comfy.sd.VAE(sd=_state(load.AUTOENCODER_FILE))
     words = _state(load.TEXT_FILE)
     target = SimpleNamespace(params={}, clip=PocketTextModel, tokenizer=WordTokenizer)
     clip = comfy.sd.CLIP(target, parameters=sum(tensor.numel() for tensor in words.values()))
     clip.load_sd(words)
     return model, clip, vae, load.load_pocket_prior(domain)
+
+
+def _model_of(state: dict[str, Tensor]) -> Any:
+    """MODEL of a Flux state dict of any width."""
+    import comfy.sd
+    from comfy import model_detection, model_management, model_patcher
+
+    own_names = model_detection.convert_diffusers_mmdit(dict(state), "") or dict(state)
+    config = model_detection.model_config_from_unet(own_names, "")
+    width = own_names["img_in.weight"].shape[0]
+    if config.unet_config["hidden_size"] == width:
+        return comfy.sd.load_diffusion_model_state_dict(dict(state))
+    # Older hosts take every Flux for the large one, so the sizes are told to them.
+    sizes = {"hidden_size": width, "num_heads": width // 128, "context_in_dim": own_names["txt_in.weight"].shape[1]}
+    config.unet_config.update(sizes)
+    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    dtype = model_management.unet_dtype(supported_dtypes=list(config.supported_inference_dtypes))
+    manual = model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, manual)
+    model = config.get_model(own_names, "").to(offload)
+    model.load_model_weights(own_names, "")
+    return model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 def _state(path: Path) -> dict[str, Tensor]:
