@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -187,19 +187,16 @@ def _parsed(line: bytes, number: int | None) -> AuditEntry:
         raise UnreadableFile(f"{place} {advice}")
     try:
         loaded: Any = json.loads(line)
-        fields = cast("dict[str, Any]", loaded)
-        entry = AuditEntry(**fields)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableFile(f"{place} {advice}") from error
-    texts = (entry.moment, entry.event, entry.previous, entry.sha256)
-    # Strict types: 1.0 or true in place of the number 1 would otherwise count as the same.
-    if (
-        type(entry.number) is not int
-        or not all(isinstance(text, str) for text in texts)
-        or type(entry.details) is not dict
-    ):
+    fields = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
+    # Exact types: 1.0 or true in place of the number 1 would otherwise pass for it.
+    if {name: type(value) for name, value in fields.items()} != _FIELD_TYPES:
         raise UnreadableFile(f"{place} {advice}")
-    return entry
+    return AuditEntry(**fields)
+
+
+_FIELD_TYPES = {"number": int, "moment": str, "event": str, "details": dict, "previous": str, "sha256": str}
 
 
 def _cleaned(value: Detail) -> Detail:
@@ -211,7 +208,7 @@ def _cleaned(value: Detail) -> Detail:
 
 
 @contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
+def _locked(descriptor: int) -> Generator[None, None, None]:
     """Hold the file for this process alone; the system lets go of it should the process die."""
     if os.name == "nt":
         import msvcrt

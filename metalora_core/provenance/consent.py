@@ -74,7 +74,7 @@ def _utc(moment: datetime) -> datetime:
 
 Label = Annotated[str, _plain(LABEL_LIMIT), Field(min_length=1)]
 Note = Annotated[str, _plain(NOTE_LIMIT)]
-Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 Purposes = Annotated[tuple[Purpose, ...], Field(max_length=len(Purpose))]
 

@@ -30,7 +30,8 @@ SAME_LIGHT = 0.10
 the subject moves shades as well), several lamps 0.3 to 1.3: the remark is missed rather than given wrongly."""
 
 SAME_BACKGROUND = 0.06
-"""Mean difference of the frame colours below which a set has one background. One wall gives 0.03, several 0.16 to 0.6."""
+"""Mean difference of the frame colours below which a set has one background. One wall gives 0.03, several 0.16 or more.
+"""
 
 
 class ReferencePhoto(Protocol):

@@ -26,9 +26,11 @@ class QualityThresholds:
         edge_width_px: Widest acceptable profile of the sharpest edges, standard deviation at the training size.
             Photographs in focus have 0 to 0.9; blurred by 1.5 px they have 1.0 to 1.5, by 2 px 1.4 to 2.0.
         shake_detail: Fine over coarse contrast in the blurred direction; photographs in focus have 1.9 or more.
-        shake_evenness: That direction over the sharpest one; in focus 0.77 or more, shaken by 9 px 0.55 to 0.8.
+        shake_evenness: That direction over the sharpest one; shaken by 9 px or more 0.55 to 0.84, out of focus 0.87 or
+            more. A shaken photo fails both.
         dark_bright: Least brightness of the brightest 5 %.
         light_middle, light_dark: A subject with a median and a darkest 5 % above both is too bright.
+        nothing_dark: A subject whose darkest 5 % lie above it is too bright whatever its median.
         burnt: Largest share of pure white that is no backdrop.
         blocked: Largest share of pure black that is no backdrop.
         contrast: Least distance between the darkest and brightest 5 %.
@@ -41,11 +43,12 @@ class QualityThresholds:
     small_share: float = 0.9
     aspect: float = 2.0
     edge_width_px: float = 1.25
-    shake_detail: float = 1.9
-    shake_evenness: float = 0.76
+    shake_detail: float = 1.8
+    shake_evenness: float = 0.84
     dark_bright: float = 0.32
     light_middle: float = 0.84
     light_dark: float = 0.45
+    nothing_dark: float = 0.65
     burnt: float = 0.04
     blocked: float = 0.12
     contrast: float = 0.12
@@ -169,12 +172,15 @@ def _judge_exposure(measures: PhotoMeasures, limits: QualityThresholds) -> Itera
             f"At least {100 * limits.dark_bright:.0f} %.",
             "Add light or raise the exposure.",
         )
-    elif exposure.middle > limits.light_middle and exposure.dark > limits.light_dark:
+    elif exposure.dark > limits.nothing_dark or (
+        exposure.middle > limits.light_middle and exposure.dark > limits.light_dark
+    ):
         yield (
             "overexposed",
             Severity.WARNING,
-            f"Half of the subject is brighter than {100 * exposure.middle:.0f} % of white, and nothing is dark.",
-            f"A median of at most {100 * limits.light_middle:.0f} %.",
+            f"Half of the subject is brighter than {100 * exposure.middle:.0f} % of white, hardly anything is darker than "
+            f"{100 * exposure.dark:.0f} %.",
+            f"A median of at most {100 * limits.light_middle:.0f} %, and darker parts.",
             "Lower the exposure or the light.",
         )
     elif exposure.contrast < limits.contrast:
