@@ -16,12 +16,16 @@ def is_comfyui(folder: Path) -> bool:
 
 
 def candidates() -> list[Path]:
-    """Where a ComfyUI is looked for, in order: COMFYUI_PATH alone if set, else the host of this folder, else home."""
+    """Where a ComfyUI is looked for: in COMFYUI_PATH alone if that is set, else around this folder and in the home.
+
+    COMFYUI_PATH may name several versions, separated as in PATH.
+    """
     named = os.environ.get("COMFYUI_PATH")
     if named:
-        return [Path(named).expanduser()]
-    places = [ROOT.parent.parent] if ROOT.parent.name == "custom_nodes" else []
-    return [*places, Path.home() / "comfy" / "ComfyUI"]
+        return [Path(part).expanduser() for part in named.split(os.pathsep) if part]
+    around = [ROOT.parent.parent] if ROOT.parent.name == "custom_nodes" else []
+    usual = Path.home() / "comfy" / "ComfyUI"
+    return [*around, usual, *sorted(usual.parent.glob("ComfyUI-*"))]
 
 
 def python_of(comfyui: Path) -> Path | None:
@@ -32,12 +36,14 @@ def python_of(comfyui: Path) -> Path | None:
     return None
 
 
+def find_comfyuis() -> list[Path]:
+    """Every candidate that is a ComfyUI with an interpreter of its own."""
+    return [folder.resolve() for folder in candidates() if is_comfyui(folder) and python_of(folder) is not None]
+
+
 def find_comfyui() -> Path | None:
-    """The first candidate that is a ComfyUI with an interpreter, or None."""
-    for folder in candidates():
-        if is_comfyui(folder) and python_of(folder) is not None:
-            return folder.resolve()
-    return None
+    """The first of find_comfyuis(), or None."""
+    return next(iter(find_comfyuis()), None)
 
 
 def skip_reason() -> str:

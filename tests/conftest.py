@@ -17,13 +17,19 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or os.getcwd()).resolve
 sys.path += [str(ROOT), str(TESTS)]
 
 import pytest  # noqa: E402
-from comfy_host import find_comfyui, skip_reason  # noqa: E402
+from comfy_host import find_comfyuis, skip_reason  # noqa: E402
 
 
-@pytest.fixture(scope="session")
-def comfyui() -> Path:
-    """The folder of a real ComfyUI; the test is skipped with the reason when there is none."""
-    found = find_comfyui()
-    if found is None:
+@pytest.fixture(scope="session", params=find_comfyuis() or [None], ids=lambda path: path.name if path else "none")
+def comfyui(request: pytest.FixtureRequest) -> Path:
+    """The folder of a real ComfyUI, each that is found in turn; skipped with the reason when there is none."""
+    if request.param is None:
         pytest.skip(skip_reason())
-    return found
+    return request.param
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for a ComfyUI carries the marker ``comfy``."""
+    for item in items:
+        if "comfyui" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.comfy)
