@@ -178,8 +178,8 @@ def _judge_exposure(measures: PhotoMeasures, limits: QualityThresholds) -> Itera
         yield (
             "overexposed",
             Severity.WARNING,
-            f"Half of the subject is brighter than {100 * exposure.middle:.0f} % of white, hardly anything is darker than "
-            f"{100 * exposure.dark:.0f} %.",
+            f"Half of the subject is brighter than {100 * exposure.middle:.0f} % of white, next to nothing is darker "
+            f"than {100 * exposure.dark:.0f} %.",
             f"A median of at most {100 * limits.light_middle:.0f} %, and darker parts.",
             "Lower the exposure or the light.",
         )

@@ -97,7 +97,7 @@ def test_the_sheet_takes_any_number_and_any_name_of_photos():
     for count in (0, 1, 6, 34):
         photos = [PaintedPhoto(hostile[n % 6], pixels[:, : 64 + n]) for n in range(count)]
         report = assess_references(photos, thresholds=LIMITS)
-        sheet = contact_sheet(photos, report, photo_px=96)
+        sheet = contact_sheet(photos, report, photo_px=48)
         assert sheet_as_tensor(sheet).shape == (3, sheet.height, sheet.width)
 
 
