@@ -108,7 +108,9 @@ class Avatar:
         albedo = self._paint_mouth(albedo, x, y, front, smile, opening)
         return self._paint_glasses(albedo, x, side, eye_y, front)
 
-    def _paint_mouth(self, albedo: Tensor, x: Tensor, y: Tensor, front: Tensor, smile: Tensor, opening: Tensor) -> Tensor:
+    def _paint_mouth(
+        self, albedo: Tensor, x: Tensor, y: Tensor, front: Tensor, smile: Tensor, opening: Tensor
+    ) -> Tensor:
         half = 0.075 + 0.055 * self.scalar("mouth_width")
         half = half * (1 + 0.12 * smile.abs() - 0.25 * (opening - 0.3).clamp(min=0))
         curve = y + 0.27 - smile * 1.1 * (x**2 - 0.5 * half**2) / (half + 0.02)
@@ -145,7 +147,9 @@ def render_avatars(vectors: Tensor, scene: dict[str, Any], size: int) -> Tensor:
     x, y = pixel_grid(scene, size)
 
     def head(p: Point) -> Point:
-        return turn_to_local((p[0] / 1.12, (p[1] - 0.10) / 1.12, p[2] / 1.12), scene["yaw"], scene["pitch"], scene["roll"])
+        return turn_to_local(
+            (p[0] / 1.12, (p[1] - 0.10) / 1.12, p[2] / 1.12), scene["yaw"], scene["pitch"], scene["roll"]
+        )
 
     def neck_distance(p: Point) -> Tensor:
         return ellipsoid(p, (0.0, -0.60, -0.06), (0.17, 0.45, 0.17))

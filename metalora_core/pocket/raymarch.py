@@ -75,7 +75,8 @@ def march(distance: Distance, x: Tensor, y: Tensor, pixel: float, steps: int = 2
 
     Args:
         distance: World point → signed distance (B, H, W).
-        x, y: Pixel positions.
+        x: Pixel positions to the right, (B, H, W).
+        y: Pixel positions upwards, (B, H, W).
         pixel: Width of a pixel in world units, for anti-aliased outlines.
         steps: Sphere-tracing steps.
         start: z at which rays begin.

@@ -14,19 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from .factors import PRODUCT_KINDS
-from .scenes import BACKGROUNDS
+from .scenes import BACKGROUNDS, EXPRESSIONS
 
 TOKENS = 20
 CONTEXT_WIDTH = 64
 POOLED_WIDTH = 32
 SPARE_PLACES = 64
 
-_WORDS = (
-    *("photo of a person looking facing seen turned the head at eye level up down from below above light".split()),
-    *("left right front neutral smiling sad surprised background".split()),
-    *PRODUCT_KINDS,
-    *BACKGROUNDS,
+_GRAMMAR = (
+    "photo of a person looking facing seen turned the head at eye level up down from below above light left right"
 )
+_WORDS = (*_GRAMMAR.split(), "front", *EXPRESSIONS, "background", *PRODUCT_KINDS, *BACKGROUNDS)
 PAD = 0
 VOCABULARY: dict[str, int] = {word: i + 1 for i, word in enumerate(dict.fromkeys(_WORDS))}
 SPARE_FIRST = len(VOCABULARY) + 1

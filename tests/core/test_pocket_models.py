@@ -1,0 +1,148 @@
+"""The small world's models: the slim and the stored autoencoder, the shipped files, the readers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metalora_core.errors import UnreadableFile
+from metalora_core.hosts.latents import load_latent_space
+from metalora_core.pocket import load_pocket_host, load_pocket_prior, load_readers
+from metalora_core.pocket.autoencoder import (
+    SLIM_WIDTHS,
+    decode,
+    encode,
+    make_autoencoder,
+    narrow,
+    to_taesd_names,
+    widen,
+)
+from metalora_core.pocket.factors import DOMAINS, SPLIT_BASE, draw_subjects
+from metalora_core.pocket.load import AUTOENCODER_FILE, WEIGHTS, PocketMetadata, load_part, save_part
+from metalora_core.pocket.patch_start import start_from_patches
+from metalora_core.pocket.readers import error_floor, prompt_error
+from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
+from metalora_core.pocket.train_base import BaseOptions, train_base
+from metalora_core.pocket.world import render
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return torch.cat([render(draw_subjects(d, "validation", 4), draw_scenes(d, 4, 9)) for d in DOMAINS])
+
+
+@pytest.fixture(scope="module")
+def slim(photos):
+    torch.manual_seed(0)
+    model = make_autoencoder(SLIM_WIDTHS)
+    start_from_patches(model, photos)
+    return model.requires_grad_(False)
+
+
+def test_the_widened_autoencoder_computes_what_the_slim_one_does(slim, photos):
+    wide = make_autoencoder()
+    wide.load_state_dict(widen(slim))
+    latents = encode(slim, photos[:2])
+    torch.testing.assert_close(encode(wide, photos[:2]), latents, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decode(wide, latents), decode(slim, latents), atol=1e-5, rtol=0)
+
+
+def test_narrowing_undoes_widening_and_refuses_a_full_one(slim):
+    again = narrow(widen(slim)).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in slim.state_dict().items())
+    with pytest.raises(ValueError, match="beyond the slim widths"):
+        narrow(make_autoencoder().state_dict())
+
+
+def test_the_encoder_keeps_what_patches_differ_in(slim, photos):
+    """A linear map back from the latents to 8 × 8 patches explains nearly all of their variance."""
+    latents = encode(slim, photos).permute(0, 2, 3, 1).reshape(-1, 16)
+    patches = torch.nn.functional.pixel_unshuffle(photos, 8).permute(0, 2, 3, 1).reshape(-1, 192)
+    centred = patches - patches.mean(0)
+    rows = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
+    found = rows @ torch.linalg.lstsq(rows, centred).solution
+    assert (centred - found).square().sum() / centred.square().sum() < 0.02
+
+
+def test_a_stored_autoencoder_is_a_taesd_file(slim, photos, tmp_path):
+    path = tmp_path / "vae.safetensors"
+    save_part(path, to_taesd_names(widen(slim)), PocketMetadata(part="autoencoder", name="test"))
+    space = load_latent_space(path, "flux")
+    # Its own scale and shift cancel the base's, to rounding.
+    assert abs(space.scale - 1) < 1e-6 and abs(space.shift) < 1e-6
+    torch.testing.assert_close(space.encode(photos[:1]), encode(slim, photos[:1]), atol=2e-2, rtol=0)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UnreadableFile, match="no Meta-LoRA record"):
+        load_part(path)
+
+
+def test_shipped_files_stay_small():
+    sizes = {path.name: path.stat().st_size for path in WEIGHTS.glob("*.safetensors")}
+    assert {"pocket_vae.safetensors", "pocket_flux.safetensors", "pocket_text.safetensors"} <= set(sizes)
+    assert sum(sizes.values()) <= 16 * MEGABYTE
+
+
+def test_the_shipped_autoencoder_gives_photos_back(photos):
+    again = load_latent_space(AUTOENCODER_FILE, "flux")
+    restored = again.decode(again.encode(photos))
+    assert (restored - photos).square().mean().log10() * -10 > 27
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_readers_read_unseen_photos(domain):
+    reader = load_readers().by_domain[domain]
+    subjects = draw_subjects(domain, "validation", 16, first=500)
+    scenes = draw_scenes(domain, 16, SPLIT_BASE["validation"] + 5)
+    floor = error_floor(reader, subjects, scenes)
+    asked = torch.stack([scene_truth(scene, domain) for scene in scenes])
+    guessing_scene = prompt_error(asked.mean(0), asked).mean()
+    vectors = torch.stack([subject.vector for subject in subjects])
+    from metalora_core.pocket.factors import identity_error
+
+    guessing_identity = identity_error(vectors.mean(0), vectors, domain).mean()
+    assert floor.prompt < 0.2 * guessing_scene
+    assert floor.identity < 0.35 * guessing_identity
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_shipped_prior_fits_the_shipped_base(domain):
+    host, prior = load_pocket_host(), load_pocket_prior(domain)
+    names = {target.name: target for target in host.targets()}
+    assert prior.metadata.domain == domain
+    for name, layer in prior.layers.items():
+        assert layer.meta_down.shape[1] == names[name].shape[1]
+
+
+def test_prompt_error_counts_words_alike():
+    asked = scene_truth(Scene(), "avatars")
+    wrong_pose, wrong_light = asked.clone(), asked.clone()
+    wrong_pose[0:2] += 1
+    wrong_light[2:4] += 1
+    assert prompt_error(asked, asked) == 0
+    torch.testing.assert_close(prompt_error(wrong_pose, asked), prompt_error(wrong_light, asked))
+
+
+def test_base_training_repeats_itself_and_learns():
+    latents = torch.randn(8, 16, 4, 4)
+    captions = [Scene().caption("avatars", "person")] * 8
+    options = BaseOptions(steps=3, batch_size=2, report_every=3)
+    lines: list[str] = []
+    runs = [train_base(latents, captions, options, report=lines.append) for _ in range(2)]
+    first, second = (run.state_dict() for run in runs)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert lines[0].split("loss")[1].split()[0] == lines[1].split("loss")[1].split()[0]
+
+
+def test_base_training_refuses_what_does_not_belong_together():
+    with pytest.raises(ValueError, match="one caption a latent"):
+        train_base(torch.zeros(2, 16, 4, 4), ["photo of a person"])
+    with pytest.raises(ValueError, match="begin with"):
+        train_base(torch.zeros(1, 16, 4, 4), ["a person"])
