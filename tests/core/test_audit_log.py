@@ -33,7 +33,7 @@ def test_an_untouched_log_is_intact(tmp_path: Path):
     assert AuditLog(tmp_path / "none.jsonl").verify().intact
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(data=st.data())
 def test_any_changed_byte_is_found(tmp_path: Path, data: st.DataObject):
     path = tmp_path / "audit.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import ConsentRefused, InvalidOptions, UnreadableFile
@@ -74,6 +74,7 @@ def test_all_reasons_are_told_at_once():
         check_consent(consent(), [THREE], Purpose.SHARING, END)
 
 
+@settings(deadline=None, max_examples=50)
 @given(moment=st.datetimes(min_value=datetime(2029, 1, 1), max_value=datetime(2032, 1, 1), timezones=st.timezones()))
 def test_validity_is_a_half_open_interval_in_any_time_zone(moment: datetime):
     valid = START <= moment < END

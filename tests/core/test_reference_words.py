@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from core.painted_photos import PaintedPhoto, varied_set
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import InvalidOptions
@@ -64,6 +64,7 @@ def test_wrong_templates_are_refused_in_words(template: str, class_word: str, de
         build_captions(template, trigger="ohwx", class_word=class_word, count=3, details=details)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=300), st.integers(1, 60))
 def test_a_plain_line_is_one_bounded_harmless_line(text: str, limit: int):
     line = plain_line(text, limit)
@@ -73,6 +74,7 @@ def test_a_plain_line_is_one_bounded_harmless_line(text: str, limit: int):
     assert plain_line(line, limit) == line
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=120), st.integers(60, 400), st.integers(1, 4))
 def test_wrapped_lines_fit(text: str, width_px: int, at_most: int):
     lines = wrap(text, width_px, 17, at_most=at_most)
