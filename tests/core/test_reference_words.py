@@ -97,7 +97,7 @@ def test_the_sheet_takes_any_number_and_any_name_of_photos():
     pixels = varied_set()[0].pixels
     hostile = ["\x1b[31mred\x1b[0m", "写真.jpg", "\u202egpj.exe", "x" * 5000, "", "a\nb"]
     for count in (0, 1, 6, 34):
-        photos = [PaintedPhoto(hostile[n % 6], pixels[:, : 64 + n]) for n in range(count)]
+        photos = [PaintedPhoto(hostile[n % 6], pixels[:, 80:110, 80 : 104 + n]) for n in range(count)]
         report = assess_references(photos, thresholds=LIMITS)
         sheet = contact_sheet(photos, report, photo_px=48)
         assert sheet_as_tensor(sheet).shape == (3, sheet.height, sheet.width)
