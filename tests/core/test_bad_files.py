@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +14,16 @@ from core.test_files import make_identity, make_prior
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalora_core.errors import InvalidOptions, MetaLoRAError, UnreadableFile
+from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.files.atomic import (
     ReadLimits,
-    UnwritableFile,
     atomic_save_safetensors,
-    atomic_write,
     read_safetensors,
 )
 from metalora_core.files.bounded import read_keys
 from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metalora_core.files.identity import load_identity, save_identity
-from metalora_core.files.prior import PriorLayer, load_prior, save_prior
+from metalora_core.files.prior import load_prior, save_prior
 
 
 def file_of(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -246,106 +238,3 @@ def test_no_damage_raises_anything_but_a_refusal(
             read_keys(path)
         except UnreadableFile as error:
             assert path.name in str(error)
-
-
-def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
-    prior = make_prior()
-    broken = type(prior)({"a": PriorLayer(torch.ones(3))}, prior.metadata)
-    with pytest.raises(UnreadableFile, match="meta_down has shape"):
-        save_prior(tmp_path / "p.safetensors", broken)
-    with pytest.raises(MetaLoRAError, match="cannot be saved"):
-        atomic_save_safetensors(tmp_path / "c.safetensors", {"z": torch.zeros(1, dtype=torch.complex64)})
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def old_file(tmp_path: Path) -> Iterator[Path]:
-    """A file that must survive whatever goes wrong while it is replaced, alone in its folder."""
-    path = tmp_path / "out" / "p.safetensors"
-    atomic_write(path, [b"old"])
-    yield path
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in path.parent.iterdir()] == ["p.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EIO, "try again")]
-)
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failing_disk_leaves_the_old_file(
-    old_file: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, words: str
-) -> None:
-    def fail(*arguments: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, call, fail)
-        with pytest.raises(UnwritableFile, match=words) as caught:
-            save_prior(old_file, make_prior())
-    assert "p.safetensors" in str(caught.value)
-
-
-def test_a_full_disk_in_the_middle_of_a_file_leaves_the_old_one(old_file: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(UnwritableFile, match="larger than this account may write"):
-            atomic_save_safetensors(old_file, {"a": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_cancelling_while_saving_leaves_the_old_file(old_file: Path) -> None:
-    def interrupted() -> Iterator[bytes]:
-        yield b"new"
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        atomic_write(old_file, interrupted())
-
-
-def test_a_killed_writer_leaves_the_old_file_and_the_next_save_works(tmp_path: Path) -> None:
-    path = tmp_path / "p.safetensors"
-    atomic_write(path, [b"old"])
-    script = (
-        "import os, sys\n"
-        "from metalora_core.files.atomic import atomic_write\n"
-        "def chunks():\n"
-        "    yield b'x' * 100000\n"
-        "    os._exit(9)\n"
-        "atomic_write(sys.argv[1], chunks())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=Path(__file__).parents[2], check=False)
-    assert done.returncode == 9 and path.read_bytes() == b"old"
-    atomic_write(path, [b"new"])
-    assert path.read_bytes() == b"new"
-
-
-def test_an_output_folder_that_is_a_file_is_said_in_words(tmp_path: Path) -> None:
-    (tmp_path / "f").write_text("x")
-    with pytest.raises(UnwritableFile, match="could not be written"):
-        save_prior(tmp_path / "f" / "p.safetensors", make_prior())
-    (tmp_path / "d.safetensors").mkdir()
-    with pytest.raises(UnwritableFile, match="belongs to a folder"):
-        save_prior(tmp_path / "d.safetensors", make_prior())
-    with pytest.raises(UnwritableFile, match="too long"):
-        save_prior(tmp_path / ("n" * 300), make_prior())
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_an_unwritable_folder_is_said_in_words(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(UnwritableFile, match="not writable"):
-            save_prior(tmp_path / "p.safetensors", make_prior())
-    finally:
-        tmp_path.chmod(0o700)
-
-
-def test_missing_folders_are_made_and_files_get_the_usual_rights(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "p.safetensors"
-    save_prior(path, make_prior())
-    (tmp_path / "plain").write_bytes(b"")
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -73,7 +73,7 @@ def test_parts_tile_their_target_and_have_its_inputs(name: str) -> None:
     ("name", "expected"),
     [
         ("flux", {"double_blocks.0.img_attn.qkv": (384, 128), "single_blocks.1.linear1": (896, 128)}),
-        ("sd3", {"joint_blocks.1.x_block.attn.qkv": (192, 64), "joint_blocks.0.x_block.attn2.proj": (64, 64)}),
+        ("sd3", {"joint_blocks.1.x_block.attn.qkv": (384, 128), "joint_blocks.0.x_block.attn2.proj": (128, 128)}),
         (
             "sd15",
             {"input_blocks.1.1.transformer_blocks.0.attn2.to_k": (16, 12), "output_blocks.2.1.conv": (32, 32, 3, 3)},
