@@ -1,0 +1,160 @@
+"""What is run: which methods, photos, steps, subjects and conditions, cut into units of work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import InvalidOptions
+from ..pocket.factors import DOMAINS, Domain, Split
+from .conditions import CLEAN, CONDITIONS
+from .methods import META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
+from .subjects import MOST_PHOTOS, first_index
+
+__all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit"]
+
+_SUBJECTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods that share their photos, steps and conditions.
+
+    Args:
+        methods: Names.
+        photos: Counts of reference photos.
+        steps: Steps at which the subjects are drawn and scored; 0 is the start itself.
+        conditions: Names.
+    """
+
+    methods: tuple[str, ...]
+    photos: tuple[int, ...]
+    steps: tuple[int, ...]
+    conditions: tuple[str, ...] = (CLEAN.name,)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece of work: some subjects, one method, one number of photos, all steps of one training."""
+
+    method: str
+    domain: Domain
+    photos: int
+    condition: str
+    steps: tuple[int, ...]
+    subjects: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """A whole benchmark.
+
+    Args:
+        groups: What is run.
+        subjects: Of each domain.
+        test_seed: Replaces the test subjects by others.
+        split: "test"; tuning uses "validation".
+        domains: Of the pocket world.
+        prompts: Pictures of each subject at each point.
+        sampling_steps: Of each picture.
+        training_seed: Of starts, draws and noise.
+        rates: Learning rates, by method and number of photos: "plain_lora@1".
+        models: Which files of weights are used, so that rows of others are not mixed in.
+    """
+
+    groups: tuple[Group, ...]
+    subjects: int = 16
+    test_seed: int = 0
+    split: Split = "test"
+    domains: tuple[Domain, ...] = DOMAINS
+    prompts: int = 6
+    sampling_steps: int = 8
+    training_seed: int = 0
+    rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    models: str = ""
+
+    def check(self) -> None:
+        """Raise ``InvalidOptions`` with every finding at once."""
+        findings: list[str] = []
+        if not 1 <= self.subjects <= 100_000:
+            findings.append(f"subjects is {self.subjects}, expected 1 to 100,000")
+        if self.prompts < 2 or self.sampling_steps < 1:
+            findings.append("at least 2 prompts and 1 sampling step are needed")
+        for group in self.groups:
+            for name in group.methods:
+                method_named(name)
+            if not all(1 <= n <= MOST_PHOTOS for n in group.photos):
+                findings.append(f"photos are {list(group.photos)}, expected 1 to {MOST_PHOTOS}")
+            if not group.steps or min(group.steps) < 0:
+                findings.append(f"steps are {list(group.steps)}, expected numbers from 0")
+            findings += [f"there is no condition {name!r}" for name in group.conditions if name not in CONDITIONS]
+        if findings:
+            raise InvalidOptions("This benchmark cannot be run: " + "; ".join(dict.fromkeys(findings)) + ".")
+
+    def units(self) -> Iterator[Unit]:
+        """All pieces of work, those of the same subjects side by side, which spares drawing them again."""
+        first = first_index(self.test_seed)
+        numbers = range(first, first + self.subjects)
+        for domain in self.domains:
+            for start in range(0, self.subjects, _SUBJECTS_AT_ONCE):
+                chunk = tuple(numbers[start : start + _SUBJECTS_AT_ONCE])
+                for group in self.groups:
+                    for condition in group.conditions:
+                        for photos in group.photos:
+                            for method in group.methods:
+                                yield Unit(method, domain, photos, condition, tuple(sorted(set(group.steps))), chunk)
+
+    def rate_of(self, method: str, photos: int) -> float:
+        """Learning rate of a method: the one for the most photos that are not more than these ("plain_lora@4").
+
+        Raises:
+            InvalidOptions: If none was tuned or given.
+        """
+        tuned = {int(key.split("@")[1]): rate for key, rate in self.rates.items() if key.split("@")[0] == method}
+        fitting = [count for count in tuned if count <= photos]
+        if not fitting:
+            raise InvalidOptions(
+                f"There is no learning rate for {method} with {photos} photos. Tune it: "
+                f"python -m metalora_core bench tune --methods {method} --photos {photos}"
+            )
+        return tuned[max(fitting)]
+
+    def digest(self) -> str:
+        """SHA-256 of whatever decides a row but the choice of rows, so that a finished file can be extended."""
+        own = {k: v for k, v in asdict(self).items() if k not in ("groups", "subjects", "domains")}
+        return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
+
+    def described(self) -> dict[str, Any]:
+        """For the report and the JSON file."""
+        return asdict(self)
+
+
+_LORA_STEPS = (10, 25, 50, 75, 100, 150, 200)
+_META_STEPS = (2, 5, 10, 15, 20, 30, 50, 100)
+_OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_OUTSIDE, META_COLD))
+
+QUICK = BenchPlan(
+    groups=(
+        Group((PLAIN,), (1, 4), _LORA_STEPS),
+        Group((META_WARM,), (1, 4), _META_STEPS),
+        Group((META_OUTSIDE,), (1,), _LORA_STEPS),
+        Group((META_COLD, *_OTHERS), (1,), (50, 100)),
+    )
+)
+"""At most 15 minutes on two cores."""
+
+FULL = BenchPlan(
+    groups=(
+        Group((PLAIN,), (1, 2, 4, 8), _LORA_STEPS),
+        Group((META_WARM,), (1, 2, 4, 8), _META_STEPS),
+        Group((META_OUTSIDE,), (1,), _LORA_STEPS),
+        Group((META_COLD, *_OTHERS), (1, 4), _LORA_STEPS),
+        Group((PLAIN,), (1,), (50,), tuple(name for name in CONDITIONS if name != CLEAN.name)),
+        Group((META_WARM,), (1,), (10,), tuple(name for name in CONDITIONS if name != CLEAN.name)),
+    ),
+    subjects=64,
+)
+"""All methods, numbers of photos and conditions on 64 subjects of each domain."""

@@ -1,0 +1,143 @@
+"""Whom the benchmark learns: subjects of the pocket world with reference photos, prompts and known truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..adaptation_options import TrainingSet
+from ..pocket.factors import SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
+from ..pocket.readers import FactorReader, prompt_error
+from ..pocket.scenes import Scene, draw_scenes, scene_truth
+from ..pocket.world import PICTURE_SIZE, render
+from .conditions import CLEAN, Condition
+from .scores import PictureScores, copying, diversity
+
+__all__ = ["MOST_PHOTOS", "TRIGGER", "BenchSubject", "first_index", "pocket_subject", "reference_words"]
+
+TRIGGER = "ohwx"
+MOST_PHOTOS = 8
+_DRAWS_PER_PROMPT = 40
+# Room for the largest benchmark behind the first subject of any test seed.
+_MOST_SUBJECTS = 100_000
+
+
+def first_index(test_seed: int) -> int:
+    """Number of the first subject of a test seed within its split; 0 begins at the split's beginning."""
+    if test_seed == 0:
+        return 0
+    return int.from_bytes(hashlib.sha256(f"test seed {test_seed}".encode()).digest()[:8], "big") % (
+        SPLIT_SPAN - _MOST_SUBJECTS
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class BenchSubject:
+    """One subject to learn.
+
+    Args:
+        subject: Who it is.
+        photo_scenes: Scenes of the reference photos, MOST_PHOTOS of them.
+        photos: Reference photos (MOST_PHOTOS, 3, H, W); the first n are those of a run with n photos.
+        asked: What the prompts ask for; pose, light and background differ from the first photo's.
+        truth: True photos of the asked scenes, (prompts, 3, H, W).
+    """
+
+    subject: Subject
+    photo_scenes: tuple[Scene, ...]
+    photos: Tensor
+    asked: tuple[Scene, ...]
+    truth: Tensor
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts that call the subject by its trigger."""
+        return tuple(s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.asked)
+
+    def training_set(self, photos: int) -> TrainingSet:
+        """The first photos with their captions."""
+        captions = [s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.photo_scenes]
+        return TrainingSet(tuple(self.photos[:photos]), tuple(captions[:photos]), self.subject.class_word, TRIGGER)
+
+    def score(self, pictures: Tensor, photos: int, reader: FactorReader) -> PictureScores:
+        """Score one picture per prompt, (prompts, 3, H, W), of a run with that many photos."""
+        domain = self.subject.domain
+        asked = torch.stack([scene_truth(scene, domain) for scene in self.asked])
+        shown = torch.stack([scene_truth(scene, domain) for scene in self.photo_scenes[:photos]])
+        who, what = _read(reader, pictures)
+        floors = _floors(self, reader)
+        return PictureScores(
+            identity_error=float(identity_error(who, self.subject.vector, domain).mean()) - floors[0],
+            prompt_error=float(prompt_error(what, asked).mean()) - floors[1],
+            copying=copying(what, asked, shown, domain),
+            diversity=diversity(pictures, self.truth),
+            identity_floor=floors[0],
+            prompt_floor=floors[1],
+        )
+
+
+@torch.no_grad()
+def _read(reader: FactorReader, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    return reader(pictures.clamp(0, 1))
+
+
+@lru_cache(maxsize=160)
+def _floors(subject: BenchSubject, reader: FactorReader) -> tuple[float, float]:
+    """Identity and prompt error of the true photos of the asked scenes."""
+    who, what = _read(reader, subject.truth)
+    asked = torch.stack([scene_truth(scene, subject.subject.domain) for scene in subject.asked])
+    identity = identity_error(who, subject.subject.vector, subject.subject.domain)
+    return float(identity.mean()), float(prompt_error(what, asked).mean())
+
+
+@lru_cache(maxsize=160)
+def pocket_subject(
+    domain: Domain, split: Split, index: int, prompts: int, condition: Condition = CLEAN
+) -> BenchSubject:
+    """Draw a subject of the pocket world with everything that its runs need.
+
+    Args:
+        domain: "avatars" or "products".
+        split: "test", or "validation" for tuning.
+        index: Its number in the split.
+        prompts: Scenes to ask for.
+        condition: What is done to its photos, and which of them comes first.
+    """
+    subject = draw_subject(domain, split, index)
+    drawn = draw_scenes(domain, MOST_PHOTOS, _seed("photos", subject))
+    shown = tuple(drawn[condition.first_photo :] + drawn[: condition.first_photo])
+    asked = _other_scenes(domain, shown[0], prompts, _seed("prompts", subject))
+    pictures = render([subject] * (MOST_PHOTOS + prompts), [*shown, *asked], PICTURE_SIZE)
+    photos = condition.spoil(pictures[:MOST_PHOTOS], _seed("spoil", subject))
+    return BenchSubject(subject, shown, photos, asked, pictures[MOST_PHOTOS:])
+
+
+def _seed(purpose: str, subject: Subject) -> int:
+    text = f"benchmark {purpose} {subject.domain} {subject.seed}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def _other_scenes(domain: Domain, shown: Scene, count: int, seed: int) -> tuple[Scene, ...]:
+    """Scenes in which everything is otherwise than in one photo, with backgrounds that change."""
+    chosen: list[Scene] = []
+    for scene in draw_scenes(domain, _DRAWS_PER_PROMPT * count, seed):
+        same = [
+            (scene.turn, scene.tilt) == (shown.turn, shown.tilt),
+            scene.light == shown.light,
+            scene.background in {shown.background, *(other.background for other in chosen[-4:])},
+            domain == "avatars" and scene.expression == shown.expression,
+        ]
+        if not any(same):
+            chosen.append(scene)
+    return tuple(chosen[:count])
+
+
+def reference_words(shown: Sequence[Scene]) -> str:
+    """What the first photo shows, for tables by angle, expression and light: "left|level|above|blue|smiling"."""
+    first = shown[0]
+    return "|".join((first.turn, first.tilt, first.light, first.background, first.expression))
