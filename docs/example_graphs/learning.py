@@ -128,9 +128,9 @@ def meta_train() -> Graph:
         pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=7, photo_count=4)
         graph.note(
             "### Your own prior\nPut one folder of photos per subject into a folder of ComfyUI's `input` folder, "
-            "press R, and choose that folder under *subjects*. Captions may lie beside the photos as `.txt` files.\n\nThe few "
-            "steps here only show the way; a prior to work with takes a hundred subjects or more and some "
-            "thousand steps.",
+            "press R, and choose that folder under *subjects*. Captions may lie beside the photos as `.txt` "
+            "files.\n\nThe few steps here only show the way; a prior to work with takes a hundred subjects or more "
+            "and some thousand steps.",
             tall=230,
         )
         graph.column()

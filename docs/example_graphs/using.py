@@ -104,9 +104,9 @@ def evaluate() -> Graph:
             graph.column()
         graph.note(
             "### Why other photos?\nA picture that copies the pose of a reference photo looks very much like that "
-            "photo. Likeness is therefore measured against *other* photos of the same subject; the last column says how close "
-            "each picture comes to a photo that was learned from.\n\nFor pictures of real models choose **clip "
-            "vision** and connect Load CLIP Vision.",
+            "photo. Likeness is therefore measured against *other* photos of the same subject; the last column says "
+            "how close each picture comes to a photo that was learned from.\n\nFor pictures of real models choose "
+            "**clip vision** and connect Load CLIP Vision.",
             tall=250,
         )
     return graph
