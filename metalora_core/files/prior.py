@@ -12,12 +12,13 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, RankMismatch, UnreadableFile
+from ..references.domain import FeatureStatistics
 from ..targets import Target
 from .atomic import atomic_write, read_safetensors, safetensors_chunks, sha256_of
 from .metadata import FileMetadata, parse_record, summarise
 
 _SUFFIXES = ("meta_down", "mid_init", "up_init", "step_size")
-_FEATURES = "features"
+_FEATURES = "features."
 
 
 class PriorMetadata(FileMetadata):
@@ -79,19 +80,6 @@ class PriorLayer:
 
 
 @dataclass(frozen=True)
-class FeatureStatistics:
-    """Where the training photos of a domain lie in an extractor's feature space.
-
-    Args:
-        mean: Shape (features,).
-        std: Standard deviation, shape (features,).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-
-@dataclass(frozen=True)
 class Prior:
     """A prior in memory.
 
@@ -116,7 +104,7 @@ def _tensors(prior: Prior) -> dict[str, Tensor]:
             if tensor is not None:
                 tensors[f"{name}.{suffix}"] = tensor
     if prior.features is not None:
-        tensors[f"{_FEATURES}.mean"], tensors[f"{_FEATURES}.std"] = prior.features.mean, prior.features.std
+        tensors |= prior.features.to_tensors(_FEATURES)
     return tensors
 
 
@@ -176,13 +164,12 @@ def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
 
 
 def _checked_features(rest: dict[str, Tensor], findings: list[str]) -> FeatureStatistics | None:
-    mean, std = rest.pop(f"{_FEATURES}.mean", None), rest.pop(f"{_FEATURES}.std", None)
-    if mean is None and std is None:
+    own = {key: rest.pop(key) for key in list(rest) if key.startswith(_FEATURES)}
+    try:
+        return FeatureStatistics.from_tensors(own, _FEATURES)
+    except UnreadableFile as error:
+        findings.append(str(error).rstrip("."))
         return None
-    if mean is None or std is None or mean.ndim != 1 or mean.shape != std.shape or bool((std < 0).any()):
-        findings.append("features need a mean and a non-negative std of one shape (features,)")
-        return None
-    return FeatureStatistics(mean, std)
 
 
 def _layer_findings(group: Mapping[str, Tensor]) -> list[str]:

@@ -137,7 +137,7 @@ def put(key: str, *shape: int) -> Change:
         (put("stray", 3), "unknown tensor 'stray'"),
         (put("x.lora_mid", 3), "unknown tensor 'x.lora_mid'"),
         (put("other.mid_init", 2, 4), "other: meta_down is missing"),
-        (put("features.mean", 7), "features need a mean"),
+        (put("features.mean", 7), "feature statistics have the shapes"),
         (lambda tensors: tensors.update({f"{KEY}.meta_down": torch.ones(4, 8, dtype=torch.int64)}), "floating-point"),
         (lambda tensors: tensors.clear(), "no '<target>.meta_down'"),
     ],

@@ -28,7 +28,6 @@ from metalora_core.files.identity import (
     save_identity,
 )
 from metalora_core.files.prior import (
-    FeatureStatistics,
     Prior,
     PriorLayer,
     PriorMetadata,
@@ -37,6 +36,7 @@ from metalora_core.files.prior import (
     save_prior,
     targets_of_prior,
 )
+from metalora_core.references.domain import feature_statistics
 from metalora_core.targets import Part, Target
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool]
@@ -63,7 +63,7 @@ def make_prior(seed: int = 0, **changes: object) -> Prior:
         "r_meta": 4,
         "r_mid": 2,
     }
-    features = FeatureStatistics(torch.zeros(5), torch.ones(5))
+    features = feature_statistics(torch.rand(12, 3, 64, 64, generator=generator))
     return Prior(
         layers, PriorMetadata.model_validate(fields | {"scale": 0.5, "training": {"steps": 3}} | changes), features
     )
@@ -139,7 +139,7 @@ def test_prior_save_load_save_is_byte_identical_and_known_by_its_hash_before_sav
     assert (tmp_path / "p.safetensors").read_bytes() == (tmp_path / "q.safetensors").read_bytes()
     assert saved.sha256 == loaded.sha256 == expected
     assert loaded.metadata == prior.metadata
-    assert loaded.features is not None and torch.equal(loaded.features.std, torch.ones(5))
+    assert loaded.features is not None and torch.equal(loaded.features.covariance, prior.features.covariance)
 
 
 def test_identity_save_load_save_is_byte_identical(tmp_path: Path) -> None:
