@@ -77,16 +77,22 @@ def autoencoder(folder: Folder = _FOLDER, steps: Steps = 0) -> None:
 
 
 @train_app.command()
-def base(folder: Folder = _FOLDER, steps: Steps = 0) -> None:
+def base(
+    folder: Folder = _FOLDER,
+    steps: Steps = 0,
+    rate: Annotated[float, typer.Option(help="Learning rate; 0 for the shipped one.", min=0)] = 0.0,
+    go_on: Annotated[bool, typer.Option("--continue", help="Go on from the shipped weights.")] = False,
+) -> None:
     """Train the text encoder and the tiny Flux."""
     from dataclasses import replace
 
-    from .train_base import BaseOptions, save_base, train_base, training_latents
+    from .train_base import BaseOptions, load_base, save_base, train_base, training_latents
 
     options = BaseOptions()
-    options = replace(options, steps=steps or options.steps)
+    options = replace(options, steps=steps or options.steps, learning_rate=rate or options.learning_rate)
+    start, earlier = load_base() if go_on else (None, [])
     latents, captions = training_latents(folder)
-    save_base(train_base(latents, captions, options, report=typer.echo), options)
+    save_base(train_base(latents, captions, options, start=start, report=typer.echo), options, earlier)
 
 
 @train_app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from ..schedule import warmup_cosine
@@ -17,7 +18,7 @@ from .base_model import image_ids, make_base_model, pack
 from .dataset import PhotoPlan
 from .factors import DOMAINS
 from .latents_cache import encoded_photos
-from .load import BASE_FILE, TEXT_FILE, PocketMetadata, load_autoencoder, save_part
+from .load import BASE_FILE, TEXT_FILE, PocketMetadata, load_autoencoder, load_part, save_part
 from .text import PAD, SPARE_FIRST, SPARE_PLACES, TOKENS, WordTextEncoder, token_of, tokenize
 
 
@@ -70,20 +71,37 @@ def _insert_triggers(tokens: Tensor, options: BaseOptions, generator: torch.Gene
     return torch.where((lot > 1 - options.drop_caption)[:, None], torch.full_like(rows, PAD), rows)
 
 
+def _optimizers(model: PocketBase, options: BaseOptions) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest; Muon's steps are scaled to AdamW's size."""
+    matrices = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and ("blocks." in name or "layers." in name) and "norm" not in name
+    ]
+    chosen = {id(parameter) for parameter in matrices}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    return [
+        torch.optim.Muon(matrices, options.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01),
+    ]
+
+
 def train_base(
     latents: Tensor,
     captions: Sequence[str],
     options: BaseOptions = BaseOptions(),
     *,
+    start: PocketBase | None = None,
     report: Callable[[str], None] = print,
     on_snapshot: Callable[[PocketBase], None] | None = None,
 ) -> PocketBase:
-    """Train from scratch and return the moving average of the weights.
+    """Train and return the moving average of the weights.
 
     Args:
         latents: Latents of all training photos, (N, 16, 16, 16), unit variance; a half-precision store is fine.
         captions: N captions.
         options: How long and how.
+        start: Weights of an earlier training to go on from; None for random ones.
         report: Gets a line of text now and then.
         on_snapshot: Gets the moving average with every report, to be looked at or stored.
     """
@@ -94,14 +112,15 @@ def train_base(
     all_tokens = torch.tensor([tokenize(caption) for caption in captions])
     if int((all_tokens[:, 2] != token_of("a")).sum()):
         raise ValueError('Every caption has to begin with "photo of a", where triggers are inserted.')
-    model = PocketBase()
+    model = PocketBase() if start is None else copy.deepcopy(start).requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizers = _optimizers(model, options)
     ids = image_ids(*latents.shape[-2:])
     began, mean_loss = time.perf_counter(), 0.0
     for step in range(options.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warmup_cosine(step, options.steps, options.warmup_steps, 0.02)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * warmup_cosine(step, options.steps, options.warmup_steps, 0.02)
         rows = torch.randint(len(latents), (options.batch_size,), generator=generator)
         clean = pack(latents[rows].float())
         noise = torch.randn(clean.shape, generator=generator)
@@ -110,10 +129,11 @@ def train_base(
         noisy = clean + (noise - clean) * t[:, None, None]
         tokens = _insert_triggers(all_tokens[rows], options, generator)
         loss = (model(noisy, t, tokens, ids) - (noise - clean)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         decay = min(options.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
@@ -133,9 +153,26 @@ def training_latents(folder: Path) -> tuple[Tensor, list[str]]:
     return latents, [caption for plan in plans for caption in plan.captions()]
 
 
-def save_base(model: PocketBase, options: BaseOptions) -> None:
-    """Write the two shipped files: transformer and text encoder."""
-    training = {"settings": asdict(options), "photos": [asdict(PhotoPlan(domain)) for domain in DOMAINS]}
+def load_base() -> tuple[PocketBase, list[JsonValue]]:
+    """The shipped base model as one module, and the stages it has been trained in, to go on from."""
+    model = PocketBase()
+    state, metadata = load_part(BASE_FILE)
+    model.transformer.load_state_dict(state)
+    model.text.load_state_dict(load_part(TEXT_FILE)[0])
+    stages = metadata.training["stages"]
+    return model, list(stages) if isinstance(stages, list) else [stages]
+
+
+def save_base(model: PocketBase, options: BaseOptions, earlier: Sequence[JsonValue] = ()) -> None:
+    """Write the two shipped files: transformer and text encoder.
+
+    Args:
+        model: What was trained.
+        options: How.
+        earlier: Stages before this one.
+    """
+    stages: list[JsonValue] = [*earlier, asdict(options)]
+    training: dict[str, JsonValue] = {"stages": stages, "photos": [asdict(PhotoPlan(domain)) for domain in DOMAINS]}
     metadata = PocketMetadata(part="base", name="Pocket Flux", training=training)
     save_part(BASE_FILE, model.transformer.state_dict(), metadata)
     metadata = PocketMetadata(part="text", name="Pocket text encoder", training=training)

@@ -43,7 +43,7 @@ def test_a_subject_is_its_seed(domain):
 def test_a_vector_holds_values_and_one_choice_of_each_category(domain):
     for subject in draw_subjects(domain, "validation", 20):
         assert subject.vector.shape == (vector_size(domain),)
-        assert 0 <= subject.vector.min() and subject.vector.max() <= 1
+        assert subject.vector.min() >= 0 and subject.vector.max() <= 1
         for factor, place in zip(FACTORS[domain], slices(domain).values(), strict=True):
             if factor.kind == "category":
                 assert sorted(subject.vector[place].tolist())[-2:] == [0, 1]
@@ -55,7 +55,7 @@ def test_the_same_photo_is_the_same_picture_alone_or_in_a_batch(domain):
     together = render(subjects, scenes)
     alone = render(subjects[1:2], scenes[1:2])
     assert together.shape == (3, 3, 128, 128)
-    assert 0 <= together.min() and together.max() <= 1
+    assert together.min() >= 0 and together.max() <= 1
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
 
 
