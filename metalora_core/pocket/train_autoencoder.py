@@ -28,7 +28,7 @@ from .world import render
 class AutoencoderOptions:
     """How the decoder is trained."""
 
-    steps: int = 6000
+    steps: int = 4500
     batch_size: int = 8  # crops
     crop_px: int = 64  # a multiple of 8
     learning_rate: float = 1e-3

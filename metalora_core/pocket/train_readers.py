@@ -26,8 +26,8 @@ from .world import render
 class ReaderOptions:
     """How a reader is trained."""
 
-    steps: int = 3000
-    batch_size: int = 48
+    steps: int = 1800
+    batch_size: int = 32
     learning_rate: float = 2e-3
     noise: float = 0.03  # largest standard deviation of the pixel noise
     seed: int = 0
