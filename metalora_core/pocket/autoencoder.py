@@ -19,15 +19,15 @@ LATENT_CHANNELS = 16
 VAE_SCALE, VAE_SHIFT = 0.3611, 0.1159
 
 
-def make_autoencoder(widths: tuple[int, int, int, int] = (STORED_WIDTH,) * 4) -> Any:
+def make_autoencoder(widths: tuple[int, ...] = (STORED_WIDTH,) * 4) -> Any:
     """An untrained ``AutoencoderTiny``; narrower than 64 channels where ``widths`` says so.
 
     Args:
         widths: Channels at full, half, quarter and eighth resolution.
     """
-    from diffusers import AutoencoderTiny
+    from ..hosts.library import diffusers_class
 
-    model: Any = AutoencoderTiny(latent_channels=LATENT_CHANNELS, scaling_factor=1.0, shift_factor=0.0)
+    model: Any = diffusers_class("AutoencoderTiny")(latent_channels=LATENT_CHANNELS, scaling_factor=1.0, shift_factor=0.0)
     if widths != (STORED_WIDTH,) * 4:
         _narrow(model.encoder.layers, widths, 3)
         _narrow(model.decoder.layers, widths[::-1], LATENT_CHANNELS)
@@ -36,7 +36,7 @@ def make_autoencoder(widths: tuple[int, int, int, int] = (STORED_WIDTH,) * 4) ->
 
 def _narrow(layers: nn.Sequential, widths: tuple[int, ...], channels: int) -> None:
     """Replace every convolution and block by one of the width of its resolution."""
-    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+    from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 
     level = 0
     for i, layer in enumerate(layers):
@@ -47,7 +47,7 @@ def _narrow(layers: nn.Sequential, widths: tuple[int, ...], channels: int) -> No
                 level += 1
             last = i + 1 == len(layers)
             width = layer.out_channels if last else widths[level]
-            layers[i] = nn.Conv2d(channels, width, 3, layer.stride, 1, bias=layer.bias is not None)
+            layers[i] = nn.Conv2d(channels, width, 3, layer.stride[0], 1, bias=layer.bias is not None)
             channels = width
         elif isinstance(layer, AutoencoderTinyBlock):
             layers[i] = AutoencoderTinyBlock(channels, channels, "relu")

@@ -73,7 +73,8 @@ class Avatar:
         curtain = torch.maximum(curtain, p[2] - 0.10)
         ball = ellipsoid(p, (0.0, 0.24, -0.13), (r[0] + 0.17 + grow, 0.42 + grow, 0.42))
         ball = smooth_cut(ball, 0.04 - hairline, 0.05)
-        bun = ellipsoid(p, (0.0, 0.64, -0.10), (0.13 + 0.07 * self.volume,) * 3)
+        knot = 0.13 + 0.07 * self.volume
+        bun = ellipsoid(p, (0.0, 0.64, -0.10), (knot, knot, knot))
         crest = ellipsoid(p, (0.0, 0.30, -0.06), (0.07, 0.40 + 0.14 * self.volume, 0.42))
         off = 4.0
         has_cap = s["short"] + s["long"] + s["bun"]

@@ -13,9 +13,9 @@ from .text import CONTEXT_WIDTH, POOLED_WIDTH
 
 def make_base_model() -> Any:
     """An untrained ``FluxTransformer2DModel``: hidden 128, one head, 2 double and 4 single blocks."""
-    from diffusers import FluxTransformer2DModel
+    from ..hosts.library import diffusers_class
 
-    return FluxTransformer2DModel(
+    return diffusers_class("FluxTransformer2DModel")(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,
         num_layers=2,

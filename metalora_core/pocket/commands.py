@@ -20,7 +20,7 @@ _FOLDER = Path("output/pocket")
 
 
 def _domains(name: str) -> tuple[Domain, ...]:
-    chosen = tuple(domain for domain in DOMAINS if not name or domain == name)
+    chosen: tuple[Domain, ...] = tuple(domain for domain in DOMAINS if not name or domain == name)
     if not chosen:
         raise typer.BadParameter(f"There is no domain {name!r}; expected one of {', '.join(DOMAINS)}.")
     return chosen

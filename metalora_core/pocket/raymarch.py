@@ -36,7 +36,7 @@ def ellipsoid(p: Point, centre: tuple[Any, Any, Any], radii: tuple[Any, Any, Any
     """Approximate signed distance to an axis-aligned ellipsoid."""
     scaled = [(p[i] - centre[i]) / radii[i] for i in range(3)]
     k0 = (scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2).sqrt()
-    k1 = sum((scaled[i] / radii[i]) ** 2 for i in range(3)).sqrt()
+    k1 = ((scaled[0] / radii[0]) ** 2 + (scaled[1] / radii[1]) ** 2 + (scaled[2] / radii[2]) ** 2).sqrt()
     return k0 * (k0 - 1) / (k1 + 1e-6)
 
 
@@ -94,7 +94,8 @@ def march(distance: Distance, x: Tensor, y: Tensor, pixel: float, steps: int = 2
     point = (x, y, nearest_z)
     corners = ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1))
     taps = [distance((x + e * i, y + e * j, nearest_z + e * k)) for i, j, k in corners]
-    normal = [sum(c[axis] * t for c, t in zip(corners, taps, strict=True)) for axis in range(3)]
+    signs = torch.tensor(corners, dtype=x.dtype)
+    normal = torch.einsum("ca,cbhw->abhw", signs, torch.stack(taps))
     length = (normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2).sqrt() + 1e-6
     coverage = (0.75 - nearest / pixel).clamp(0, 1)
     return Surface(point, (normal[0] / length, normal[1] / length, normal[2] / length), coverage)

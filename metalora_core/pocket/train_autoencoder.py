@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -115,7 +116,7 @@ def validation_psnr_db(model: Any, subjects: int = 16) -> dict[str, float]:
 
 def save_autoencoder(model: Any, options: AutoencoderOptions) -> None:
     """Write the shipped file: full width, TAESD's names, half precision."""
-    training = {"settings": asdict(options), "validation_psnr_db": validation_psnr_db(model)}
+    training: dict[str, JsonValue] = {"settings": asdict(options), "validation_psnr_db": {**validation_psnr_db(model)}}
     metadata = PocketMetadata(part="autoencoder", name="Pocket autoencoder (TAESD form)", training=training)
     save_part(AUTOENCODER_FILE, to_taesd_names(widen(model)), metadata)
 

@@ -136,7 +136,8 @@ def train_base(
             optimizer.step()
         decay = min(options.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step + 1))
         if (step + 1) % options.report_every == 0 or step + 1 == options.steps:
             report(f"step {step + 1} loss {mean_loss:.4f} {time.perf_counter() - began:.0f} s")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -104,10 +105,11 @@ def make_reader(domain: Domain, folder: Path, options: ReaderOptions, report: Ca
         return pictures
 
     reader = train_reader(plan, picture_rows, options, report)
-    training = {"settings": asdict(options), "photos": asdict(plan), "validation": reader_floors(reader)}
+    floors: dict[str, JsonValue] = {**reader_floors(reader)}
+    training: dict[str, JsonValue] = {"settings": asdict(options), "photos": asdict(plan), "validation": floors}
     metadata = PocketMetadata(part="reader", name=f"Factor reader for {domain}", domain=domain, training=training)
     save_part(reader_file(domain), reader.state_dict(), metadata)
-    report(f"{domain}: {training['validation']}")
+    report(f"{domain}: {floors}")
 
 
 def reader_floors(reader: FactorReader, subjects: int = 64) -> dict[str, float]:
