@@ -42,6 +42,7 @@ class AdaptIdentity(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFF,
+                    control_after_generate=False,
                     tooltip="Of the noise that is trained on. The same seed gives the same identity, bit for bit.",
                 ),
                 advanced(

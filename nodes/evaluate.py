@@ -69,7 +69,8 @@ class EvaluateIdentity(io.ComfyNode):
         trained = None if reference is None else from_image(reference)
         scores = compare(embed, pictures, from_image(held_out), trained)
         grid = to_image(score_grid(pictures, scores, columns))
-        return io.NodeOutput(scores.mean, scores.report, grid, ui=ui.PreviewImage(grid, cls=cls))
+        shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (scores.report,)}
+        return io.NodeOutput(scores.mean, scores.report, grid, ui=shown)
 
 
 NODES = [EvaluateIdentity]

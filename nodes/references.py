@@ -80,9 +80,8 @@ class PrepareReferences(io.ComfyNode):
         settings = {name: values[0] if values else None for name, values in lists.items() if name != "caption"}
         captions = [line for text in lists["caption"] for line in text.splitlines() if line.strip()]
         prepared = prepare(Brief(photos=tuple(photo_list(images)), captions=tuple(captions), **settings))
-        return io.NodeOutput(
-            prepared.references, prepared.sheet, prepared.findings, ui=ui.PreviewImage(prepared.sheet, cls=cls)
-        )
+        shown = {**ui.PreviewImage(prepared.sheet, cls=cls).as_dict(), "text": (prepared.findings,)}
+        return io.NodeOutput(prepared.references, prepared.sheet, prepared.findings, ui=shown)
 
 
 class RecordConsent(io.ComfyNode):

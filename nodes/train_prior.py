@@ -112,7 +112,14 @@ class MetaTrainPrior(io.ComfyNode):
                     )
                 ),
                 advanced(
-                    io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, tooltip="Of initial values and all draws.")
+                    io.Int.Input(
+                        "seed",
+                        default=0,
+                        min=0,
+                        max=0xFFFFFFFF,
+                        control_after_generate=False,
+                        tooltip="Of initial values and all draws.",
+                    )
                 ),
             ],
             outputs=[

@@ -132,7 +132,7 @@ def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:
 
 
 def _on_progress(progress: AdaptationProgress) -> None:
-    show_progress(progress.step, progress.steps, progress.preview)
+    show_progress(progress.step, progress.steps, progress.preview, progress.loss)
     if cancelled():
         raise TrainingCancelled("The run was cancelled.")
 

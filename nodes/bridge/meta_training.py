@@ -73,7 +73,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
 
     def on_progress(progress: MetaTrainingProgress) -> None:
         losses.append(progress.loss)
-        show_progress(progress.step, progress.steps)
+        show_progress(progress.step, progress.steps, loss=progress.loss)
         if cancelled():
             raise TrainingCancelled("The run was cancelled.")
 

@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 
-def show_progress(step: int, steps: int, picture: Tensor | None = None) -> None:
-    """Move the running node's progress bar and, if given, change its preview.
+def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: float | None = None) -> None:
+    """Move the running node's progress bar and, if given, change its preview and the loss that the page draws.
 
     Args:
         step: Steps done.
         steps: Steps in all.
         picture: (3, H, W) in 0..1.
+        loss: Of this step.
     """
     from comfy_api.latest import ComfyAPISync
 
@@ -23,6 +24,19 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None) -> None:
     except (ValueError, AttributeError):
         # Outside a prompt there is no node to show it on; a script or a test runs on without a bar.
         return
+    if loss is not None:
+        _send_loss(step, steps, loss)
+
+
+def _send_loss(step: int, steps: int, loss: float) -> None:
+    """Tell the pack's own part of the page; core's progress event has no place for a loss."""
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer
+
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None:
+        event = {"node": context.node_id, "step": step, "steps": steps, "loss": loss}
+        server.send_sync("metalora.progress", event, server.client_id)
 
 
 def _to_pil(picture: Tensor) -> Any:
