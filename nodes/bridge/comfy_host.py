@@ -133,8 +133,9 @@ class ComfyHost:
         options = dict(self._active.model_options.get("transformer_options", {}))
         options["optimized_attention_override"] = _differentiable_attention
         with _cancelling():
+            given = {name: _ordinary(value) for name, value in conditioning.items()}
             prediction = self._active.model.apply_model(
-                noisy, t, transformer_options=options, **conditioning, **self._constants
+                _ordinary(noisy), _ordinary(t), transformer_options=options, **given, **self._constants
             )
         return prediction.to(noisy.dtype)
 
@@ -176,6 +177,11 @@ def _connected(part: Any, name: str) -> Any:
     if part is None:
         raise InvalidOptions(f"No {name} is connected. Connect the {name} that belongs to the model.")
     return part
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may save; what was made in inference mode is copied."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 def _differentiable_attention(_default: Any, *args: Any, **kwargs: Any) -> Tensor:

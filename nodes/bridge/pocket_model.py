@@ -80,7 +80,8 @@ def _model_of(state: dict[str, Tensor]) -> Any:
     import comfy.sd
     from comfy import model_detection, model_management, model_patcher
 
-    own_names = model_detection.convert_diffusers_mmdit(dict(state), "") or dict(state)
+    # The conversion swaps halves of a tensor in place, and the loader below converts again.
+    own_names = model_detection.convert_diffusers_mmdit({key: tensor.clone() for key, tensor in state.items()}, "")
     config = model_detection.model_config_from_unet(own_names, "")
     width = own_names["img_in.weight"].shape[0]
     if config.unet_config["hidden_size"] == width:

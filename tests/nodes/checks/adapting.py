@@ -1,0 +1,97 @@
+"""Adapt Identity: cancelled and continued, kept on disk, and as LORA_MODEL and LOSS_MAP for core's nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from checks.support import adapt, folders, pack, pocket
+
+
+def _files() -> dict[str, bytes]:
+    found = folders() / "models" / "metalora_identities" / "adapted"
+    return {path.name: path.read_bytes() for path in sorted(found.glob("*"))} if found.is_dir() else {}
+
+
+def _remove(names: Any) -> None:
+    for name in names:
+        Path(folders() / "models" / "metalora_identities" / "adapted" / name).unlink()
+
+
+def check_cancelled_and_queued_again_is_bit_identical() -> dict[str, Any]:
+    from comfy import model_management
+
+    settings = {"steps": 8, "seed": 21, "preview_every": 2}
+    before = set(_files())
+    adapt(**settings)
+    unbroken = {name: data for name, data in _files().items() if name not in before}
+    _remove(unbroken)
+    figures: dict[str, Any] = {"bytes": [len(data) for data in unbroken.values()], "stopped_after": []}
+    for stop_at in (2, 6):
+        reached = _cancel_at(stop_at, settings)
+        assert not model_management.processing_interrupted()
+        left = {name for name in _files() if name not in before}
+        assert left and all(name.startswith(".") for name in left), f"no checkpoint was left: {left}"
+        adapt(**settings)
+        resumed = {name: data for name, data in _files().items() if name not in before}
+        assert resumed == unbroken, f"cancelled after {stop_at}: {list(resumed)} differ from {list(unbroken)}"
+        figures["stopped_after"].append(reached)
+        _remove(resumed)
+    return figures
+
+
+def _cancel_at(step: int, settings: dict[str, Any]) -> int:
+    """Press Cancel when the bar reaches a step; the node has to raise ComfyUI's own interruption."""
+    from comfy import model_management
+
+    adapting = pack("nodes.bridge.adapting")
+    shown = adapting.show_progress
+    reached: list[int] = []
+
+    def cancel(done: int, steps: int, picture: Any = None) -> None:
+        reached.append(done)
+        if done == step:
+            model_management.interrupt_current_processing(True)
+        shown(done, steps, picture)
+
+    adapting.show_progress = cancel
+    try:
+        adapt(**settings)
+    except model_management.InterruptProcessingException:
+        return reached[-1]
+    finally:
+        adapting.show_progress = shown
+        model_management.interrupt_current_processing(False)
+    raise AssertionError("the run was not interrupted")
+
+
+def check_same_inputs_never_train_twice() -> dict[str, Any]:
+    first = adapt(seed=31)
+    files = _files()
+    again = adapt(seed=31)
+    assert _files() == files
+    assert "Learned before" in again[3], again[3]
+    assert again[2] == first[2], "the losses of the first run are shown again"
+    other = adapt(seed=32)
+    assert len(_files()) == len(files) + 1 and "Learned before" not in other[3]
+    return {"report": again[3], "losses": len(first[2]["loss"])}
+
+
+def check_base_is_unchanged_by_adaptation() -> None:
+    model = pocket()[0]
+    before = {name: parameter.detach().clone() for name, parameter in model.model.named_parameters()}
+    adapt(seed=33)
+    after = dict(model.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def check_lora_model_has_only_pairs_that_core_reads() -> None:
+    import comfy.lora
+
+    learned, lora, losses, _ = adapt(seed=34)
+    keys = comfy.lora.model_lora_keys_unet(pocket()[0].model, {})
+    patches = comfy.lora.load_lora(dict(lora), keys)
+    assert len(patches) == len(learned.identity.layers)
+    assert len(losses["loss"]) == 6 and all(isinstance(loss, float) for loss in losses["loss"])

@@ -1,0 +1,127 @@
+"""Gradients through the bridge against float64."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from checks.small_models import build, inputs
+from checks.support import pack, random_factors
+
+FAMILIES = ("flux", "sd3", "unet")
+
+
+def check_gradients() -> dict[str, Any]:
+    """Worst cosine over all trained tensors, per family and with checkpointing off and on."""
+    return {family: _worst_cosines(family) for family in FAMILIES}
+
+
+def _worst_cosines(family: str) -> dict[str, float]:
+    model = build(family)
+    host = pack("nodes.bridge.comfy_host").ComfyHost(model, resolution=64)
+    data = inputs(family)
+    latents = data.pop("x")
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    t = torch.tensor([0.3, 0.8]) if host.objective.name == "flow" else torch.tensor([200.0, 700.0])
+    noisy = host.objective.make_noisy(latents, noise, t)
+    wanted = host.objective.target(latents, noise, t)
+    truth = _reference(model, host, noisy, t, data, wanted)
+    figures = {"targets": len(host.targets())}
+    for checkpointing in (False, True):
+        host.checkpointing = checkpointing
+        found = _through_bridge(host, noisy, t, data, wanted)
+        cosines = {name: _cosine(found[name], truth[name]) for name in truth}
+        name = "checkpointed" if checkpointing else "plain"
+        figures[name] = min(cosines.values())
+        figures[f"{name}_worst"] = min(cosines, key=cosines.__getitem__)
+    figures["finite_difference"] = _slope_error(model, host, noisy, t, data, wanted, truth)
+    return figures
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
+
+
+def _through_bridge(host: Any, noisy: Any, t: Any, data: Any, wanted: Any) -> dict[str, torch.Tensor]:
+    with torch.inference_mode(False):
+        factors = random_factors(host.targets())
+        for chain in factors.values():
+            chain.mid.requires_grad_()
+            chain.up.requires_grad_()
+    injection = pack("metalora_core.inject").Injection
+    with torch.inference_mode(), host.training(), injection(host.model, host.targets(), factors):
+        (host.predict(noisy, t, data) - wanted).square().mean().backward()
+    return {f"{name}.{part}": getattr(chain, part).grad for name, chain in factors.items() for part in ("mid", "up")}
+
+
+def _reference(model: Any, host: Any, noisy: Any, t: Any, data: Any, wanted: Any) -> dict[str, torch.Tensor]:
+    """Gradients in float64 with W + ΔW written out: neither the hooks nor the recomputation of the bridge."""
+    factors = _doubled(host)
+    for chain in factors.values():
+        chain.mid.requires_grad_()
+        chain.up.requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        _loss64(model, host, factors, noisy, t, data, wanted).backward()
+    return {f"{name}.{part}": getattr(chain, part).grad for name, chain in factors.items() for part in ("mid", "up")}
+
+
+def _slope_error(model: Any, host: Any, noisy: Any, t: Any, data: Any, wanted: Any, truth: Any) -> float:
+    """Relative difference of the float64 gradient to a central difference along one direction through every tensor."""
+    generator = torch.Generator().manual_seed(11)
+    directions = {name: torch.randn(g.shape, generator=generator, dtype=torch.float64) for name, g in truth.items()}
+    losses: list[float] = []
+    for sign in (1, -1):
+        factors = _doubled(host)
+        for name, direction in directions.items():
+            target, part = name.rsplit(".", 1)
+            getattr(factors[target], part).add_(sign * 1e-5 * direction)
+        with torch.inference_mode(False), torch.no_grad():
+            losses.append(float(_loss64(model, host, factors, noisy, t, data, wanted)))
+    expected = sum(float((truth[name] * directions[name]).sum()) for name in truth)
+    return abs((losses[0] - losses[1]) / 2e-5 - expected) / abs(expected)
+
+
+def _doubled(host: Any) -> dict[str, Any]:
+    with torch.inference_mode(False):
+        factors = random_factors(host.targets())
+        for chain in factors.values():
+            chain.meta_down, chain.mid, chain.up = chain.meta_down.double(), chain.mid.double(), chain.up.double()
+    return factors
+
+
+def _loss64(model: Any, host: Any, factors: Any, noisy: Any, t: Any, data: Any, wanted: Any) -> torch.Tensor:
+    from comfy import model_management
+
+    network = _double_network(model)
+    weights = {f"{n}.weight": network.get_submodule(n).weight + chain.delta() for n, chain in factors.items()}
+    flow = host.objective.name == "flow"
+    model_time = model.model.model_sampling.timestep(t).double() if flow else t.double()
+    arguments = {name: value.double() for name, value in data.items() if name != "c_crossattn"}
+    arguments |= {"context": data["c_crossattn"].double(), "transformer_options": {}}
+    had_flag = hasattr(model_management, "in_training")
+    if had_flag:
+        model_management.in_training = True
+    try:
+        output = torch.func.functional_call(network, weights, (noisy.double(), model_time), arguments)
+    finally:
+        if had_flag:
+            model_management.in_training = False
+    return (output - wanted.double()).square().mean()
+
+
+@functools.lru_cache(maxsize=1)
+def _double_network(model: Any) -> torch.nn.Module:
+    network = copy.deepcopy(model.model.diffusion_model)
+    for module in network.modules():
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None:
+                    plain = torch.from_numpy(tensor.detach().numpy().copy()).double()
+                    store[name] = torch.nn.Parameter(plain, False) if store is module._parameters else plain
+        if "Norm" in type(module).__name__ and not list(module.children()):
+            # The in-place sums that follow would spoil what the norm has saved; without recomputing, torch notices.
+            module.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
+    network.dtype = torch.float64
+    return network

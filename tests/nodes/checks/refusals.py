@@ -1,0 +1,128 @@
+"""A node that refuses says what was found, what was expected, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from checks.support import adapt, folders, message_of, pack, pocket, prepare
+
+
+def check_photos() -> dict[str, str]:
+    blank = torch.full((1, 128, 128, 3), 0.5)
+    told = {
+        "no photo": message_of(lambda: prepare(torch.zeros(0, 128, 128, 3))),
+        "blank": message_of(lambda: prepare(blank)),
+        "tiny": message_of(lambda: prepare(torch.rand(1, 24, 24, 3))),
+        "no trigger": message_of(lambda: prepare(pocket()[4], trigger=" ")),
+        "captions": message_of(lambda: prepare(pocket()[4], caption="one\ntwo\nthree")),
+    }
+    assert all(text.startswith(("UnusableReferences", "InvalidOptions")) for text in told.values()), told
+    assert "Connect at least one photo" in told["no photo"], told
+    assert "trigger is empty" in told["no trigger"], told
+    small = torch.nn.functional.interpolate(_test_card(), scale_factor=1 / 4, mode="area")
+    blurred = torch.nn.functional.interpolate(small, size=(512, 512), mode="bicubic")
+    findings = prepare(blurred.clamp(0, 1).movedim(1, -1))[2]
+    assert "soft focus" in findings and "Focus on the subject" in findings, findings
+    assert "soft focus" not in prepare(_test_card().movedim(1, -1))[2]
+    return told | {"blurred": findings}
+
+
+def _test_card() -> torch.Tensor:
+    """Sharp dark discs of several sizes on a light ground, 512 px."""
+    y, x = torch.meshgrid(torch.arange(512.0), torch.arange(512.0), indexing="ij")
+    picture = torch.full((512, 512), 0.85)
+    for cx, cy, radius, shade in ((256, 256, 120, 0.3), (210, 220, 30, 0.7), (300, 220, 30, 0.1), (256, 310, 45, 0.6)):
+        picture[(x - cx).square() + (y - cy).square() < radius**2] = shade
+    return picture.expand(1, 3, -1, -1).clone()
+
+
+def _consent(**entries: Any) -> Any:
+    folders()
+    form = {
+        "subject": "Sample Person",
+        "kind": "person",
+        "granted_by": "Sample Person",
+        "basis": "consent",
+        "permitted_uses": "training, generation",
+        "expires": "",
+    }
+    with torch.inference_mode():
+        return pack("nodes.references").RecordConsent.execute(**(form | entries)).args[0]
+
+
+def check_consent() -> dict[str, str]:
+    photos = pocket()[4]
+    fine = _consent(images=photos)
+    told = {
+        "expired": message_of(lambda: prepare(photos, consent=_consent(valid_from="2020-01-01", expires="2021-01-01"))),
+        "training": message_of(lambda: prepare(photos, consent=_consent(permitted_uses="generation"))),
+        "photo": message_of(lambda: prepare(photos.flip(1), consent=fine)),
+        "unknown use": message_of(lambda: _consent(permitted_uses="anything")),
+        "date": message_of(lambda: _consent(expires="soon")),
+        "nobody": message_of(lambda: _consent(granted_by="")),
+    }
+    for name in ("expired", "training", "photo"):
+        assert told[name].startswith("ConsentRefused"), told
+    assert "2021-01-02" in told["expired"] and "renew" in told["expired"], told
+    assert "not training" in told["training"], told
+    learned = adapt(seed=41, references=prepare(photos, consent=fine)[0])[0]
+    assert learned.identity.metadata.consent_id == fine.id
+    applied = pack("nodes.apply").ApplyIdentity.execute
+    applied(pocket()[0], learned, 1.0)
+    told["export"] = message_of(lambda: pack("nodes.files").ExportLoRA.execute(learned, "refused", "comfyui"))
+    assert "not sharing" in told["export"], told
+    record = next((folders() / "models" / "metalora_identities").glob(f"{fine.id}*"))
+    kept = record.read_bytes()
+    record.write_bytes(kept.replace(b"Sample Person", b"Another Person"))
+    told["altered"] = message_of(lambda: applied(pocket()[0], learned, 1.0))
+    record.unlink()
+    told["gone"] = message_of(lambda: applied(pocket()[0], learned, 1.0))
+    assert told["altered"].startswith("UnreadableFile") and told["gone"].startswith("ConsentRefused"), told
+    return told
+
+
+def check_files() -> dict[str, str]:
+    folders()
+    files = pack("nodes.files")
+    told = {
+        "missing prior": files.LoadPrior.validate_inputs("nobody.safetensors"),
+        "missing identity": files.LoadIdentity.validate_inputs("nobody.safetensors"),
+        "outside": message_of(lambda: files.SaveIdentity.execute(adapt()[0], "../../outside")),
+        "empty": message_of(lambda: files.SaveIdentity.execute(adapt()[0], " ")),
+    }
+    assert "was not found in models/metalora" in told["missing prior"], told
+    assert "leads out of" in told["outside"] and "is empty" in told["empty"], told
+    return told
+
+
+def check_settings() -> dict[str, str]:
+    learned = adapt()[0]
+    apply = pack("nodes.apply").ApplyIdentity.execute
+    embed = pack("nodes.evaluate").EvaluateIdentity.execute
+    pictures = torch.rand(1, 128, 128, 3)
+    told = {
+        "window": message_of(lambda: apply(pocket()[0], learned, 1.0, 0.7, 0.2)),
+        "embedder": message_of(lambda: embed(pictures, pictures, "clip vision")),
+    }
+    assert "Choose a start below the end" in told["window"], told
+    assert "Load CLIP Vision" in told["embedder"] or "Add Load CLIP" in told["embedder"], told
+    return told
+
+
+def check_wrong_base() -> dict[str, str]:
+    """Before any training: the prior names the model that it was made for."""
+    from checks.small_models import build
+
+    text = message_of(lambda: adapt(model=build("sd3")))
+    assert text.startswith("IncompatibleBaseModel") and "does not fit the connected model" in text, text
+    return {"prior": text}
+
+
+def check_lists_match_the_record() -> None:
+    """The consent node writes its choices out, so they have to be the record's."""
+    consent, node = pack("metalora_core.provenance.consent"), pack("nodes.references")
+    assert [kind.value for kind in consent.SubjectKind] == list(node.KINDS)
+    assert [basis.value for basis in consent.Basis] == list(node.BASES)
+    assert [purpose.value for purpose in consent.Purpose] == list(node.PURPOSES)
+    assert set(pack("nodes.bridge.embedders").EMBEDDERS) == set(pack("nodes.evaluate").EMBEDDERS)

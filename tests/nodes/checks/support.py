@@ -1,0 +1,111 @@
+"""What the checks share inside a ComfyUI process: the pack, folders of their own, one small model a family."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from checks.small_models import load_pack
+
+ROOT = Path(__file__).resolve().parents[3]
+_pack = load_pack(ROOT)
+
+
+def pack(name: str) -> Any:
+    """A module of the pack, e.g. pack("nodes.bridge.apply")."""
+    return importlib.import_module(f"metalora_pack.{name}")
+
+
+@functools.cache
+def folders() -> Path:
+    """Point ComfyUI's models, input, output and temp folders at an empty place."""
+    import folder_paths
+
+    base = Path(tempfile.mkdtemp(prefix="metalora_checks_"))
+    folder_paths.models_dir = str(base / "models")
+    for name in ("input", "output", "temp"):
+        (base / name).mkdir()
+        getattr(folder_paths, f"set_{name}_directory")(str(base / name))
+    folder_paths.folder_names_and_paths["loras"] = ([str(base / "models" / "loras")], {".safetensors"})
+    pack("nodes.bridge.folders").register_folders()
+    return base
+
+
+@functools.cache
+def pocket() -> tuple[Any, Any, Any, Any, Any, Any, str]:
+    """MODEL, CLIP, VAE, prior, photos, held-out photos and class word, as Load Pocket Model gives them."""
+    with torch.inference_mode():
+        return pack("nodes.pocket").LoadPocketModel.execute("avatars", 0, 2, 2).args
+
+
+def prepare(photos: Any, **settings: Any) -> Any:
+    """Prepare Reference Photos with the pocket's words; returns its outputs."""
+    inputs = {"class_word": "person", "trigger": "ohwx", "caption": "", "unusable_photos": "stop"} | settings
+    lists = {name: [value] for name, value in inputs.items()}
+    with torch.inference_mode():
+        return pack("nodes.references").PrepareReferences.execute(images=[photos], **lists).args
+
+
+def adapt(**settings: Any) -> Any:
+    """Adapt Identity on the pocket model; returns its outputs."""
+    folders()
+    model, clip, vae, prior, photos, *_ = pocket()
+    references = settings.pop("references", None) or prepare(photos)[0]
+    inputs = {"prior": prior, "references": references, "steps": 6, "seed": 0} | settings
+    with torch.inference_mode():
+        return pack("nodes.adapt").AdaptIdentity.execute(inputs.pop("model", model), clip, vae, **inputs).args
+
+
+def random_factors(targets: Any, seed: int = 3, r_meta: int = 4, r_mid: int = 3, size: float = 0.05) -> dict[str, Any]:
+    """A random chain for every target."""
+    chain = pack("metalora_core.layers").ChainFactors
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        target.name: chain(
+            draw(r_meta, *target.shape[1:]) / target.shape[1] ** 0.5,
+            draw(r_mid, r_meta) * 0.5,
+            draw(target.shape[0], r_mid) * size,
+            0.7,
+        )
+        for target in targets
+    }
+
+
+def conditioning(text: str) -> Any:
+    """CLIPTextEncode with the pocket's text encoder."""
+    with torch.inference_mode():
+        clip = pocket()[1]
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def sampled(model: Any, positive: Any, steps: int = 4) -> torch.Tensor:
+    """Latents from core's KSampler: euler, simple, no guidance."""
+    import nodes
+
+    with torch.inference_mode():
+        latent = {"samples": torch.zeros(1, 16, 16, 16)}
+        empty = conditioning("")
+        (result,) = nodes.KSampler().sample(model, 1, steps, 1.0, "euler", "simple", positive, empty, latent, 1.0)
+    return result["samples"]
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference."""
+    return float((a - b).abs().max())
+
+
+def message_of(call: Any) -> str:
+    """The text of the error that a call raises; fails if it raises none."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - any error at all is what is asked for
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("nothing was raised")
