@@ -42,11 +42,15 @@ class ComfyServer:
         self._process = subprocess.Popen(
             [str(python_of(self.comfyui)), "main.py", *options, "--database-url", database],
             cwd=self.comfyui,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,7 +65,7 @@ class ComfyServer:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def _wait_until_ready(self, timeout_s: float = 120) -> None:
+    def _wait_until_ready(self, timeout_s: float = 400) -> None:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             if self._process.poll() is not None:
@@ -98,7 +102,7 @@ class ComfyServer:
             raise AssertionError(f"ComfyUI refused the graph: {json.dumps(answer)[:3000]}")
         return answer["prompt_id"]
 
-    def wait(self, prompt_id: str, timeout_s: float = 180) -> dict[str, Any]:
+    def wait(self, prompt_id: str, timeout_s: float = 400) -> dict[str, Any]:
         """The history of a finished prompt: its outputs and its status."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

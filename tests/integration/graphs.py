@@ -15,9 +15,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 def pocket(domain: str = "avatars", subject: int = 0, photos: int = 1) -> Graph:
     """The pocket model and the photos of one of its sample subjects."""
     return {
-        "pocket": node(
-            "MetaLoRA_LoadPocketModel", domain=domain, subject=subject, photo_count=photos, held_out_count=2
-        )
+        "pocket": node("MetaLoRA_LoadPocketModel", domain=domain, subject=subject, photo_count=photos, held_out_count=2)
     }
 
 
@@ -107,7 +105,11 @@ def two_identities() -> Graph:
     for name, x in (("a", 0), ("b", 64)):
         graph |= {
             f"hook{name}": node(
-                "MetaLoRA_IdentityHook", identity=[f"identity{name}", 0], strength=1.0, start_percent=0.0, end_percent=1.0
+                "MetaLoRA_IdentityHook",
+                identity=[f"identity{name}", 0],
+                strength=1.0,
+                start_percent=0.0,
+                end_percent=1.0,
             ),
             f"empty{name}": node("SolidMask", value=0.0, width=128, height=128),
             f"half{name}": node("SolidMask", value=1.0, width=64, height=128),

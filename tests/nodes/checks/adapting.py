@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from checks.support import adapt, folders, pack, pocket
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from checks.small_models import build, inputs
 from checks.support import close, message_of, pack, random_factors
 

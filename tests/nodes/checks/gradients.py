@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import torch
+
 from checks.small_models import build, inputs
 from checks.support import pack, random_factors
 

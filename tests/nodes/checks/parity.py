@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from checks.support import adapt, close, conditioning, folders, pack, pocket, sampled
 
 PROMPT = "photo of a ohwx person, smiling, looking left, head level, light from the right, blue background"
 
 
 def check_all_ways_give_the_same_latents() -> dict[str, float]:
-    import nodes
     from comfy_extras.nodes_train import LoraModelLoader
+
+    import nodes
 
     folders()
     model = pocket()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from checks.support import adapt, folders, message_of, pack, pocket, prepare
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from checks.small_models import load_pack
 
 ROOT = Path(__file__).resolve().parents[3]

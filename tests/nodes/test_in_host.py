@@ -1,0 +1,79 @@
+"""The checks of tests/nodes/checks, run in one process of each real ComfyUI."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_host import run_in_comfyui
+
+sys.path.append(str(Path(__file__).resolve().parent))
+from hosts import each_version, folder_of
+from run_checks import MARK
+
+pytestmark = [pytest.mark.comfy, pytest.mark.slow]
+SCRIPT = (
+    f"sys.path.append({str(Path(__file__).resolve().parent)!r})\nimport run_checks\nrun_checks.run_all(ARGUMENTS)\n"
+)
+EXACT = 0.99999
+CHECKS = (
+    "check_training_leaves_no_trace",
+    "check_patch_and_bypass_agree",
+    "check_strength_zero_is_no_node",
+    "check_bypasses_stack_and_come_off_in_any_order",
+    "check_window_limits_the_identity",
+    "check_eight_bit_weights_keep_the_identity",
+    "check_packed_weights_train_and_apply",
+    "check_wrong_base_is_refused_in_words",
+    "check_cancelled_and_queued_again_is_bit_identical",
+    "check_same_inputs_never_train_twice",
+    "check_base_is_unchanged_by_adaptation",
+    "check_lora_model_has_only_pairs_that_core_reads",
+    "check_all_ways_give_the_same_latents",
+    "check_masks_of_ones_and_zeros",
+    "check_photos",
+    "check_consent",
+    "check_files",
+    "check_settings",
+    "check_wrong_base",
+    "check_lists_match_the_record",
+)
+
+
+@functools.cache
+def _results(folder: Path) -> dict[str, Any]:
+    done = run_in_comfyui(folder, SCRIPT, timeout_s=900)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    assert lines, f"ComfyUI's process said nothing:\n{done.stderr[-4000:]}"
+    return json.loads(lines[-1].removeprefix(MARK))
+
+
+def _figures(version: str, check: str) -> Any:
+    result = _results(folder_of(version))[check]
+    assert "error" not in result, result["error"]
+    return result["figures"]
+
+
+@pytest.mark.parametrize("version", each_version())
+@pytest.mark.parametrize("family", ["flux", "sd3", "unet"])
+def test_gradients_are_exact(version: str, family: str) -> None:
+    """Every trained tensor against float64, blocks kept and recomputed, and float64 against a finite difference."""
+    figures = _figures(version, "check_gradients")[family]
+    assert figures["plain"] >= EXACT, figures
+    assert figures["checkpointed"] >= EXACT, figures
+    assert figures["finite_difference"] < 1e-2, figures
+
+
+@pytest.mark.parametrize("version", each_version())
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_real_comfyui(version: str, check: str) -> None:
+    _figures(version, check)
+
+
+@pytest.mark.parametrize("version", each_version())
+def test_every_check_is_listed(version: str) -> None:
+    assert set(_results(folder_of(version))) == {"check_gradients", *CHECKS}
