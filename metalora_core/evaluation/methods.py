@@ -39,6 +39,7 @@ class Method:
         uses_prior: Whether the prior matters beyond its list of layers.
         other_prior: Whether it gets the prior of another domain than its subject's.
         source: The paper.
+        usual_rate: Middle of the learning rates that are tried.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Method:
     uses_prior: bool = False
     other_prior: bool = False
     source: str = ""
+    usual_rate: float = 3e-3
 
 
 def _random_a(targets: tuple[Target, ...], seed: int) -> dict[str, Tensor]:
@@ -148,11 +150,11 @@ METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         Method(PLAIN, "plain LoRA", _plain, source="arXiv 2106.09685"),
-        Method("lora_plus", "LoRA+", _plus, source="arXiv 2402.12354"),
-        Method("rslora", "rsLoRA", _rank_stable, source="arXiv 2312.03732"),
-        Method("pissa", "PiSSA", _principal, source="arXiv 2404.02948"),
+        Method("lora_plus", "LoRA+", _plus, source="arXiv 2402.12354", usual_rate=5e-4),
+        Method("rslora", "rsLoRA", _rank_stable, source="arXiv 2312.03732", usual_rate=1e-3),
+        Method("pissa", "PiSSA", _principal, source="arXiv 2404.02948", usual_rate=1e-3),
         Method("lora_fa", "LoRA-FA", _frozen_a, source="arXiv 2308.03303"),
-        Method("lora_xs", "LoRA-XS", _extra_small, source="arXiv 2405.17604"),
+        Method("lora_xs", "LoRA-XS", _extra_small, source="arXiv 2405.17604", usual_rate=1e-2),
         Method("t_lora", "T-LoRA mask", _timestep_mask, source="arXiv 2507.05964"),
         Method(META_COLD, "Meta-LoRA, cold", _cold, True, source="arXiv 2503.22352"),
         Method(META_WARM, "Meta-LoRA, warm", _warm, True, source="arXiv 2503.22352"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..pocket.factors import Domain
     from ..pocket.readers import Readers
 
-__all__ = ["Bench", "missing_units", "run_plan", "run_unit"]
+__all__ = ["Bench", "missing_units", "model_digest", "pocket_bench", "run_plan", "run_unit"]
 
 
 @dataclass(frozen=True)
@@ -228,3 +228,15 @@ def _begin(make_bench: Callable[[], Bench]) -> None:
 
 def _work(plan: BenchPlan, unit: Unit) -> list[Row]:
     return run_unit(_bench[0], plan, unit)
+
+
+def model_digest() -> str:
+    """SHA-256 over the shipped weights, so that rows of other weights are never mixed with these."""
+    import hashlib
+
+    from ..pocket.load import WEIGHTS
+
+    digest = hashlib.sha256()
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

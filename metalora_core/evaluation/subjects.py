@@ -18,7 +18,15 @@ from ..pocket.world import PICTURE_SIZE, render
 from .conditions import CLEAN, Condition
 from .scores import PictureScores, copying, diversity
 
-__all__ = ["MOST_PHOTOS", "TRIGGER", "BenchSubject", "first_index", "pocket_subject", "reference_words"]
+__all__ = [
+    "MOST_PHOTOS",
+    "TRIGGER",
+    "BenchSubject",
+    "chosen_scenes",
+    "first_index",
+    "pocket_subject",
+    "reference_words",
+]
 
 TRIGGER = "ohwx"
 MOST_PHOTOS = 8
@@ -109,12 +117,17 @@ def pocket_subject(
         condition: What is done to its photos, and which of them comes first.
     """
     subject = draw_subject(domain, split, index)
-    drawn = draw_scenes(domain, MOST_PHOTOS, _seed("photos", subject))
-    shown = tuple(drawn[condition.first_photo :] + drawn[: condition.first_photo])
-    asked = _other_scenes(domain, shown[0], prompts, _seed("prompts", subject))
+    shown, asked = chosen_scenes(subject, prompts, condition.first_photo)
     pictures = render([subject] * (MOST_PHOTOS + prompts), [*shown, *asked], PICTURE_SIZE)
     photos = condition.spoil(pictures[:MOST_PHOTOS], _seed("spoil", subject))
     return BenchSubject(subject, shown, photos, asked, pictures[MOST_PHOTOS:])
+
+
+def chosen_scenes(subject: Subject, prompts: int, first_photo: int = 0) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    """Scenes of a subject's photos and of its prompts; the prompts ask for what the first photo does not show."""
+    drawn = draw_scenes(subject.domain, MOST_PHOTOS, _seed("photos", subject))
+    shown = tuple(drawn[first_photo:] + drawn[:first_photo])
+    return shown, _other_scenes(subject.domain, shown[0], prompts, _seed("prompts", subject))
 
 
 def _seed(purpose: str, subject: Subject) -> int:

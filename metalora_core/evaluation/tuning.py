@@ -1,0 +1,148 @@
+"""Chooses the learning rate of every method on validation subjects: the same number of rates, subjects and steps each.
+
+Test subjects are never drawn here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidOptions, UnreadableFile
+from .curves import curves_of
+from .methods import METHODS, method_named
+from .plan import BenchPlan, Group
+from .rows import Row
+
+__all__ = ["RATES_FILE", "TuningOptions", "best_point", "candidate_rates", "load_rates", "save_rates", "tune"]
+
+RATES_FILE = Path(__file__).parent / "tuned_rates.json"
+_SPREAD = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """The budget of every method.
+
+    Args:
+        methods: Names.
+        photos: Numbers of photos to tune for.
+        subjects: Validation subjects of each domain.
+        steps: At which the subjects are scored; the best one counts.
+        prompts: Pictures of each subject at each point.
+        sampling_steps: Of each picture.
+    """
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    photos: tuple[int, ...] = (1,)
+    subjects: int = 8
+    steps: tuple[int, ...] = (10, 25, 50, 100)
+    prompts: int = 6
+    sampling_steps: int = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate of one method: its lowest combined error over the steps.
+
+    Args:
+        rate: Learning rate.
+        combined_error: Geometric mean over the domains of the lowest mean error.
+        steps: Where it was reached, for each domain.
+    """
+
+    rate: float
+    combined_error: float
+    steps: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+def candidate_rates(method: str) -> list[float]:
+    """Five rates around a method's usual one, each three times the one before."""
+    return [float(f"{method_named(method).usual_rate * factor:.3g}") for factor in _SPREAD]
+
+
+def best_point(rows: Sequence[Row], method: str, photos: int) -> tuple[float, dict[str, int]]:
+    """Lowest combined error of a method, geometric mean over the domains, and the step of each domain."""
+    found: dict[str, tuple[float, int]] = {}
+    for (name, domain, count), curve in curves_of(rows).items():
+        if (name, count) == (method, photos):
+            means = curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
+            best = int(means.best()[0])
+            found[domain] = (float(means.combined[0, best]), curve.steps[best])
+    if not found:
+        raise InvalidOptions(f"There are no rows of {method} with {photos} photos.")
+    error = float(np.exp(np.mean([np.log(value) for value, _ in found.values()])))
+    return error, {domain: step for domain, (_, step) in found.items()}
+
+
+def tune(
+    options: TuningOptions, run: Callable[[BenchPlan, str], Sequence[Row]], tell: Callable[[str], None] = lambda _: None
+) -> dict[str, list[Trial]]:
+    """Try every rate of every method.
+
+    Args:
+        options: The budget.
+        run: Runs a plan under a name of its own and returns its rows.
+        tell: Gets a line for every trial.
+
+    Returns:
+        "method@photos" to its trials in the order of the rates.
+    """
+    trials: dict[str, list[Trial]] = {}
+    for method in options.methods:
+        for photos in options.photos:
+            key = f"{method}@{photos}"
+            for rate in candidate_rates(method):
+                plan = BenchPlan(
+                    groups=(Group((method,), (photos,), options.steps),),
+                    subjects=options.subjects,
+                    split="validation",
+                    prompts=options.prompts,
+                    sampling_steps=options.sampling_steps,
+                    rates={key: rate},
+                )
+                error, steps = best_point(run(plan, f"{key}-{rate:g}"), method, photos)
+                trials.setdefault(key, []).append(Trial(rate, error, steps))
+                tell(f"{key} rate {rate:g}: combined error {error:.4f} at {steps} steps")
+    return trials
+
+
+def save_rates(trials: Mapping[str, Sequence[Trial]], options: TuningOptions, command: str, path: Path) -> None:
+    """Write the chosen rates with every trial and the command that made them; other methods' entries stay."""
+    known = _read(path) if path.exists() else {"entries": {}}
+    for key, tried in trials.items():
+        best = min(tried, key=lambda trial: trial.combined_error)
+        known["entries"][key] = {
+            "rate": best.rate,
+            "trials": [asdict(trial) for trial in tried],
+            "budget": asdict(replace(options, methods=(), photos=())),
+            "command": command,
+        }
+    known["entries"] = dict(sorted(known["entries"].items()))
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def load_rates(path: Path = RATES_FILE) -> dict[str, float]:
+    """The tuned rates, by method and photos.
+
+    Raises:
+        UnreadableFile: If the file is missing or damaged.
+    """
+    try:
+        return {key: float(entry["rate"]) for key, entry in _read(path)["entries"].items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableFile(f"{path} is no table of tuned rates ({error!r}). Make it anew: bench tune.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableFile(
+            f"{path} cannot be read ({error}). Make it with: python -m metalora_core bench tune"
+        ) from error

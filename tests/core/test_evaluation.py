@@ -1,0 +1,251 @@
+"""Laws of the benchmark's scores, statistics, files and runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from core.bench_stand_in import stand_in_bench
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalora_core.errors import InvalidOptions, UnreadableFile
+from metalora_core.evaluation import subjects
+from metalora_core.evaluation.curves import curves_of, resample_weights
+from metalora_core.evaluation.methods import META_OUTSIDE, META_WARM, METHODS, PLAIN
+from metalora_core.evaluation.plan import FULL, QUICK, BenchPlan, Group
+from metalora_core.evaluation.rows import Row, append_rows, read_rows
+from metalora_core.evaluation.runner import missing_units, run_plan
+from metalora_core.evaluation.scores import combined_error, copying, diversity
+from metalora_core.evaluation.subjects import chosen_scenes, first_index, pocket_subject
+from metalora_core.evaluation.summary import BAR, summarise
+from metalora_core.evaluation.tables import best_points
+from metalora_core.evaluation.tuning import candidate_rates
+from metalora_core.pocket.factors import DOMAINS, SPLIT_BASE, Domain, Subject, draw_subject
+from metalora_core.pocket.readers import FactorReader
+from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
+
+
+@pytest.fixture
+def instant_photos(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plain colours instead of rendered photos, for what does not depend on what they show."""
+
+    def paint(who: Sequence[Subject], where: Sequence[Scene], size: int) -> torch.Tensor:
+        colours = torch.stack([one.vector[:3] for one in who])
+        shades = torch.tensor([0.2 + 0.1 * len(scene.words("avatars")) % 0.7 for scene in where])
+        return (colours * shades[:, None])[..., None, None].expand(-1, -1, size, size).clamp(0, 1).contiguous()
+
+    pocket_subject.cache_clear()
+    monkeypatch.setattr(subjects, "render", paint)
+    yield
+    pocket_subject.cache_clear()
+
+
+def scenes(domain: Domain, count: int, seed: int) -> torch.Tensor:
+    return torch.stack([scene_truth(scene, domain) for scene in draw_scenes(domain, count, seed)])
+
+
+def row(method: str, domain: str, photos: int, steps: int, subject: int, identity: float, prompt: float) -> Row:
+    copied = 0.5 if method == PLAIN else 0.1
+    return Row(method, domain, photos, "clean", steps, subject, identity, prompt, copied, 1.0, 1.0, 0.0, 0.0, "", -1.0)
+
+
+def made_up_rows(spread: float = 0.0, people: int = 12) -> list[Row]:
+    """Plain LoRA is best at 50 steps (0.04, 0.04); Meta-LoRA halves both errors at 10 and equals them at 5."""
+    noise = np.random.default_rng(3)
+    errors = {PLAIN: {10: 0.09, 50: 0.04, 100: 0.06}, META_WARM: {2: 0.08, 5: 0.04, 10: 0.02}}
+    errors[META_OUTSIDE] = errors[PLAIN]
+    rows: list[Row] = []
+    for method, by_step in errors.items():
+        for domain in DOMAINS:
+            for photos in (1, 4):
+                for step, error in by_step.items():
+                    for subject in range(people):
+                        factor = 1 + spread * noise.standard_normal()
+                        rows.append(row(method, domain, photos, step, subject, error * factor, error))
+    return rows
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_true_photo_scores_the_floor_and_copies_nothing(domain: Domain) -> None:
+    torch.manual_seed(0)
+    subject = pocket_subject(domain, "validation", 3, 2)
+    scores = subject.score(subject.truth, 1, FactorReader(domain).eval())
+    assert scores.identity_error == scores.prompt_error == 0
+    assert scores.diversity == pytest.approx(1)
+    assert scores.identity_floor > 0 and scores.prompt_floor > 0
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), photos=st.integers(1, 4))
+def test_copying_is_one_for_the_reference_and_nothing_for_the_asked_or_average_scene(
+    domain: Domain, seed: int, photos: int
+) -> None:
+    asked, references = scenes(domain, 6, seed), scenes(domain, photos, seed + 1)
+    copied = references[:1].expand(6, -1)
+    assert copying(copied, asked, references, domain) == pytest.approx(1, abs=1e-4)
+    assert copying(asked, asked, references[:1], domain) == pytest.approx(0, abs=1e-4)
+    half = 0.5 * asked + 0.5 * copied
+    assert copying(half, asked, references[:1], domain) == pytest.approx(0.5, abs=1e-4)
+    average = scenes(domain, 2000, 5).mean(0).expand(6, -1)
+    assert copying(average, asked, references[:1], domain) == pytest.approx(0, abs=1e-3)
+
+
+def test_neither_copying_nor_ignoring_the_subject_wins() -> None:
+    assert combined_error(0.0, 0.4) > combined_error(0.01, 0.03)
+    assert combined_error(0.4, 0.0) > combined_error(0.03, 0.01)
+    assert combined_error(-0.1, 0.09) == combined_error(0.001, 0.09)
+
+
+def test_one_picture_again_and_again_has_no_diversity() -> None:
+    truth = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert diversity(truth[:1].expand(4, -1, -1, -1), truth) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_prompts_ask_for_what_the_first_photo_does_not_show(domain: Domain) -> None:
+    for index in range(5):
+        subject = draw_subject(domain, "validation", index)
+        for first in (0, 1):
+            (shown, *others), asked = chosen_scenes(subject, 6, first)
+            assert len(others) == 7 and len(asked) == 6
+            for scene in asked:
+                assert scene.background != shown.background and scene.light != shown.light
+                assert (scene.turn, scene.tilt) != (shown.turn, shown.tilt)
+
+
+def test_no_subject_of_a_test_seed_is_one_of_training_or_validation() -> None:
+    for seed in (0, 1, 7, 123456789, 2**40):
+        assert draw_subject("avatars", "test", first_index(seed)).seed >= SPLIT_BASE["test"]
+    assert len({first_index(seed) for seed in range(200)}) == 200
+
+
+def test_the_summary_says_what_the_rows_say() -> None:
+    summary = summarise(made_up_rows())
+    assert set(summary) == set(BAR)
+    values = {name: ratio.value for name, ratio in summary.items()}
+    assert values["steps_ratio_1"] == pytest.approx(10)
+    for name in ("prompt_error_ratio_1", "identity_at_equal_prompt_1", "identity_at_equal_prompt_4", "meta1_vs_lora4"):
+        assert values[name] == pytest.approx(0.5)
+    assert values["copying_ratio_1"] == pytest.approx(0.2)
+    assert values["out_of_domain"] == pytest.approx(1)
+    assert all(ratio.low == pytest.approx(ratio.high) and ratio.subjects == 24 for ratio in summary.values())
+
+
+def test_a_method_that_never_gets_there_is_not_credited_with_its_last_step() -> None:
+    worse = [replace(r, identity_error=1.0) if r.method == META_WARM else r for r in made_up_rows()]
+    summary = summarise(worse)
+    assert summary["steps_ratio_1"].value == pytest.approx(50 / 20)  # twice its longest training
+    disobedient = [replace(r, prompt_error=1.0) if r.method == META_WARM else r for r in made_up_rows()]
+    assert summarise(disobedient)["identity_at_equal_prompt_1"].value == pytest.approx(0.08 / 0.04)
+
+
+def test_intervals_hold_the_value_and_do_not_change_from_run_to_run() -> None:
+    rows = made_up_rows(spread=0.3)
+    once, again = summarise(rows), summarise(list(reversed(rows)))
+    assert once == again
+    wide = once["meta1_vs_lora4"]
+    assert wide.low < wide.value < wide.high
+    more = summarise(made_up_rows(spread=0.3, people=200))["meta1_vs_lora4"]
+    assert more.high - more.low < wide.high - wide.low
+
+
+def test_equal_methods_have_a_ratio_of_exactly_one_in_every_resample() -> None:
+    plain = [r for r in made_up_rows(spread=0.3) if r.method == PLAIN]
+    ratio = summarise([*plain, *(replace(r, method=META_WARM) for r in plain)])["prompt_error_ratio_1"]
+    assert ratio.low == ratio.value == ratio.high == 1
+
+
+def test_resamples_are_weights_of_whole_subjects() -> None:
+    weights = resample_weights(7)
+    assert np.allclose(weights.sum(1), 1)
+    assert np.allclose(weights[0], 1 / 7)
+    assert np.allclose((weights * 7).round(), weights * 7)
+
+
+def test_only_subjects_with_every_step_are_counted() -> None:
+    rows = [r for r in made_up_rows() if not (r.subject == 5 and r.steps == 50)]
+    assert 5 not in curves_of(rows)[PLAIN, "avatars", 1].subjects
+    assert {p.steps for p in best_points(rows) if p.method == META_WARM} == {10}
+
+
+def test_rows_survive_the_file_and_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.csv", made_up_rows()[:6]
+    append_rows(path, rows[:4])
+    append_rows(path, rows[4:])
+    assert read_rows(path) == rows
+    whole = path.read_text()
+    path.write_text(whole + "plain_lora,avatars,1,cl")
+    assert read_rows(path) == rows
+    assert path.read_text() == whole
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UnreadableFile, match="columns"):
+        read_rows(path)
+
+
+def plan(methods: Sequence[str] = (PLAIN, META_WARM), **changes: object) -> BenchPlan:
+    base = BenchPlan(
+        groups=(Group(tuple(methods), (1,), (0, 2)),),
+        subjects=2,
+        domains=("products",),
+        prompts=2,
+        sampling_steps=1,
+        split="validation",
+        rates={f"{name}@1": 1e-3 for name in METHODS},
+    )
+    return replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def same(rows: Sequence[Row]) -> list[Row]:
+    """Rows without what a clock measured."""
+    return [replace(r, seconds=0.0) for r in rows]
+
+
+@pytest.mark.usefixtures("instant_photos")
+def test_a_resumed_benchmark_has_the_rows_of_an_unbroken_one(tmp_path: Path) -> None:
+    whole = run_plan(plan(), tmp_path / "whole", processes=1, make_bench=stand_in_bench)
+    run_plan(plan((PLAIN,)), tmp_path / "broken", processes=1, make_bench=stand_in_bench)
+    path = tmp_path / "broken" / "rows.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))  # a row of the first unit is lost
+    assert len(missing_units(plan(), read_rows(path))) == 2
+    resumed = run_plan(plan(), tmp_path / "broken", processes=1, make_bench=stand_in_bench)
+    assert same(resumed) == same(whole)
+    assert [(r.method, r.steps) for r in whole[::2]] == [(META_WARM, 0), (META_WARM, 2), (PLAIN, 0), (PLAIN, 2)]
+
+
+@pytest.mark.usefixtures("instant_photos")
+def test_rows_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    run_plan(plan((PLAIN,)), tmp_path, processes=1, make_bench=stand_in_bench)
+    for changed in (plan(test_seed=1), plan(prompts=3), plan(models="other"), plan(rates={"plain_lora@1": 2e-3})):
+        with pytest.raises(InvalidOptions, match="other settings"):
+            run_plan(changed, tmp_path, processes=1, make_bench=stand_in_bench)
+
+
+def test_all_faults_of_a_plan_are_told_at_once(tmp_path: Path) -> None:
+    broken = plan(subjects=0, prompts=1, groups=(Group((PLAIN,), (9,), (), ("fog",)),))
+    with pytest.raises(InvalidOptions, match=r"subjects is 0.*prompts.*photos are \[9\].*steps are.*'fog'"):
+        run_plan(broken, tmp_path, processes=1, make_bench=stand_in_bench)
+    with pytest.raises(InvalidOptions, match="no learning rate for plain_lora with 2 photos"):
+        plan(rates={"plain_lora@4": 1e-3}).rate_of(PLAIN, 2)
+    with pytest.raises(InvalidOptions, match="no method 'dora'"):
+        plan(("dora",)).check()
+
+
+@pytest.mark.parametrize("whole", [QUICK, FULL])
+def test_the_shipped_plans_answer_the_whole_bar(whole: BenchPlan) -> None:
+    whole.check()
+    asked = {(u.method, u.domain, u.photos, u.condition) for u in whole.units()}
+    for domain in DOMAINS:
+        for method, photos in ((PLAIN, 1), (PLAIN, 4), (META_WARM, 1), (META_WARM, 4), (META_OUTSIDE, 1)):
+            assert (method, domain, photos, "clean") in asked
+    assert {method for method, *_ in asked} == set(METHODS)
+    assert whole.split == "test"
+
+
+def test_every_method_has_as_many_rates_to_try_as_any_other() -> None:
+    assert {len(candidate_rates(name)) for name in METHODS} == {5}
