@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..metalora_core.files.identity import Identity, chain_factors
 from ..metalora_core.files.prior import Prior
@@ -18,7 +18,12 @@ class LearnedIdentity:
     prior: Prior
 
     def factors(self) -> Mapping[str, ChainFactors]:
-        return chain_factors(self.identity, self.prior)
+        """Chain per target in float32; files may hold 16-bit numbers, and factors of one precision only multiply."""
+        chains = chain_factors(self.identity, self.prior)
+        return {
+            name: replace(chain, meta_down=chain.meta_down.float(), mid=chain.mid.float(), up=chain.up.float())
+            for name, chain in chains.items()
+        }
 
     @property
     def words(self) -> str:
