@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))
 
-from comfy_host import find_comfyui, run_in_comfyui, skip_reason  # noqa: E402
+from comfy_host import find_comfyui, run_in_comfyui, skip_reason
 
 # What ComfyUI itself has imported before it comes to custom nodes stands before the clock.
 SCRIPT = """
