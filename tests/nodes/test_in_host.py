@@ -41,6 +41,7 @@ CHECKS = (
     "check_settings",
     "check_wrong_base",
     "check_lists_match_the_record",
+    "check_configured_folders_come_first",
 )
 
 

@@ -127,3 +127,23 @@ def check_lists_match_the_record() -> None:
     assert [basis.value for basis in consent.Basis] == list(node.BASES)
     assert [purpose.value for purpose in consent.Purpose] == list(node.PURPOSES)
     assert set(pack("nodes.bridge.embedders").EMBEDDERS) == set(pack("nodes.evaluate").EMBEDDERS)
+
+
+def check_configured_folders_come_first() -> dict[str, Any]:
+    """What extra_model_paths.yaml has put there before the pack loads stays in front, and is where files are written."""
+    import folder_paths
+
+    folders()
+    own = pack("nodes.bridge.folders")
+    before = folder_paths.folder_names_and_paths.pop(own.PRIORS)
+    elsewhere = folders() / "elsewhere"
+    try:
+        folder_paths.add_model_folder_path(own.PRIORS, str(elsewhere))
+        own.register_folders()
+        paths, extensions = folder_paths.folder_names_and_paths[own.PRIORS]
+        assert paths == [str(elsewhere), str(folders() / "models" / own.PRIORS)], paths
+        assert extensions == {".safetensors"}
+        assert own.new_file(own.PRIORS, "sub/mine") == elsewhere / "sub" / "mine.safetensors"
+    finally:
+        folder_paths.folder_names_and_paths[own.PRIORS] = before
+    return {"paths": paths}
