@@ -79,8 +79,9 @@ def subject_sources() -> list[str]:
     import folder_paths
 
     root = Path(folder_paths.get_input_directory())
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return [*POCKET_SUBJECTS, *(name for name in folders if not name.startswith("."))]
+    found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    holding = [path.name for path in found if any(child.is_dir() for child in path.iterdir())]
+    return [*POCKET_SUBJECTS, *(name for name in holding if not name.startswith("."))]
 
 
 def input_folder(name: str) -> Path:

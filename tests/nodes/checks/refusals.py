@@ -130,7 +130,7 @@ def check_lists_match_the_record() -> None:
 
 
 def check_configured_folders_come_first() -> dict[str, Any]:
-    """What extra_model_paths.yaml has put there before the pack loads stays in front, and is where files are written."""
+    """What extra_model_paths.yaml has put there before the pack loads stays in front; new files are written there."""
     import folder_paths
 
     folders()
