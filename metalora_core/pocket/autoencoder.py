@@ -27,7 +27,9 @@ def make_autoencoder(widths: tuple[int, ...] = (STORED_WIDTH,) * 4) -> Any:
     """
     from ..hosts.library import diffusers_class
 
-    model: Any = diffusers_class("AutoencoderTiny")(latent_channels=LATENT_CHANNELS, scaling_factor=1.0, shift_factor=0.0)
+    model: Any = diffusers_class("AutoencoderTiny")(
+        latent_channels=LATENT_CHANNELS, scaling_factor=1.0, shift_factor=0.0
+    )
     if widths != (STORED_WIDTH,) * 4:
         _narrow(model.encoder.layers, widths, 3)
         _narrow(model.decoder.layers, widths[::-1], LATENT_CHANNELS)

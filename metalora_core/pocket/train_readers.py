@@ -14,13 +14,15 @@ from torch.nn import functional as F
 
 from ..schedule import warmup_cosine
 from .autoencoder import decode
-from .dataset import PhotoPlan, rendered_photos, to_pictures
+from .dataset import PhotoPlan, rendered_photos, to_bytes, to_pictures
 from .factors import FACTORS, SPLIT_BASE, Domain, draw_subjects, slices
 from .latents_cache import encoded_photos
 from .load import PocketMetadata, load_autoencoder, reader_file, save_part
 from .readers import FactorReader, error_floor, score
 from .scenes import draw_scenes, scene_truth
 from .world import render
+
+_RESTORED_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,17 @@ def train_reader(
 def make_reader(domain: Domain, folder: Path, options: ReaderOptions, report: Callable[[str], None] = print) -> None:
     """Train, measure and write the shipped reader of a domain.
 
-    A quarter of each batch are photos as the autoencoder gives them back: what a generated picture looks like.
+    Every fifth photo is shown as the autoencoder gives it back: what a generated picture looks like.
     """
     plan, autoencoder = PhotoPlan(domain), load_autoencoder()
-    photos, latents = rendered_photos(plan, folder), encoded_photos(plan, folder, autoencoder)
+    photos, latents = rendered_photos(plan, folder), encoded_photos(plan, folder, autoencoder)[::_RESTORED_EVERY]
+    with torch.no_grad():
+        restored = torch.cat([to_bytes(decode(autoencoder, some.float())) for some in latents.split(24)])
 
     def picture_rows(rows: Tensor) -> Tensor:
         pictures = to_pictures(photos[rows.numpy()])
-        some = slice(0, len(rows) // 4)
-        with torch.no_grad():
-            pictures[some] = decode(autoencoder, latents[rows[some]].float()).clamp(0, 1)
+        again = rows % _RESTORED_EVERY == 0
+        pictures[again] = restored[rows[again] // _RESTORED_EVERY].float() / 255
         return pictures
 
     reader = train_reader(plan, picture_rows, options, report)
