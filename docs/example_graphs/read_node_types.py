@@ -18,6 +18,7 @@ USED = (
 FILE_CHOICES = {"unet_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTE: dict[str, Any] = {
+    "title": "Note",
     "sockets": [],
     "widgets": [{"name": "text", "type": "STRING", "default": "", "multiline": True}],
     "outputs": [],
@@ -48,7 +49,8 @@ def node_type(info: dict[str, Any]) -> dict[str, Any]:
                 continue
             widgets.append({"name": name, "type": kind, **_widget(name, spec, options)})
     outputs = [{"name": n, "type": t} for n, t in zip(info["output_name"], info["output"], strict=True)]
-    return {"sockets": sockets, "widgets": widgets, "outputs": outputs}
+    title = info.get("display_name") or info["name"]
+    return {"title": title, "sockets": sockets, "widgets": widgets, "outputs": outputs}
 
 
 def _widget(name: str, spec: list[Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+"""What the page tests need on this machine: Chromium, node, playwright-core. Each is named when it is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def chromium() -> str | None:
+    """Path of an installed Chromium, or None."""
+    return next((path for path in map(shutil.which, CHROMIUM_NAMES) if path), None)
+
+
+def missing() -> str:
+    """What is missing, in words, or an empty text."""
+    if chromium() is None:
+        return "no Chromium found; on Debian or Ubuntu: apt install chromium"
+    if shutil.which("node") is None:
+        return "node was not found; on Debian or Ubuntu: apt install nodejs npm"
+    if not (FOLDER / "node_modules" / "playwright-core").is_dir():
+        return "playwright-core is not installed: npm ci --prefix tests/web"
+    return ""

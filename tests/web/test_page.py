@@ -1,0 +1,92 @@
+"""The pack in the real page, classic canvas and Nodes 2.0: examples open, help opens, Run ends in a picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfy_host import find_comfyui, skip_reason
+from integration.comfy_server import PACK, ComfyServer
+from web.page_tools import FOLDER, chromium, missing
+
+ROOT = FOLDER.parents[1]
+EXAMPLES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+MODES = ("classic", "nodes2")
+pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("page")]
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Everything that one visit to the page saw; starting a browser is dear, so all tests read the same visit."""
+    # One page is enough: the newest that is found. What both versions of the server do is tested without a page.
+    comfyui = find_comfyui()
+    if comfyui is None or missing():
+        pytest.skip(missing() or skip_reason())
+    base = tmp_path_factory.mktemp("page")
+    with ComfyServer(comfyui, base) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        command = ["node", str(FOLDER / "visit.mjs"), url, str(chromium()), PACK, "-", *EXAMPLES]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert told.returncode == 0, f"{told.stderr[-3000:]}\n{server.log[-3000:]}"
+        yield json.loads(told.stdout)
+
+
+def test_the_page_throws_no_error(visit: dict[str, Any]) -> None:
+    assert visit["errors"] == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_opens_without_red_node_or_missing_value(visit: dict[str, Any], mode: str, example: str) -> None:
+    opened = visit["modes"][mode]["opened"][example]
+    assert opened["red"] == []
+    assert opened["complaint"] == ""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_page_sends_the_prompt_that_other_tests_queue(visit: dict[str, Any], mode: str, example: str) -> None:
+    written = json.loads((ROOT / "tests/example_prompts" / f"{example}.json").read_text(encoding="utf-8"))
+    assert visit["modes"][mode]["opened"][example]["prompt"] == written
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_help_opens_with_its_picture(visit: dict[str, Any], mode: str) -> None:
+    shown = visit["modes"][mode]["help"]
+    assert shown["text"].startswith("Adapt Identity")
+    assert shown["loaded"] == shown["pictures"] == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_run_ends_in_a_picture(visit: dict[str, Any], mode: str) -> None:
+    seen = visit["modes"][mode]
+    assert seen["run"]["end"] == "execution_success"
+    assert seen["run"]["complaint"] == ""
+    assert seen["pictures"] == [[128, 128], [128, 128]]
+
+
+def test_progress_losses_and_previews_are_seen_while_it_learns(visit: dict[str, Any]) -> None:
+    run = visit["modes"]["classic"]["run"]
+    assert run["progress"] >= run["losses"] > 0
+    assert run["previews"] > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reports_stand_on_the_nodes(visit: dict[str, Any], mode: str) -> None:
+    reports = visit["modes"][mode]["reports"]
+    assert "Saved" in reports["MetaLoRA_AdaptIdentity"] or "Read" in reports["MetaLoRA_AdaptIdentity"]
+    assert "targets" in reports["MetaLoRA_ApplyIdentity"]
+    assert reports["MetaLoRA_PrepareReferences"]
+
+
+def test_reports_are_not_saved_with_the_workflow(visit: dict[str, Any]) -> None:
+    assert all(visit["modes"][mode]["saved_widgets_changed"] == [] for mode in MODES)
+
+
+def test_japanese_words_reach_the_page(visit: dict[str, Any]) -> None:
+    japanese = visit["japanese"]
+    assert japanese["title"] == "アイデンティティを学習"
+    assert japanese["help"].startswith("アイデンティティを学習")
