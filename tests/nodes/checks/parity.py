@@ -35,9 +35,12 @@ def check_all_ways_give_the_same_latents() -> dict[str, float]:
     figures = {name: close(sampled(way, prompt), truth) for name, way in ways.items()}
     figures["hook on the conditioning"] = close(sampled(model, _hooked(prompt, learned)), truth)
     figures["diffusers host"] = close(_through_diffusers(learned), truth)
-    moved = close(sampled(model, prompt), truth)
+    # float32 is exact to some 1e-7 of the largest number; four steps and another order of sums cost a digit.
+    size = float(truth.abs().max())
+    figures = {name: difference / size for name, difference in figures.items()}
+    moved = close(sampled(model, prompt), truth) / size
     assert moved > 1e-2, "the identity changes too little for this to say anything"
-    assert max(figures.values()) < 1e-4 and figures["export in Load LoRA"] < 1e-5, figures
+    assert max(figures.values()) < 1e-5, figures
     return figures | {"identity against base": moved, "files": float(len(path) > 0 and len(kohya) > 0)}
 
 
