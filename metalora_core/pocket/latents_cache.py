@@ -40,11 +40,18 @@ def encoded_photos(plan: PhotoPlan, folder: Path, autoencoder: Any) -> Tensor:
 
 
 class PhotoSubjects:
-    """Training subjects as the meta-training sees them: latents and captions, subject by subject."""
+    """Training subjects as the meta-training sees them: latents and captions, subject by subject.
+
+    Every subject has a trigger of its own, as it will have in an adaptation, so that the prior suits any trigger.
+    """
 
     def __init__(self, plan: PhotoPlan, latents: Tensor) -> None:
         self._plan, self._latents = plan, latents
-        self._captions = plan.captions()
+        who = [subject for subject in plan.drawn_subjects() for _ in range(plan.photos)]
+        self._captions = [
+            scene.caption(plan.domain, subject.class_word, f"subject{subject.seed}")
+            for scene, subject in zip(plan.scenes(), who, strict=True)
+        ]
 
     @property
     def domain(self) -> str:
