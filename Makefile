@@ -13,6 +13,8 @@ export PYTHONUNBUFFERED = 1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The tests in the real page need playwright-core; without npm they are skipped and say so.
+PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
 .PHONY: help demo test check format bench bench-full bench-speed clean
 .DEFAULT_GOAL := help
@@ -39,7 +41,11 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: $(STAMP)
 	$(BIN)/python -m metalora_core demo $(DEMO_ARGS)
 
-test: $(STAMP)
+$(PAGE_STAMP): tests/web/package-lock.json
+	@if command -v npm >/dev/null 2>&1; then \
+	  npm ci --prefix tests/web --no-audit --no-fund --silent || echo "playwright-core could not be installed; page tests will be skipped" >&2; fi
+
+test: $(STAMP) $(PAGE_STAMP)
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 check: $(STAMP)
@@ -61,5 +67,5 @@ bench-speed: $(STAMP)
 	$(BIN)/python -m metalora_core bench --speed $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) output .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) output tests/web/node_modules .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

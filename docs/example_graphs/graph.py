@@ -14,11 +14,12 @@ TITLE_PX, GAP_PX, GROUP_GAP_PX, MARGIN_PX = 30, 40, 60, 24
 SLOT_PX, WIDGET_PX, TEXT_PX, PICTURE_PX = 20, 24, 120, 300
 SHOWING_PICTURES = {
     *("SaveImage", "LossGraphNode", "LoadImage"),
-    *("MetaLoRA_PrepareReferences", "MetaLoRA_EvaluateIdentity"),
+    *("MetaLoRA_AdaptIdentity", "MetaLoRA_PrepareReferences", "MetaLoRA_EvaluateIdentity"),
 }
 SHOWING_TEXT = {
     *("PreviewAny", "MetaLoRA_AdaptIdentity", "MetaLoRA_MetaTrainPrior", "MetaLoRA_RecordConsent"),
-    *("MetaLoRA_ApplyIdentity", "MetaLoRA_SaveIdentity", "MetaLoRA_ExportLoRA"),
+    *("MetaLoRA_ApplyIdentity", "MetaLoRA_SaveIdentity", "MetaLoRA_ExportLoRA", "MetaLoRA_PrepareReferences"),
+    "MetaLoRA_EvaluateIdentity",
 }
 OPTIONAL_SHAPE = 7
 MUTED = 2

@@ -15,7 +15,8 @@ function hurry(page, seed) {
         for (const widget of node.widgets ?? []) {
           const value = fast[node.type]?.[widget.name];
           if (value !== undefined) widget.value = value;
-          if (node.type === "KSampler" && widget.name === "seed") widget.value = seed;
+          // Another seed each time: what was learned and drawn before would only be read again.
+          if (widget.name === "seed") widget.value = 100 + seed;
         }
     },
     [FAST, seed],
