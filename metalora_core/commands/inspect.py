@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options
+from .base_model import POCKET
+
+if TYPE_CHECKING:
+    from ..evaluation.explain import Explanation
 
 
 def inspect(
     files: Annotated[
         list[Path], typer.Argument(help="Safetensors files: priors, identities, checkpoints, LoRAs, models.")
     ],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where an identity's likeness lives: layers, noise levels, blocks.")
+    ] = False,
+    prior: options.PriorChoice = "",
+    model: options.Model = POCKET,
+    picture: Annotated[str, typer.Option(help="With --explain: draw it to this PNG file.")] = "",
+    device: options.Device = "",
+    dtype: options.Dtype = "float32",
     json: options.Json = False,
 ) -> None:
     """Say what each file is, how it was made and its size."""
@@ -21,4 +33,28 @@ def inspect(
     from ..terminal import answer
 
     found = [describe_file(path) for path in files]
-    answer({"files": [item.fields() for item in found]}, "\n\n".join(item.text() for item in found), json)
+    texts, fields = [item.text() for item in found], [item.fields() for item in found]
+    if explain:
+        explained = [_explain(path, prior, model, device, dtype) for path in files]
+        texts = [f"{text}\n\n{one.text()}" for text, one in zip(texts, explained, strict=True)]
+        fields = [{**own, "explanation": one.fields()} for own, one in zip(fields, explained, strict=True)]
+        if picture:
+            _draw(explained[0], Path(picture))
+    answer({"files": fields}, "\n\n".join(texts), json)
+
+
+def _explain(path: Path, prior: str, model: str, device: str, dtype: str) -> Explanation:
+    from ..evaluation.explain import explain_identity
+    from ..files.identity import load_identity
+    from .base_model import load_base_model, load_prior_for
+
+    identity = load_identity(path)
+    own = load_prior_for(prior, model, identity.metadata.class_word)
+    return explain_identity(load_base_model(model, device, dtype), identity, own)
+
+
+def _draw(explanation: Explanation, path: Path) -> None:
+    from ..evaluation.explain import explanation_png
+    from ..files.atomic import atomic_write
+
+    atomic_write(path, [explanation_png(explanation)])

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from .plan import BenchPlan, Unit
     from .rows import Row
 
-bench_app = typer.Typer(help="Compare the methods on subjects that nothing was trained or tuned on.")
+bench_app = typer.Typer(
+    help="Compare the methods on subjects that nothing was trained or tuned on.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 _OUTPUT = Path("output/bench")
 Processes = Annotated[int, typer.Option(help="Working side by side, one thread each; 0 for one per core.", min=0)]
