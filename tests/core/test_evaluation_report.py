@@ -1,0 +1,138 @@
+"""The report, the JSON and the tuned files say what the rows say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from core.bench_stand_in import stand_in_bench
+from core.test_evaluation import made_up_rows, plan
+
+from metalora_core.errors import UnreadableFile
+from metalora_core.evaluation.costs import cost_table, kept_tensors
+from metalora_core.evaluation.gallery import Strip
+from metalora_core.evaluation.methods import META_WARM, METHODS, PLAIN
+from metalora_core.evaluation.plan import BenchPlan
+from metalora_core.evaluation.preset import preset_plan, save_preset, step_preset
+from metalora_core.evaluation.report import json_fields, write_report
+from metalora_core.evaluation.rows import Row
+from metalora_core.evaluation.summary import summarise
+from metalora_core.evaluation.tables import bar_table, best_points, best_table, cut_table, repeat_table
+from metalora_core.evaluation.tuning import TuningOptions, best_point, candidate_rates, load_rates, save_rates, tune
+
+
+def with_photos(rows: list[Row]) -> list[Row]:
+    words = ("left|level|above|blue|smiling", "front|up|left|red|sad")
+    return [replace(r, reference=words[r.subject % 2], domain_distance=30.0 + 40 * (r.subject % 2)) for r in rows]
+
+
+def test_the_json_has_the_numbers_beside_their_intervals() -> None:
+    rows = made_up_rows(spread=0.2)
+    odd = [replace(rows[0], condition="blur")]
+    fields = json.loads(json.dumps(json_fields([*rows, *odd], summarise(rows), plan()), default=str))
+    assert len(fields["rows"]) == len(rows) and len(fields["condition_rows"]) == 1
+    columns = {"method", "domain", "photos", "steps", "subject", "identity_error", "prompt_error", "copying", "seconds"}
+    assert columns <= set(fields["rows"][0])
+    low, high = fields["summary"]["meta1_vs_lora4_interval"]
+    assert low < fields["summary"]["meta1_vs_lora4"] < high
+    assert fields["summary"]["steps_ratio_1_subjects"] == 24
+
+
+def test_every_line_of_a_table_says_over_how_many_subjects() -> None:
+    rows = with_photos(made_up_rows(spread=0.2))
+    points = best_points(rows)
+    assert {line[-1] for line in bar_table(summarise(rows))[1:]} == {"24"}
+    assert {line[-1] for line in best_table(points)[1:]} == {"12"}
+    cuts = cut_table(rows, points)
+    assert {line[-1] for line in cuts[1:]} == {"6"}
+    assert any(line[1] == "farther from the domain" for line in cuts)
+    assert not any("expression" in line[1] for line in cuts if line[0] == "products")
+
+
+def test_the_change_under_a_condition_is_taken_subject_by_subject() -> None:
+    rows = [r for r in made_up_rows() if r.method == PLAIN and r.photos == 1 and r.steps == 50]
+    blurred = [replace(r, condition="blur", identity_error=r.identity_error + 0.01) for r in rows]
+    lines = repeat_table([*rows, *blurred])[1:]
+    assert [line[0] for line in lines] == ["blur", "blur"]
+    assert all(line[5] == "0.0100" and line[6] == "12" for line in lines)
+
+
+def test_the_report_is_one_file_that_a_browser_can_show(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = with_photos(made_up_rows(spread=0.2))
+    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    strip = Strip("avatars", pictures[0], ("sad, looking left", "happy"), {"plain LoRA": pictures, "truth": pictures})
+    path = tmp_path / "docs" / "report.html"
+    write_report(path, rows, best_points(rows), summarise(rows), plan(), "bench <&>", [strip])
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<img") == 6 and page.count("data:image/png;base64,") == 6
+    assert "bench &lt;&amp;&gt;" in page and "http" not in page.split("<body>")[1].replace("https://", "")
+    assert {p.name for p in path.parent.glob("*.png")} >= {"learning.png", "pictures_00.png"}
+    first = path.read_bytes()
+    write_report(path, rows, best_points(rows), summarise(rows), plan(), "bench <&>", [strip])
+    assert path.read_bytes() == first
+
+
+def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budget(tmp_path: Path) -> None:
+    seen: list[tuple[str, str, int, tuple[int, ...]]] = []
+
+    def run(own: BenchPlan, name: str) -> list[Row]:
+        (key, rate), (group,) = next(iter(own.rates.items())), own.groups
+        seen.append((key, own.split, own.subjects, group.steps))
+        good = candidate_rates(key.split("@")[0])[3]
+        worse = 1.0 if rate == good else 2.0
+        return [
+            replace(r, method=key.split("@")[0], identity_error=r.identity_error * worse)
+            for r in made_up_rows()
+            if r.method == PLAIN and r.photos == 1
+        ]
+
+    options = TuningOptions((PLAIN, META_WARM), (1,))
+    trials = tune(options, run)
+    path = tmp_path / "rates.json"
+    save_rates(trials, options, "the command", path)
+    assert load_rates(path) == {f"{m}@1": candidate_rates(m)[3] for m in (PLAIN, META_WARM)}
+    assert {split for _, split, _, _ in seen} == {"validation"}
+    assert len(seen) == 10 and len({budget[2:] for budget in seen}) == 1
+    save_rates({"lora_plus@1": trials[f"{PLAIN}@1"]}, options, "another", path)
+    assert set(load_rates(path)) == {"plain_lora@1", "meta_warm@1", "lora_plus@1"}
+    path.write_text("{}")
+    with pytest.raises(UnreadableFile, match="tuned rates"):
+        load_rates(path)
+
+
+def test_the_best_point_is_taken_in_each_domain_and_averaged_over_them() -> None:
+    error, steps = best_point(made_up_rows(), PLAIN, 1)
+    assert error == pytest.approx(0.04) and steps == {"avatars": 50, "products": 50}
+
+
+def test_the_preset_takes_the_fewest_steps_that_are_good_enough(tmp_path: Path) -> None:
+    errors = {5: 0.08, 10: 0.0404, 20: 0.04, 30: 0.05}
+    base = next(r for r in made_up_rows() if r.method == META_WARM)
+    rows = [
+        replace(base, photos=n, steps=s, subject=i, domain=d, identity_error=e, prompt_error=e)
+        for n in (1, 2, 4, 8)
+        for s, e in errors.items()
+        for i in range(3)
+        for d in ("avatars", "products")
+    ]
+    path = tmp_path / "preset.json"
+    save_preset(preset_plan({"meta_warm@1": 2e-3, "meta_warm@4": 5e-3}), rows, "the command", path)
+    assert (step_preset(1, path).steps, step_preset(1, path).mid_learning_rate) == (10, 2e-3)
+    assert step_preset(5, path).up_learning_rate == 5e-3
+    with pytest.raises(UnreadableFile, match="no step preset"):
+        step_preset(1, tmp_path / "missing.json")
+
+
+def test_a_file_keeps_what_was_trained() -> None:
+    bench = stand_in_bench()
+    prior = bench.priors["avatars"]
+    starts = {name: method.start(bench.host, prior, 0) for name, method in METHODS.items()}
+    assert {key.rpartition(".")[2] for key in kept_tensors(starts["lora_fa"])} == {"up"}
+    assert {key.rpartition(".")[2] for key in kept_tensors(starts["lora_xs"])} == {"mid"}
+    assert sum(t.numel() for t in kept_tensors(starts[PLAIN]).values()) == starts[PLAIN].trained
+    assert starts["meta_cold"].trained == starts["lora_fa"].trained + starts["meta_cold"].layout.mid_total
+    assert [line[0] for line in cost_table(bench, [PLAIN])[1:]] == ["plain LoRA"]
