@@ -15,6 +15,7 @@ import pytest
 
 sys.path += [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "nodes")]
 import graphs
+import shipped
 from comfy_server import PACK, ComfyServer, failure
 from hosts import each_version, folder_of
 
@@ -139,6 +140,14 @@ def test_workflow_06_exports_for_any_loader(server: ComfyServer) -> None:
 
 def test_workflow_07_draws_a_catalogue(server: ComfyServer) -> None:
     _saved(server, server.run(graphs.catalogue()), count=3)
+
+
+@pytest.mark.parametrize("name", shipped.NAMES)
+def test_a_shipped_example_ends_in_pictures(server: ComfyServer, name: str) -> None:
+    prompt = shipped.hurried(name)
+    outputs = server.run(prompt)
+    for node in (key for key, node in prompt.items() if node["class_type"] == "SaveImage"):
+        assert all(min(_size(server, picture)) >= 128 for picture in outputs[node]["images"])
 
 
 def test_cancelled_over_http_and_queued_again(server: ComfyServer) -> None:
