@@ -22,6 +22,7 @@ from .layers import ChainFactors, SlotLayout
 from .optimizers import evaluation_mode, make_optimizer, scale_learning_rates, training_mode
 from .schedule import step_generator, warmup_cosine
 from .targets import Target
+from .trained_vector import TrainedVector
 
 __all__ = ["AdaptationState"]
 
@@ -51,19 +52,19 @@ class AdaptationState:
         self.losses: list[float] = []
         self.validation: list[tuple[int, float]] = []
         flat = self._start(prior, warm).to(host.device, torch.float32)
-        self.mids = flat[: self.layout.mid_total].clone().requires_grad_()
-        self.ups = flat[self.layout.mid_total :].clone().requires_grad_()
+        self._trained = TrainedVector(self.layout, flat, host.dtype)
         self.average = flat.clone() if options.ema_decay else None
         self.best: Tensor | None = None
         self._step_sizes = _step_sizes(prior, self.layout, host.device)
         self._rates = [options.mid_learning_rate, options.up_learning_rate]
-        groups = [{"params": [p], "lr": rate} for p, rate in zip((self.mids, self.ups), self._rates, strict=True)]
+        groups = [{"params": [p], "lr": rate} for p, rate in zip(self._trained.parameters, self._rates, strict=True)]
         self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
         training_mode(self._optimizer)
         self.factors = {
             name: ChainFactors(_ready(down, host), flat, flat, prior.metadata.scale) for name, down in downs.items()
         }
-        self.use(torch.cat([self.mids.detach(), self.ups.detach()]))
+        self._at_trained = False
+        self.use()
         self._unread: list[Tensor] = []
 
     def _start(self, prior: Prior, warm: bool) -> Tensor:
@@ -80,30 +81,35 @@ class AdaptationState:
 
     def use(self, flat: Tensor | None = None) -> None:
         """Point the injected chains at the trained vectors, or at another flat vector of all factors."""
+        if flat is not None:
+            self._point_at(*self.layout.unpack(flat.to(self._dtype)))
+        elif not self._at_trained:
+            self._point_at(*self._trained.factors)
+        self._at_trained = flat is None
         if flat is None:
-            # One cast for all layers; autograd brings the gradient back to float32.
-            mids, ups = self.mids.to(self._dtype), self.ups.to(self._dtype)
-            by_name = self.layout.unpack_mids(mids), self.layout.unpack_ups(ups)
-        else:
-            by_name = self.layout.unpack(flat.to(self._dtype))
+            self._trained.cast()
+
+    def _point_at(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> None:
         for name, chain in self.factors.items():
-            chain.mid, chain.up = by_name[0][name], by_name[1][name]
+            chain.mid, chain.up = mids[name], ups[name]
 
     def update(self, loss: Tensor) -> None:
         """One optimizer step with the gradients that are there; nothing is read from the device."""
         options = self.options
         factor = warmup_cosine(self.step, options.steps, options.warmup_steps, options.final_rate)
         scale_learning_rates(self._optimizer, self._rates, factor)
-        before = None if self._step_sizes is None else self.flat().clone()
+        flat = self._trained.flat
+        before = None if self._step_sizes is None else flat.clone()
+        self._trained.gather_gradients()
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._trained.zero_gradients()
         if before is not None and self._step_sizes is not None:
-            self._set_flat(before + self._step_sizes * (self.flat() - before))
+            flat.sub_(before).mul_(self._step_sizes).add_(before)
         self.step += 1
         if self.average is not None:
             # A short memory at first, so that the start is forgotten.
             decay = min(options.ema_decay, self.step / (self.step + 9))
-            self.average.lerp_(self.flat(), 1 - decay)
+            self.average.lerp_(flat, 1 - decay)
         self._unread.append(loss.detach())
 
     def read_losses(self) -> float:
@@ -114,8 +120,8 @@ class AdaptationState:
         return sum(fresh) / len(fresh)
 
     def flat(self) -> Tensor:
-        """All factors in one vector."""
-        return torch.cat([self.mids.detach(), self.ups.detach()])
+        """All factors in one vector, a copy."""
+        return self._trained.flat.clone()
 
     def result(self) -> Tensor:
         """The factors to keep by now: the average where there is one, a schedule-free optimizer's own average."""
@@ -126,14 +132,10 @@ class AdaptationState:
         training_mode(self._optimizer)
         return flat
 
-    def _set_flat(self, flat: Tensor) -> None:
-        with torch.no_grad():
-            self.mids.copy_(flat[: self.layout.mid_total])
-            self.ups.copy_(flat[self.layout.mid_total :])
-
     def snapshot(self, digest: str) -> Checkpoint:
         """A copy of the whole state between two steps."""
-        tensors = {"mids": self.mids, "ups": self.ups, "average": self.average, "best": self.best}
+        mids, ups = self._trained.parameters
+        tensors = {"mids": mids, "ups": ups, "average": self.average, "best": self.best}
         copies = {name: tensor.detach().clone() for name, tensor in tensors.items() if tensor is not None}
         state = {
             "optimizer": _copied(self._optimizer.state_dict()),
@@ -153,10 +155,11 @@ class AdaptationState:
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a snapshot."""
         tensors = saved.tensors
-        self._set_flat(torch.cat([tensors["mids"], tensors["ups"]]))
+        self._trained.flat.copy_(torch.cat([tensors["mids"], tensors["ups"]]))
+        self._trained.zero_gradients()
         if self.average is not None:
             self.average.copy_(tensors["average"])
-        self.best = tensors["best"].to(self.mids.device) if "best" in tensors else None
+        self.best = tensors["best"].to(self._trained.flat.device) if "best" in tensors else None
         self._optimizer.load_state_dict(dict(saved.state["optimizer"]))
         self.losses = [float(loss) for loss in saved.state["losses"]]
         self.validation = [(int(step), float(loss)) for step, loss in saved.state["validation"]]

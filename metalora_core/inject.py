@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import IncompatibleBaseModel
+from .frozen_chain import add_rows, chain_rows, middle_of
 from .functional import ConvGeometry, add_up, apply_mid, check_chain, project_down
 from .layers import ChainFactors
 from .targets import Part, Target
@@ -54,12 +55,27 @@ class _SharedProjection:
         self.source: weakref.ref[Tensor] | None = None
         self.result: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
-    def take(self, part: int, x: Tensor, conv: ConvGeometry | None) -> tuple[Tensor, Tensor]:
+    def add(self, part: int, x: Tensor, output: Tensor, conv: ConvGeometry | None) -> Tensor:
+        """The output of a part with its rows of the chain added."""
+        f = self.factors
+        scale = f.scale * f.strength
+        if scale == 0:
+            return output
+        frozen = conv is None and f.mid.dim() == 2 and not f.meta_down.requires_grad
+        if frozen and len(self.sizes) == 1 and x.dtype == output.dtype == f.mid.dtype == f.meta_down.dtype:
+            return chain_rows(output, x, f.meta_down, f.mid, f.up, scale)
+        middle, up = self._take(part, x, frozen, conv)
+        middle, up = middle.to(output.dtype), up.to(output.dtype)
+        return add_rows(output, middle, up, scale) if frozen else add_up(output, middle, up, scale, conv)
+
+    def _take(self, part: int, x: Tensor, frozen: bool, conv: ConvGeometry | None) -> tuple[Tensor, Tensor]:
         """Middle activation for this input, and the part's rows of up."""
+        if len(self.sizes) == 1:
+            return self._middle(x, frozen, conv), self.factors.up
         same_input = self.source is not None and self.source() is x
         result = self.result
         if result is None or not same_input or part in self.served:
-            result = self._compute(x, conv)
+            result = self._middle(x, frozen, conv), self.factors.up.split(self.sizes, dim=-2)
             self.served.clear()
             self.source, self.result = weakref.ref(x), result
         self.served.add(part)
@@ -67,11 +83,9 @@ class _SharedProjection:
             self.source = self.result = None
         return result[0], result[1][part]
 
-    def _compute(self, x: Tensor, conv: ConvGeometry | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        f, dtype = self.factors, x.dtype
-        middle = apply_mid(project_down(x, f.meta_down.to(dtype), conv), f.mid.to(dtype), conv)
-        up = f.up.to(dtype)
-        return middle, (up,) if len(self.sizes) == 1 else up.split(self.sizes, dim=-2)
+    def _middle(self, x: Tensor, frozen: bool, conv: ConvGeometry | None) -> Tensor:
+        down, mid = self.factors.meta_down.to(x.dtype), self.factors.mid.to(x.dtype)
+        return middle_of(x, down, mid) if frozen else apply_mid(project_down(x, down, conv), mid, conv)
 
 
 class _PartHook:
@@ -83,12 +97,7 @@ class _PartHook:
         self.conv = conv
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        factors = self.shared.factors
-        scale = factors.scale * factors.strength
-        if scale == 0:
-            return output
-        middle, up = self.shared.take(self.part, inputs[0], self.conv)
-        return add_up(output, middle.to(output.dtype), up.to(output.dtype), scale, self.conv)
+        return self.shared.add(self.part, inputs[0], output, self.conv)
 
 
 class Injection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -84,11 +86,48 @@ def _no_positions(count: int, device: torch.device) -> Tensor:
     return torch.zeros(count, 3, device=device)
 
 
+class _RememberedRotations:
+    """Flux's rotary embedding, which depends on nothing but the ids, computed once per size of picture and text."""
+
+    def __init__(self, compute: Any) -> None:
+        self._compute = compute
+        self._known: dict[tuple[int, int, int], Any] = {}
+        self.size: tuple[int, int, int] | None = None
+
+    def __call__(self, ids: Tensor) -> Any:
+        if self.size is None:
+            return self._compute(ids)
+        if self.size not in self._known:
+            self._known[self.size] = self._compute(ids)
+        return self._known[self.size]
+
+
+@contextmanager
+def remembered_rotations(model: Any) -> Generator[None]:
+    """Let a Flux reuse its rotary embeddings between the steps of a training; other families are left alone.
+
+    Args:
+        model: The denoiser; its embedding's forward is replaced for the length of the block.
+    """
+    embedding: Any = getattr(model, "pos_embed", None)
+    if type(model).__name__ != "FluxTransformer2DModel" or "forward" in vars(embedding):
+        yield
+        return
+    embedding.forward = _RememberedRotations(embedding.forward)
+    try:
+        yield
+    finally:
+        del embedding.forward
+
+
 def flux(model: Any, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
     """Flux: tokens in and out, guidance (B,) as an input where the model is distilled for it."""
     require(conditioning, "context", "pooled")
     height, width = noisy.shape[-2:]
     context = conditioning["context"].to(noisy.dtype)
+    rotations = vars(model.pos_embed).get("forward")
+    if isinstance(rotations, _RememberedRotations):
+        rotations.size = (height, width, context.shape[1])
     tokens = model(
         hidden_states=pack(noisy),
         encoder_hidden_states=context,

@@ -14,7 +14,7 @@ from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
 from ..host import Conditioning
 from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
 from ..targets import Target
-from .denoisers import DENOISERS, base_of, family_of
+from .denoisers import DENOISERS, base_of, family_of, remembered_rotations
 from .latents import LatentSpace, load_latent_space, require_multiple
 from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
 from .single_file import load_denoiser, load_denoiser_folder
@@ -145,7 +145,7 @@ class DiffusersHost:
             model.requires_grad_(False).eval()
             if self.gradient_checkpointing:
                 model.enable_gradient_checkpointing()
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model):
                 yield
         finally:
             if self.gradient_checkpointing:

@@ -186,8 +186,9 @@ def test_parts_share_one_projection_and_keep_nothing(monkeypatch: pytest.MonkeyP
     import metalora_core.inject as inject
 
     host, calls = ToyHost(), []
-    project = inject.project_down
-    monkeypatch.setattr(inject, "project_down", lambda *a: calls.append(1) or project(*a))
+    for name in ("middle_of", "chain_rows", "project_down"):
+        project = getattr(inject, name)
+        monkeypatch.setattr(inject, name, lambda *a, project=project: calls.append(1) or project(*a))
     factors = random_factors(host.targets())
     with torch.no_grad(), Injection(host.model, host.targets(), factors):
         run(host)
