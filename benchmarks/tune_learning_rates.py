@@ -25,7 +25,7 @@ from metalora_core.pocket import load_pocket_host, load_pocket_prior, load_reade
 from metalora_core.pocket.factors import DOMAINS
 from metalora_core.terminal import table
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3, 1e-2)
 
 
 def with_rate(options: DemoOptions, rate: float) -> DemoOptions:

@@ -35,6 +35,7 @@ class DemoOptions:
         steps: Training steps of each.
         seed: Of both trainings and of the starting noise.
         sampling_steps: Of each picture.
+        guidance: Classifier-free guidance of each picture, of all methods alike.
         meta: Meta-LoRA's settings, and what plain LoRA shares with it; steps and seed are set from here.
         plain: Plain LoRA's own settings.
     """
@@ -42,6 +43,7 @@ class DemoOptions:
     steps: int = 100
     seed: int = 0
     sampling_steps: int = 20
+    guidance: float = 2.0
     meta: AdaptationOptions = field(default_factory=AdaptationOptions)
     plain: PlainLoRAOptions = field(default_factory=PlainLoRAOptions)
 
@@ -101,7 +103,9 @@ def compare(
 def request_of(subject: DemoSubject, options: DemoOptions) -> Request:
     """The subject's prompts as pictures to draw, of the size of its photos."""
     size_px = subject.training_set.images[0].shape[-1]
-    return Request(subject.prompts, size_px, steps=options.sampling_steps, seed=options.seed)
+    return Request(
+        subject.prompts, size_px, steps=options.sampling_steps, guidance=options.guidance, seed=options.seed
+    )
 
 
 def learn_plain(
