@@ -64,7 +64,7 @@ bench-full: $(STAMP)
 	$(BIN)/python -m metalora_core bench --full $(BENCH_ARGS)
 
 bench-speed: $(STAMP)
-	$(BIN)/python -m metalora_core bench --speed $(BENCH_ARGS)
+	$(BIN)/python benchmarks/adapt_step.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) output tests/web/node_modules .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

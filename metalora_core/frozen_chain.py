@@ -123,9 +123,12 @@ class _Middle(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, None, Tensor | None]:
         wants = ctx.needs_input_grad
-        x_grad, mid_grad = _go_back_in(grads[0], *ctx.saved_tensors, wants[0], wants[2])
+        kept, meta_down, mid, down = ctx.saved_tensors
+        x_grad, mid_grad = _go_back_in(grads[0], kept, meta_down, mid, down, wants[0], wants[2])
         return None if x_grad is None else x_grad.view(ctx.shape), None, mid_grad
 
 
@@ -139,7 +142,9 @@ class _AddRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         middle, rows = ctx.saved_tensors
         wants, flat = ctx.needs_input_grad, grads[0].reshape(-1, grads[0].shape[-1])
         for_middle = torch.mm(flat, rows.t()) if wants[1] else None
@@ -160,14 +165,15 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, Tensor | None, None]:
-        middle, rows, *inner = ctx.saved_tensors
+        middle, rows, kept, meta_down, mid, down = ctx.saved_tensors
         wants, flat = ctx.needs_input_grad, grads[0].reshape(-1, grads[0].shape[-1])
         x_grad = mid_grad = None
         if wants[1] or wants[3]:
-            x_grad, mid_grad = _go_back_in(torch.mm(flat, rows.t()), *inner, wants[1], wants[3])
+            for_middle = torch.mm(flat, rows.t())
+            x_grad, mid_grad = _go_back_in(for_middle, kept, meta_down, mid, down, wants[1], wants[3])
         for_x = None if x_grad is None else x_grad.view(ctx.shape)
         for_up = _up_gradient(middle, flat, ctx.scale) if wants[4] else None
         return grads[0] if wants[0] else None, for_x, None, mid_grad, for_up, None
