@@ -141,7 +141,7 @@ def meta_train() -> Graph:
         )  # fmt: skip
         graph.add("LossGraphNode", loss=prior["loss_map"])
     with graph.group("2  Learn somebody new with it", VIOLET):
-        learned = learn(graph, pocket=pocket, prior=prior["prior"], steps=ADAPT_STEPS // 2)
+        learned = learn(graph, pocket=pocket, prior=prior["prior"], steps=ADAPT_STEPS)
     with graph.group("3  Pictures", GREEN):
         applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=learned.identity["identity"])
         positive, negative = prompts(graph, pocket["clip"], SCENE)
