@@ -11,6 +11,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..files.atomic import atomic_write
 from .factors import SPLIT_BASE, Domain, Split, Subject, draw_subjects
 from .scenes import Scene, draw_scenes
 from .world import PICTURE_SIZE, render
@@ -56,6 +57,8 @@ def rendered_photos(plan: PhotoPlan, folder: Path) -> NDArray[np.uint8]:
     shape = (plan.subjects * plan.photos, 3, PICTURE_SIZE, PICTURE_SIZE)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        # Left over from a file that was removed, it would pass the new file's empty photos off as rendered.
+        progress.unlink(missing_ok=True)
         open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
     done = int(progress.read_text()) if progress.exists() else 0
     if done < plan.subjects:
@@ -66,7 +69,7 @@ def rendered_photos(plan: PhotoPlan, folder: Path) -> NDArray[np.uint8]:
             rows = slice(first * plan.photos, last * plan.photos)
             who = [subject for subject in subjects[first:last] for _ in range(plan.photos)]
             photos[rows] = to_bytes(render(who, scenes[rows])).numpy()
-            progress.write_text(str(last))
+            atomic_write(progress, [str(last).encode()])
     return open_memmap(path, mode="r")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from ..files.atomic import atomic_write
 from .autoencoder import encode
 from .dataset import PhotoPlan, rendered_photos, to_pictures
 
@@ -33,9 +34,9 @@ def encoded_photos(plan: PhotoPlan, folder: Path, autoencoder: Any) -> Tensor:
         photos = rendered_photos(plan, folder)
         rows = [encode(autoencoder, to_pictures(photos[i : i + _CHUNK])).half() for i in range(0, len(photos), _CHUNK)]
         latents = torch.cat(rows)
-        target = open_memmap(path, mode="w+", dtype=np.float16, shape=tuple(latents.shape))
-        target[:] = latents.numpy()
-        target.flush()
+        data = io.BytesIO()
+        np.save(data, latents.numpy())
+        atomic_write(path, [data.getvalue()])
     return torch.from_numpy(np.load(path))
 
 
