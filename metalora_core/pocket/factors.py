@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import InvalidOptions
+
 Domain = Literal["avatars", "products"]
 Split = Literal["train", "validation", "test"]
 DOMAINS: tuple[Domain, ...] = ("avatars", "products")
@@ -157,10 +159,10 @@ def draw_subject(domain: Domain, split: Split, index: int) -> Subject:
         index: Its number within the split, 0 ≤ index < 10,000,000.
 
     Raises:
-        ValueError: If index is outside its split.
+        InvalidOptions: If index is outside its split.
     """
     if not 0 <= index < SPLIT_SPAN:
-        raise ValueError(f"Subject index {index} is outside 0..{SPLIT_SPAN - 1}; take a smaller one.")
+        raise InvalidOptions(f"Subject index {index} is outside 0..{SPLIT_SPAN - 1}; take a smaller one.")
     seed = SPLIT_BASE[split] + index
     generator = torch.Generator().manual_seed(seed * 2 + DOMAINS.index(domain))
     values: list[float] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from metalora_core.errors import InvalidOptions
+from metalora_core.pocket.dataset import PhotoPlan, rendered_photos
 from metalora_core.pocket.factors import (
     DOMAINS,
     FACTORS,
@@ -28,7 +30,7 @@ def test_splits_never_meet(domain):
 
 
 def test_an_index_outside_its_split_is_refused():
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(InvalidOptions, match="outside"):
         draw_subject("avatars", "train", 10_000_000)
 
 
@@ -112,3 +114,12 @@ def test_identity_error_counts_differences(domain):
     assert 0 < mistake <= 1
     batch = identity_error(torch.stack([one.vector, other.vector]), one.vector, domain)
     torch.testing.assert_close(batch, torch.stack([torch.zeros(()), mistake]))
+
+
+def test_photos_that_were_removed_are_rendered_again(tmp_path):
+    plan = PhotoPlan("products", "validation", subjects=1, photos=1)
+    first = rendered_photos(plan, tmp_path).copy()
+    (tmp_path / plan.file_name).unlink()
+
+    assert (rendered_photos(plan, tmp_path) == first).all()
+    assert first.any()
