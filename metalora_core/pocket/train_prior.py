@@ -76,4 +76,6 @@ def make_prior(
         for name, layer in prior.layers.items()
     }
     save_prior(prior_file(domain), replace(prior, layers=layers, metadata=metadata, features=statistics))
+    # A finished checkpoint would be taken for the next training, also on another base model.
+    checkpoint.unlink(missing_ok=True)
     checkpoint.unlink(missing_ok=True)
