@@ -38,6 +38,7 @@ def sheet(
     import torch
     from PIL import Image
 
+    from ..pictures import save_picture
     from .dataset import to_bytes
     from .factors import draw_subjects
     from .scenes import draw_scenes
@@ -48,8 +49,7 @@ def sheet(
         who = [s for s in draw_subjects(one, "validation", subjects, first) for _ in range(photos)]
         rows.append(render(who, draw_scenes(one, len(who), 5)))
     tiles = to_bytes(torch.cat(rows)).unflatten(0, (-1, photos)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tiles.numpy()).save(output)
+    save_picture(Image.fromarray(tiles.numpy()), output)
     typer.echo(f"{output}: {len(tiles) // 128} subjects, {photos} photos of each")
 
 
