@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,21 @@ PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".ti
 # Only plain raster formats: others in Pillow start programs (EPS) or have never been meant for photos.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # What Pillow's decoders raise on damaged files; a decoder bug must not end a run with a traceback.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error, OverflowError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    RuntimeError,  # AVIF's decoder
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,13 @@ def photo_files(path: Path | str) -> tuple[Path, ...]:
         if not path.exists():
             raise UnusableReferences(f"There is no photo or folder at {path}. Check the path.")
         return (path,)
-    found = tuple(sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()))
+    try:
+        files = sorted(path.iterdir())
+    except OSError as error:
+        raise UnusableReferences(f"{path} could not be read ({error.strerror or error}). Check the folder.") from error
+    # Hidden files beside photos are a system's notes about them, such as macOS's "._mug.jpg".
+    photos = (file for file in files if file.suffix.lower() in PHOTO_SUFFIXES and not file.name.startswith("."))
+    found = tuple(file for file in photos if file.is_file())
     if not found:
         raise UnusableReferences(f"{path} has no photos; files ending in {', '.join(PHOTO_SUFFIXES)} are looked for.")
     return found

@@ -228,3 +228,10 @@ def test_fit_leaves_a_fitting_photo_untouched() -> None:
     pixels = torch.rand(3, 32, 32)
     assert torch.equal(fit(pixels, 32), pixels)
     assert torch.equal(fit(torch.rand(3, 32, 48).index_copy_(2, torch.arange(8, 40), pixels), 32), pixels)
+
+
+def test_hidden_files_beside_photos_are_left_alone(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "mug.png")
+    (tmp_path / "._mug.png").write_bytes(b"notes of a file system")
+
+    assert [photo.name for photo in load_photos(tmp_path)] == ["mug.png"]
