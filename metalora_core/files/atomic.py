@@ -104,11 +104,13 @@ def _sync_folder(folder: Path) -> None:
     # Only a synced folder makes the rename survive a power cut; Windows cannot open folders and needs no such call.
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Some network disks cannot sync a folder; the file itself stands there whole by now.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def atomic_write(path: Path | str, chunks: Iterable[bytes]) -> str:

@@ -123,3 +123,14 @@ def test_missing_folders_are_made_and_files_get_the_usual_rights(tmp_path: Path)
     save_prior(path, make_prior())
     (tmp_path / "plain").write_bytes(b"")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems open folders")
+def test_a_disk_that_cannot_sync_folders_still_takes_files(tmp_path, monkeypatch):
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "open", refuse)
+    atomic_write(tmp_path / "file.bin", [b"content"])
+
+    assert (tmp_path / "file.bin").read_bytes() == b"content"
