@@ -98,7 +98,10 @@ def read_safetensors(path: Path | str, limits: ReadLimits | None = None, *, fini
             raise UnreadableFile(f"{path} is not a file. Give the path of a .safetensors file.")
         if size > limits.file_bytes:
             raise UnreadableFile(f"{path.name} has {size} bytes, at most {limits.file_bytes} are accepted.")
-        data = bytearray(path.read_bytes())
+        # One buffer of the proved size: a large file stands in memory once, and growing meanwhile does not matter.
+        data = bytearray(size)
+        with path.open("rb") as file:
+            del data[file.readinto(data) :]
     except OSError as error:
         raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
     entries, metadata, data_start = _parse_header(path.name, data, limits, len(data))
