@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile
@@ -97,7 +97,7 @@ class AuditLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file, _locked(file.fileno()):
-                last = self._last_entry()
+                last = self._last_entry(file)
                 number, previous = (last.number + 1, last.sha256) if last else (0, START)
                 entry = _sealed(number, utc, plain_line(event, TEXT_LIMIT), cleaned, previous)
                 file.write(_line(entry))
@@ -144,18 +144,22 @@ class AuditLog:
             return AuditVerdict(False, count, previous, problem)
         return AuditVerdict(True, count, previous)
 
-    def _last_entry(self) -> AuditEntry | None:
-        """Read the end of the file alone, so that a long log costs no more than a short one."""
-        size = self.path.stat().st_size
+    def _last_entry(self, file: BinaryIO) -> AuditEntry | None:
+        """Read the end of the locked file alone, so that a long log costs no more than a short one."""
+        # Through the handle that holds the lock: Windows lets no other one read the locked bytes.
+        size = file.seek(0, os.SEEK_END)
         if size == 0:
             return None
-        with self.path.open("rb") as file:
-            file.seek(max(0, size - LINE_BYTES_AT_MOST))
-            line = file.read().splitlines(keepends=True)[-1]
-        entry = _parsed(line, None)
+        file.seek(max(0, size - LINE_BYTES_AT_MOST))
+        line = file.read().splitlines(keepends=True)[-1]
+        advice = f"Keep the log {self.path.name} as evidence and begin a new one."
+        try:
+            entry = _parsed(line, None)
+        except UnreadableFile as error:
+            raise UnreadableFile(f"{error} {advice}") from error
         problem = _problem(entry, entry.number, entry.previous)
         if problem:
-            raise UnreadableFile(f"{problem} Keep the log {self.path.name} as evidence and begin a new one.")
+            raise UnreadableFile(f"{problem} {advice}")
         return entry
 
 
