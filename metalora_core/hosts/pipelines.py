@@ -32,14 +32,19 @@ def load_pipeline(path: Path, dtype: torch.dtype) -> Any:
     Raises:
         UnreadableFile: If the folder is no pipeline of safetensors files.
     """
+    from safetensors import SafetensorError
+
     try:
         index: dict[str, Any] = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
         spare = {"safety_checker": None} if "safety_checker" in index else {}
         return diffusers_class("DiffusionPipeline").from_pretrained(
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **spare
         )
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UnreadableFile(f"{path} could not be loaded as a diffusers pipeline: {str(error)[:400]}") from error
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UnreadableFile(
+            f"{path} could not be loaded as a diffusers pipeline ({str(error)[:400]}). Copy or download the folder "
+            "again, with its weights as safetensors."
+        ) from error
 
 
 def holds_text_encoders(path: Path) -> bool:
@@ -69,11 +74,13 @@ def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path 
     Raises:
         InvalidOptions: If there is no configuration at hand.
     """
+    from safetensors import SafetensorError
+
     cls = diffusers_class(_PIPELINES[base_of_checkpoint(path)])
     config = {"config": str(pipeline_config)} if pipeline_config else {}
     try:
         return cls.from_single_file(str(path), torch_dtype=dtype, local_files_only=True, **config)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise InvalidOptions(
             f"{path.name} is a whole checkpoint and could not be loaded ({str(error)[:300]}). Give pipeline_config=…, "
             f"a local folder with the {cls.__name__} configuration of its base model, or use the diffusers folder."

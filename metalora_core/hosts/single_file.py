@@ -57,13 +57,18 @@ def load_denoiser_folder(path: Path) -> nn.Module:
     Raises:
         UnreadableFile: If there is none of the known classes in safetensors form.
     """
+    from safetensors import SafetensorError
+
     try:
         kind = str(json.loads((path / "config.json").read_text(encoding="utf-8")).get("_class_name"))
         if kind not in FAMILIES:
             raise ValueError(f"found a {kind}, one of {', '.join(FAMILIES)} is needed")
         return diffusers_class(kind).from_pretrained(str(path), local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UnreadableFile(f"{path} could not be loaded as a diffusers model: {str(error)[:400]}") from error
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UnreadableFile(
+            f"{path} could not be loaded as a diffusers model ({str(error)[:400]}). Copy or download the folder again, "
+            "with its weights as safetensors."
+        ) from error
 
 
 def _map_tensors(path: Path) -> dict[str, Tensor]:
