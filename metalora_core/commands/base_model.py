@@ -23,16 +23,17 @@ def choose_device(device: str) -> torch.device:
     """The device of that name, or the best one of this machine for an empty name.
 
     Raises:
-        InvalidOptions: If torch knows no such device.
+        InvalidOptions: If torch knows no such device, or this machine has none.
     """
     import torch
 
     if not device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise InvalidOptions(f"There is no device {device!r}; give cpu, cuda, cuda:N or mps.") from error
+        # Some backends are known to torch by name and refuse only the first tensor.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidOptions(f"There is no device {device!r} here; give cpu, cuda, cuda:N or mps.") from error
 
 
 def choose_dtype(dtype: str) -> torch.dtype:
