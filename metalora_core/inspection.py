@@ -17,7 +17,6 @@ _KINDS = {
     "metalora.prior": "Meta-LoRA prior",
     "metalora.identity": "Meta-LoRA identity",
     "metalora.checkpoint": "checkpoint of a running training",
-    "metalora.pocket": "Meta-LoRA pocket model",
     "metalora.pocket": "part of the pocket world",
 }
 # First key pattern that occurs decides; only files without a record of ours are guessed at.

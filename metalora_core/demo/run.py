@@ -103,9 +103,7 @@ def compare(
 def request_of(subject: DemoSubject, options: DemoOptions) -> Request:
     """The subject's prompts as pictures to draw, of the size of its photos."""
     size_px = subject.training_set.images[0].shape[-1]
-    return Request(
-        subject.prompts, size_px, steps=options.sampling_steps, guidance=options.guidance, seed=options.seed
-    )
+    return Request(subject.prompts, size_px, steps=options.sampling_steps, guidance=options.guidance, seed=options.seed)
 
 
 def learn_plain(
