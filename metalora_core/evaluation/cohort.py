@@ -167,6 +167,7 @@ def draw_pictures(
     *,
     size_px: int,
     steps: int,
+    guidance: float = 1.0,
     seed: int,
 ) -> Tensor:
     """Draw every subject under its prompts, all in one batch.
@@ -178,6 +179,7 @@ def draw_pictures(
         prompts: As many for each subject.
         size_px: Width and height.
         steps: Sampling steps.
+        guidance: Classifier-free guidance; 1 is none.
         seed: Of the starting noise.
 
     Returns:
@@ -196,8 +198,10 @@ def draw_pictures(
         latents = sample(
             host,
             host.encode_prompts([prompt for one in prompts for prompt in one]),
+            None if guidance == 1 else host.encode_prompts([""] * count),
             shape=(count, host.latent_channels, side, side),
             steps=steps,
+            guidance=guidance,
             generator=torch.Generator().manual_seed(seed),
             on_step=use if start.least_rank < 1 else None,
         )

@@ -64,16 +64,14 @@ def tune(
 ) -> None:
     """Choose every method's learning rate on validation subjects and write tuned_rates.json."""
     from .methods import METHODS
-    from .tuning import RATES_FILE, TuningOptions, save_rates
-    from .tuning import tune as tune_rates
+    from .tuning import RATES_FILE, TuningOptions, judge_trials, save_rates, tuning_plan
 
     chosen = tuple(methods.split(",")) if methods else tuple(METHODS)
     options = TuningOptions(chosen, tuple(int(n) for n in photos.split(",")), subjects)
-
-    def run(plan: BenchPlan, name: str) -> Sequence[Row]:
-        return _run(plan, output / "tuning" / name, processes, fresh)
-
-    trials = tune_rates(options, run, typer.echo)
+    trials = judge_trials(_run(tuning_plan(options), output / "tuning", processes, fresh), options)
+    for key, tried in trials.items():
+        for trial in tried:
+            typer.echo(f"{key} rate {trial.rate:g}: combined error {trial.combined_error:.4f} at {trial.steps} steps")
     save_rates(trials, options, _command(), RATES_FILE)
     typer.echo(f"Written to {RATES_FILE}")
 

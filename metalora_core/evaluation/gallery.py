@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Strip", "draw_strips", "strip_png"]
 
 SHOWN = (PLAIN, META_WARM)
+_SAMPLING_STEPS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def draw_strips(bench: Bench, plan: BenchPlan, points: Sequence[BestPoint], subj
         if any((method, domain) not in steps for method in SHOWN):
             continue
         count = min(subjects, plan.subjects)
-        chosen = [pocket_subject(domain, plan.split, first + i, plan.prompts) for i in range(count)]
+        chosen = [pocket_subject(domain, plan.split, first + i, plan.prompts, plan.most_photos) for i in range(count)]
         rows = {m: _pictures(bench, plan, domain, chosen, m, steps[m, domain]) for m in SHOWN}
         for i, one in enumerate(chosen):
             pictures = {f"{method_named(m).title}, {steps[m, domain]} steps": rows[m][i] for m in SHOWN}
@@ -70,7 +71,9 @@ def _pictures(
     flats = train_cohort(bench.host, start, [s.training_set(1) for s in subjects], options, [steps], seeds)[0].flats
     size = subjects[0].photos.shape[-1]
     prompts = [one.prompts for one in subjects]
-    return draw_pictures(bench.host, start, flats, prompts, size_px=size, steps=20, seed=seeds[0])
+    return draw_pictures(
+        bench.host, start, flats, prompts, size_px=size, steps=_SAMPLING_STEPS, guidance=plan.guidance, seed=seeds[0]
+    )
 
 
 _LABEL_PX, _GAP_PX = 150, 4

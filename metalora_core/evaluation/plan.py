@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any
 
 from ..errors import InvalidOptions
@@ -14,7 +15,7 @@ from .conditions import CLEAN, CONDITIONS
 from .methods import META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
 from .subjects import MOST_PHOTOS, first_index
 
-__all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit"]
+__all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
 
 _SUBJECTS_AT_ONCE = 8
 
@@ -28,17 +29,22 @@ class Group:
         photos: Counts of reference photos.
         steps: Steps at which the subjects are drawn and scored; 0 is the start itself.
         conditions: Names.
+        trial_rates: Learning rates to try instead of the tuned one, by method.
     """
 
     methods: tuple[str, ...]
     photos: tuple[int, ...]
     steps: tuple[int, ...]
     conditions: tuple[str, ...] = (CLEAN.name,)
+    trial_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest piece of work: some subjects, one method, one number of photos, all steps of one training."""
+    """The smallest piece of work: some subjects, one method, one number of photos, all steps of one training.
+
+    ``rate`` replaces the tuned learning rate; 0 leaves it.
+    """
 
     method: str
     domain: Domain
@@ -46,6 +52,12 @@ class Unit:
     condition: str
     steps: tuple[int, ...]
     subjects: tuple[int, ...]
+    rate: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The condition as it stands in rows: with the rate, where it is a trial."""
+        return trial_label(self.condition, self.rate)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class BenchPlan:
         domains: Of the pocket world.
         prompts: Pictures of each subject at each point.
         sampling_steps: Of each picture.
+        guidance: Classifier-free guidance of each picture; 1 is none.
         training_seed: Of starts, draws and noise.
         rates: Learning rates, by method and number of photos: "plain_lora@1".
         models: Which files of weights are used, so that rows of others are not mixed in.
@@ -72,6 +85,7 @@ class BenchPlan:
     domains: tuple[Domain, ...] = DOMAINS
     prompts: int = 6
     sampling_steps: int = 8
+    guidance: float = 2.0
     training_seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
     models: str = ""
@@ -102,10 +116,12 @@ class BenchPlan:
             for start in range(0, self.subjects, _SUBJECTS_AT_ONCE):
                 chunk = tuple(numbers[start : start + _SUBJECTS_AT_ONCE])
                 for group in self.groups:
-                    for condition in group.conditions:
-                        for photos in group.photos:
-                            for method in group.methods:
-                                yield Unit(method, domain, photos, condition, tuple(sorted(set(group.steps))), chunk)
+                    yield from _units(group, domain, chunk)
+
+    @property
+    def most_photos(self) -> int:
+        """The most reference photos of any run."""
+        return max(photos for group in self.groups for photos in group.photos)
 
     def rate_of(self, method: str, photos: int) -> float:
         """Learning rate of a method: the one for the most photos that are not more than these ("plain_lora@4").
@@ -130,6 +146,18 @@ class BenchPlan:
     def described(self) -> dict[str, Any]:
         """For the report and the JSON file."""
         return asdict(self)
+
+
+def trial_label(condition: str, rate: float) -> str:
+    """Name of a condition in rows, "clean" or "clean@0.003"."""
+    return f"{condition}@{rate:g}" if rate else condition
+
+
+def _units(group: Group, domain: Domain, subjects: tuple[int, ...]) -> Iterator[Unit]:
+    steps = tuple(sorted(set(group.steps)))
+    for condition, photos, method in product(group.conditions, group.photos, group.methods):
+        for rate in group.trial_rates.get(method, (0.0,)):
+            yield Unit(method, domain, photos, condition, steps, subjects, rate)
 
 
 _LORA_STEPS = (10, 25, 50, 75, 100, 150, 200)

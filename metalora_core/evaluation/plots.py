@@ -48,6 +48,14 @@ def _panels(pyplot: Any, domains: Sequence[str], width: float = 5.4, height: flo
     return figure, list(axes[0])
 
 
+def _step_axis(axis: Any, label: str) -> None:
+    axis.set(xscale="log", xlabel="training steps", ylabel=label)
+    low, high = axis.get_xlim()
+    axis.set_xticks([n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= n <= high])
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+
+
 def _domains(curves: Mapping[Key, Curve]) -> list[str]:
     return sorted({domain for _, domain, _ in curves})
 
@@ -67,7 +75,7 @@ def _learning(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoi
                 if strong:
                     low, high = np.percentile(means, [2.5, 97.5], axis=0)
                     axis.fill_between(curve.steps, low, high, color=_colour(method), alpha=0.15, lw=0)
-        axis.set(xscale="log", xlabel="training steps", ylabel="combined error (lower is better)")
+        _step_axis(axis, "combined error (lower is better)")
     axes[0].legend(fontsize=8)
     return figure
 
@@ -117,7 +125,7 @@ def _copying(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoin
                 axis.plot(curve.steps, means[0], "o-", color=_colour(method), ms=4, label=METHODS[method].title)
                 axis.fill_between(curve.steps, low, high, color=_colour(method), alpha=0.15, lw=0)
         axis.axhline(0, color="black", lw=0.8)
-        axis.set(xscale="log", xlabel="training steps", ylabel="share copied (0 none, 1 all)")
+        _step_axis(axis, "share copied (0 none, 1 all)")
     axes[0].legend(fontsize=8)
     return figure
 

@@ -60,10 +60,11 @@ def run_unit(bench: Bench, plan: BenchPlan, unit: Unit) -> list[Row]:
     from .subjects import pocket_subject, reference_words
 
     method, condition = method_named(unit.method), CONDITIONS[unit.condition]
-    subjects = [pocket_subject(unit.domain, plan.split, i, plan.prompts, condition) for i in unit.subjects]
+    most = plan.most_photos
+    subjects = [pocket_subject(unit.domain, plan.split, i, plan.prompts, most, condition) for i in unit.subjects]
     prior = _prior(bench, unit.domain, method.other_prior)
     start = method.start(bench.host, prior, plan.training_seed)
-    rate = plan.rate_of(unit.method, unit.photos)
+    rate = unit.rate or plan.rate_of(unit.method, unit.photos)
     # The rate stays constant after the warm-up, so that one training holds the results of all shorter ones.
     options = AdaptationOptions(
         steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0
@@ -76,13 +77,13 @@ def run_unit(bench: Bench, plan: BenchPlan, unit: Unit) -> list[Row]:
     for snapshot in train_cohort(bench.host, start, photos, options, unit.steps, seeds):
         pictures = draw_pictures(
             bench.host, start, snapshot.flats, [s.prompts for s in subjects],
-            size_px=subjects[0].photos.shape[-1], steps=plan.sampling_steps, seed=seeds[0],
+            size_px=subjects[0].photos.shape[-1], steps=plan.sampling_steps, guidance=plan.guidance, seed=seeds[0],
         )  # fmt: skip
         for subject, own, distance in zip(subjects, pictures, distances, strict=True):
             scores = subject.score(own, unit.photos, bench.readers.by_domain[unit.domain])
             rows.append(
                 Row(
-                    unit.method, unit.domain, unit.photos, unit.condition, snapshot.step, subject.subject.seed,
+                    unit.method, unit.domain, unit.photos, unit.label, snapshot.step, subject.subject.seed,
                     scores.identity_error, scores.prompt_error, scores.copying, scores.diversity, snapshot.seconds,
                     scores.identity_floor, scores.prompt_floor, reference_words(subject.photo_scenes), distance,
                 )
@@ -113,7 +114,7 @@ def missing_units(plan: BenchPlan, rows: Sequence[Row]) -> list[Unit]:
     base = SPLIT_BASE[plan.split]
 
     def finished(unit: Unit) -> bool:
-        kind = (unit.method, unit.domain, unit.photos, unit.condition)
+        kind = (unit.method, unit.domain, unit.photos, unit.label)
         return all((*kind, step, base + i) in done for step in unit.steps for i in unit.subjects)
 
     return [unit for unit in plan.units() if not finished(unit)]
@@ -179,7 +180,7 @@ def _asked(plan: BenchPlan, rows: Sequence[Row]) -> list[Row]:
 
     base = SPLIT_BASE[plan.split]
     asked = {
-        (unit.method, unit.domain, unit.photos, unit.condition, step, base + i)
+        (unit.method, unit.domain, unit.photos, unit.label, step, base + i)
         for unit in plan.units()
         for step in unit.steps
         for i in unit.subjects

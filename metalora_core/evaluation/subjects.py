@@ -50,8 +50,8 @@ class BenchSubject:
 
     Args:
         subject: Who it is.
-        photo_scenes: Scenes of the reference photos, MOST_PHOTOS of them.
-        photos: Reference photos (MOST_PHOTOS, 3, H, W); the first n are those of a run with n photos.
+        photo_scenes: Scenes of the reference photos.
+        photos: Reference photos (photos, 3, H, W); the first n are those of a run with n photos.
         asked: What the prompts ask for; pose, light and background differ from the first photo's.
         truth: True photos of the asked scenes, (prompts, 3, H, W).
     """
@@ -105,7 +105,7 @@ def _floors(subject: BenchSubject, reader: FactorReader) -> tuple[float, float]:
 
 @lru_cache(maxsize=160)
 def pocket_subject(
-    domain: Domain, split: Split, index: int, prompts: int, condition: Condition = CLEAN
+    domain: Domain, split: Split, index: int, prompts: int, photos: int = MOST_PHOTOS, condition: Condition = CLEAN
 ) -> BenchSubject:
     """Draw a subject of the pocket world with everything that its runs need.
 
@@ -114,13 +114,16 @@ def pocket_subject(
         split: "test", or "validation" for tuning.
         index: Its number in the split.
         prompts: Scenes to ask for.
+        photos: How many of its photos are taken; fewer change nothing about them.
         condition: What is done to its photos, and which of them comes first.
     """
     subject = draw_subject(domain, split, index)
     shown, asked = chosen_scenes(subject, prompts, condition.first_photo)
-    pictures = render([subject] * (MOST_PHOTOS + prompts), [*shown, *asked], PICTURE_SIZE)
-    photos = condition.spoil(pictures[:MOST_PHOTOS], _seed("spoil", subject))
-    return BenchSubject(subject, shown, photos, asked, pictures[MOST_PHOTOS:])
+    shown = shown[:photos]
+    pictures = render([subject] * (photos + prompts), [*shown, *asked], PICTURE_SIZE)
+    return BenchSubject(
+        subject, shown, condition.spoil(pictures[:photos], _seed("spoil", subject)), asked, pictures[photos:]
+    )
 
 
 def chosen_scenes(subject: Subject, prompts: int, first_photo: int = 0) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:

@@ -6,7 +6,7 @@ Test subjects are never drawn here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,25 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidOptions, UnreadableFile
+from .conditions import CLEAN
 from .curves import curves_of
 from .methods import METHODS, method_named
-from .plan import BenchPlan, Group
+from .plan import BenchPlan, Group, trial_label
 from .rows import Row
 
-__all__ = ["RATES_FILE", "TuningOptions", "best_point", "candidate_rates", "load_rates", "save_rates", "tune"]
+__all__ = [
+    "RATES_FILE",
+    "TuningOptions",
+    "best_point",
+    "candidate_rates",
+    "judge_trials",
+    "load_rates",
+    "save_rates",
+    "tuning_plan",
+]
 
 RATES_FILE = Path(__file__).parent / "tuned_rates.json"
-_SPREAD = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+_SPREAD = (1 / 3, 1.0, 3.0, 9.0)
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,8 @@ class TuningOptions:
     photos: tuple[int, ...] = (1,)
     subjects: int = 8
     steps: tuple[int, ...] = (10, 25, 50, 100)
-    prompts: int = 6
-    sampling_steps: int = 8
+    prompts: int = 4
+    sampling_steps: int = 6
 
 
 @dataclass(frozen=True)
@@ -62,53 +72,46 @@ class Trial:
 
 
 def candidate_rates(method: str) -> list[float]:
-    """Five rates around a method's usual one, each three times the one before."""
+    """Four rates around a method's usual one, each three times the one before."""
     return [float(f"{method_named(method).usual_rate * factor:.3g}") for factor in _SPREAD]
 
 
-def best_point(rows: Sequence[Row], method: str, photos: int) -> tuple[float, dict[str, int]]:
+def best_point(
+    rows: Sequence[Row], method: str, photos: int, condition: str = CLEAN.name
+) -> tuple[float, dict[str, int]]:
     """Lowest combined error of a method, geometric mean over the domains, and the step of each domain."""
     found: dict[str, tuple[float, int]] = {}
-    for (name, domain, count), curve in curves_of(rows).items():
+    for (name, domain, count), curve in curves_of(rows, condition).items():
         if (name, count) == (method, photos):
             means = curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
             best = int(means.best()[0])
             found[domain] = (float(means.combined[0, best]), curve.steps[best])
     if not found:
-        raise InvalidOptions(f"There are no rows of {method} with {photos} photos.")
+        raise InvalidOptions(f"There are no rows of {method} with {photos} photos under {condition!r}.")
     error = float(np.exp(np.mean([np.log(value) for value, _ in found.values()])))
     return error, {domain: step for domain, (_, step) in found.items()}
 
 
-def tune(
-    options: TuningOptions, run: Callable[[BenchPlan, str], Sequence[Row]], tell: Callable[[str], None] = lambda _: None
-) -> dict[str, list[Trial]]:
-    """Try every rate of every method.
+def tuning_plan(options: TuningOptions) -> BenchPlan:
+    """Every rate of every method on the same validation subjects."""
+    rates = {method: tuple(candidate_rates(method)) for method in options.methods}
+    return BenchPlan(
+        groups=(Group(options.methods, options.photos, options.steps, trial_rates=rates),),
+        subjects=options.subjects,
+        split="validation",
+        prompts=options.prompts,
+        sampling_steps=options.sampling_steps,
+    )
 
-    Args:
-        options: The budget.
-        run: Runs a plan under a name of its own and returns its rows.
-        tell: Gets a line for every trial.
 
-    Returns:
-        "method@photos" to its trials in the order of the rates.
-    """
+def judge_trials(rows: Sequence[Row], options: TuningOptions) -> dict[str, list[Trial]]:
+    """What became of every rate: "method@photos" to its trials in the order of the rates."""
     trials: dict[str, list[Trial]] = {}
     for method in options.methods:
         for photos in options.photos:
-            key = f"{method}@{photos}"
             for rate in candidate_rates(method):
-                plan = BenchPlan(
-                    groups=(Group((method,), (photos,), options.steps),),
-                    subjects=options.subjects,
-                    split="validation",
-                    prompts=options.prompts,
-                    sampling_steps=options.sampling_steps,
-                    rates={key: rate},
-                )
-                error, steps = best_point(run(plan, f"{key}-{rate:g}"), method, photos)
-                trials.setdefault(key, []).append(Trial(rate, error, steps))
-                tell(f"{key} rate {rate:g}: combined error {error:.4f} at {steps} steps")
+                error, steps = best_point(rows, method, photos, trial_label(CLEAN.name, rate))
+                trials.setdefault(f"{method}@{photos}", []).append(Trial(rate, error, steps))
     return trials
 
 

@@ -248,4 +248,4 @@ def test_the_shipped_plans_answer_the_whole_bar(whole: BenchPlan) -> None:
 
 
 def test_every_method_has_as_many_rates_to_try_as_any_other() -> None:
-    assert {len(candidate_rates(name)) for name in METHODS} == {5}
+    assert {len(candidate_rates(name)) for name in METHODS} == {4}

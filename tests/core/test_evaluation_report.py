@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,20 @@ from metalora_core.errors import UnreadableFile
 from metalora_core.evaluation.costs import cost_table, kept_tensors
 from metalora_core.evaluation.gallery import Strip
 from metalora_core.evaluation.methods import META_WARM, METHODS, PLAIN
-from metalora_core.evaluation.plan import BenchPlan
 from metalora_core.evaluation.preset import preset_plan, save_preset, step_preset
 from metalora_core.evaluation.report import json_fields, write_report
 from metalora_core.evaluation.rows import Row
 from metalora_core.evaluation.summary import summarise
 from metalora_core.evaluation.tables import bar_table, best_points, best_table, cut_table, repeat_table
-from metalora_core.evaluation.tuning import TuningOptions, best_point, candidate_rates, load_rates, save_rates, tune
+from metalora_core.evaluation.tuning import (
+    TuningOptions,
+    best_point,
+    candidate_rates,
+    judge_trials,
+    load_rates,
+    save_rates,
+    tuning_plan,
+)
 
 
 def with_photos(rows: list[Row]) -> list[Row]:
@@ -77,26 +85,24 @@ def test_the_report_is_one_file_that_a_browser_can_show(tmp_path: Path) -> None:
 
 
 def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budget(tmp_path: Path) -> None:
-    seen: list[tuple[str, str, int, tuple[int, ...]]] = []
-
-    def run(own: BenchPlan, name: str) -> list[Row]:
-        (key, rate), (group,) = next(iter(own.rates.items())), own.groups
-        seen.append((key, own.split, own.subjects, group.steps))
-        good = candidate_rates(key.split("@")[0])[3]
-        worse = 1.0 if rate == good else 2.0
-        return [
-            replace(r, method=key.split("@")[0], identity_error=r.identity_error * worse)
-            for r in made_up_rows()
-            if r.method == PLAIN and r.photos == 1
-        ]
-
     options = TuningOptions((PLAIN, META_WARM), (1,))
-    trials = tune(options, run)
+    asked = tuning_plan(options)
+    assert asked.split == "validation"
+    tried = Counter((unit.method, unit.domain) for unit in asked.units())
+    assert set(tried.values()) == {len(candidate_rates(PLAIN))}
+    rows: list[Row] = []
+    for method in options.methods:
+        for rate in candidate_rates(method):
+            worse = 1.0 if rate == candidate_rates(method)[3] else 2.0
+            rows += [
+                replace(r, method=method, condition=f"clean@{rate:g}", identity_error=r.identity_error * worse)
+                for r in made_up_rows()
+                if r.method == PLAIN and r.photos == 1
+            ]
+    trials = judge_trials(rows, options)
     path = tmp_path / "rates.json"
     save_rates(trials, options, "the command", path)
     assert load_rates(path) == {f"{m}@1": candidate_rates(m)[3] for m in (PLAIN, META_WARM)}
-    assert {split for _, split, _, _ in seen} == {"validation"}
-    assert len(seen) == 10 and len({budget[2:] for budget in seen}) == 1
     save_rates({"lora_plus@1": trials[f"{PLAIN}@1"]}, options, "another", path)
     assert set(load_rates(path)) == {"plain_lora@1", "meta_warm@1", "lora_plus@1"}
     path.write_text("{}")
