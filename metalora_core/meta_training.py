@@ -158,6 +158,7 @@ def _read(unread: list[Tensor], step: int) -> float:
 
 def _digest(options: MetaTrainingOptions, targets: Sequence[Target], subjects: SubjectDataset) -> str:
     digest = hashlib.sha256(repr((options, fingerprint(targets), len(subjects), subjects.domain)).encode())
-    digest.update(subjects.latents_of(0).float().cpu().contiguous().numpy().tobytes())
-    digest.update("\n".join(subjects.captions_of(0)).encode())
+    for subject in range(len(subjects)):
+        digest.update(subjects.latents_of(subject).float().cpu().contiguous().numpy().tobytes())
+        digest.update("\n".join(subjects.captions_of(subject)).encode())
     return digest.hexdigest()

@@ -132,6 +132,17 @@ def test_another_run_may_not_continue_a_checkpoint(tmp_path: Path):
         meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, seed=1), checkpoint=path)
 
 
+def test_a_changed_photo_of_any_subject_is_another_run(tmp_path: Path):
+    class Changed(ToySubjects):
+        def latents_of(self, subject: int) -> Tensor:
+            return super().latents_of(subject) + (subject == len(self) - 1)
+
+    path, short = tmp_path / "run.safetensors", replace(OPTIONS, steps=2)
+    meta_train(ToyHost(), ToySubjects(), short, checkpoint=path)
+    with pytest.raises(InvalidOptions, match="other options"):
+        meta_train(ToyHost(), Changed(), short, checkpoint=path)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
