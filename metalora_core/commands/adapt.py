@@ -44,7 +44,9 @@ def adapt(
     from ..training_photos import load_training_set, split_training_set
     from .base_model import load_base_model, load_prior_for, picture_size_px
 
+    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     require_writable(output)
+    require_writable(checkpoint_path)
     host = load_base_model(model, device, dtype, pipeline_config)
     used_prior = load_prior_for(prior, model, class_word)
     chosen = replace(AdaptationOptions(), seed=seed)
@@ -52,7 +54,6 @@ def adapt(
         chosen = replace(chosen, steps=steps)
     everything = load_training_set(photos, class_word, trigger, picture_size_px(host, model, size), remark)
     training, validation = split_training_set(everything, held_out)
-    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     with progress_bars(json, finish_step=True) as bars:
         result = learn(
             host,

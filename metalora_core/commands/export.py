@@ -18,6 +18,7 @@ def export(
         Literal["comfyui", "kohya", "diffusers"], typer.Option(help="Whose key names to use.")
     ] = "comfyui",
     model: options.Model = "pocket",
+    pipeline_config: options.PipelineConfig = "",
     json: options.Json = False,
 ) -> None:
     """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
@@ -30,7 +31,8 @@ def export(
     learned = load_identity(identity)
     used_prior = load_prior_for(prior, model, learned.metadata.class_word)
     # Names that are not ComfyUI's depend on how a model spreads a target over its modules.
-    targets = load_base_model(model, "cpu", "float32").targets() if layout != "comfyui" else None
+    needed = layout == "diffusers" or (layout == "kohya" and used_prior.metadata.family == "unet")
+    targets = load_base_model(model, "cpu", "float32", pipeline_config).targets() if needed else None
     export_lora(output, learned, used_prior, layout=layout, targets=targets)
     size = output.stat().st_size
     answer({"path": str(output), "layout": layout, "bytes": size}, f"{output}: {layout} LoRA, {size:,} bytes", json)

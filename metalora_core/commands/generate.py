@@ -35,9 +35,10 @@ def generate(
 ) -> None:
     """Draw a learned subject under prompts."""
     from ..generation import Request, generate_pictures, save_pictures
-    from ..terminal import answer
+    from ..terminal import answer, require_writable
     from .base_model import load_base_model, picture_size_px
 
+    require_writable(output / f"{seed}_00.png")
     host = load_base_model(model, device, dtype, pipeline_config)
     request = Request(
         prompts=tuple(prompt for prompt in prompts for _ in range(count)),

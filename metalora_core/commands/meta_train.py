@@ -39,7 +39,9 @@ def meta_train(
     from ..terminal import answer, progress_bars, require_writable
     from .base_model import load_base_model, picture_size_px
 
+    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     require_writable(output)
+    require_writable(checkpoint_path)
     host = load_base_model(model, device, dtype, pipeline_config)
     data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
     chosen = MetaTrainingOptions(
@@ -52,7 +54,6 @@ def meta_train(
         class_words=(class_word,),
         name=output.stem,
     )
-    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     with progress_bars(json, finish_step=True) as bars:
         prior = learn(
             host, data, chosen, on_progress=bars(f"meta-training on {len(data)} subjects"), checkpoint=checkpoint_path
