@@ -48,7 +48,7 @@ RATIOS = {
     "memory_vs_core": ("ours_comfy", "core_same", "extra_bytes"),
     "memory_vs_diffusers_peft": ("ours", "peft", "extra_bytes"),
 }
-STEPS = {"pocket": 60, "300m": 5}
+STEPS = {"pocket": 40, "300m": 5}
 
 
 def run_worker(name: str, folder: Path, steps: int, comfyui: Path | None) -> dict[str, Any] | None:

@@ -72,7 +72,8 @@ def operations(host: case.CaseHost, tokens: int) -> float:
         if isinstance(m, torch.nn.Linear) and "norm" not in name and "embed" not in name
     )
     # The text and the picture stream have weights of their own; each sees a share of the tokens.
-    double = sum(m.weight.numel() for b in host.model.transformer_blocks for m in b.modules() if isinstance(m, torch.nn.Linear))  # fmt: skip
+    layers = [m for b in host.model.transformer_blocks for m in b.modules() if isinstance(m, torch.nn.Linear)]
+    double = sum(layer.weight.numel() for layer in layers if layer.out_features != 6 * layer.in_features)
     blocks = FLUX_DEV.double + FLUX_DEV.single
     attention = 4 * tokens**2 * 128 * FLUX_DEV.heads * blocks
     passes = 3 if host.gradient_checkpointing else 2

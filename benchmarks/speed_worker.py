@@ -60,7 +60,7 @@ def floor(folder: Path) -> tuple[Run, None]:
             noisy = torch.lerp(sample["latent"], sample["noise"], 0.6)
             error = host.predict(noisy, sample["t"], conditioning) - (sample["noise"] - sample["latent"])
             error.square().mean().backward()
-            if (step + 1) % measure.LOOK_EVERY == 0 or step + 1 == steps:
+            if (step + 1) % measure.look_every(steps) == 0:
                 clock(step + 1)
 
     return run, None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import IncompatibleBaseModel
-from .frozen_chain import add_rows, chain_rows, middle_of
+from .frozen_chain import add_rows, middle_of
 from .functional import ConvGeometry, add_up, apply_mid, check_chain, project_down
 from .layers import ChainFactors
 from .targets import Part, Target
@@ -62,8 +62,6 @@ class _SharedProjection:
         if scale == 0:
             return output
         frozen = conv is None and f.mid.dim() == 2 and not f.meta_down.requires_grad
-        if frozen and len(self.sizes) == 1 and x.dtype == output.dtype == f.mid.dtype == f.meta_down.dtype:
-            return chain_rows(output, x, f.meta_down, f.mid, f.up, scale)
         middle, up = self._take(part, x, frozen, conv)
         middle, up = middle.to(output.dtype), up.to(output.dtype)
         return add_rows(output, middle, up, scale) if frozen else add_up(output, middle, up, scale, conv)

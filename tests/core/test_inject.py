@@ -186,7 +186,7 @@ def test_parts_share_one_projection_and_keep_nothing(monkeypatch: pytest.MonkeyP
     import metalora_core.inject as inject
 
     host, calls = ToyHost(), []
-    for name in ("middle_of", "chain_rows", "project_down"):
+    for name in ("middle_of", "project_down"):
         project = getattr(inject, name)
         monkeypatch.setattr(inject, name, lambda *a, project=project: calls.append(1) or project(*a))
     factors = random_factors(host.targets())
