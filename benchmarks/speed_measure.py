@@ -15,13 +15,14 @@ from metalora_core.batches import denoising_losses
 from metalora_core.files.prior import targets_of_prior
 from metalora_core.inject import Injection
 
-LOOK_EVERY = 5  # steps between two readings of the clock, as often as the loop looks up
+
+def look_every(steps: int) -> int:
+    """Steps between two readings of the clock, as often as the loop looks up."""
+    return 5 if steps > 10 else 1
 
 
 def options(steps: int) -> AdaptationOptions:
-    return AdaptationOptions(
-        steps=steps, read_every=min(LOOK_EVERY, steps), validate_every=10**9, checkpoint_every=10**9
-    )
+    return AdaptationOptions(steps=steps, read_every=look_every(steps), validate_every=10**9, checkpoint_every=10**9)
 
 
 class Clock:
