@@ -116,3 +116,14 @@ def test_one_script_is_loaded_and_none_writes_html() -> None:
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", path.read_text(encoding="utf-8")
         )
+
+
+def test_slots_are_those_of_the_schema_snapshot() -> None:
+    snapshot = json.loads((ROOT / "tests/snapshots/object_info.json").read_text(encoding="utf-8"))
+    assert set(snapshot) == set(OURS)
+    for name in OURS:
+        assert TYPES[name]["title"] == snapshot[name]["display_name"]
+        assert outputs_of(name) == snapshot[name]["output_name"]
+        for need, slots in snapshot[name]["input"].items():
+            assert need in ("required", "optional")
+            assert set(slots) <= set(inputs_of(name))
