@@ -39,7 +39,7 @@ class PlainLoRAOptions:
         alpha: The delta is scaled by alpha / rank.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     rank: int = 8
     alpha: float = 8.0
 
