@@ -50,11 +50,11 @@ def _cancel_at(step: int, settings: dict[str, Any]) -> int:
     shown = adapting.show_progress
     reached: list[int] = []
 
-    def cancel(done: int, steps: int, picture: Any = None) -> None:
+    def cancel(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
         reached.append(done)
         if done == step:
             model_management.interrupt_current_processing(True)
-        shown(done, steps, picture)
+        shown(done, steps, picture, loss)
 
     adapting.show_progress = cancel
     try:

@@ -44,7 +44,10 @@ def _traces(family: str, ending: Any) -> list[str]:
         assert ending is not _end, stop
         assert not isinstance(stop, cancelled) or ending is _interrupt, stop
     else:
-        assert ending is _end, "the ending was ignored"
+        # ComfyUI 0.3.64 looks at the flag between operations of a queue only; our loop looks at it after each step.
+        pending = model_management.processing_interrupted()
+        assert ending is _end or (ending is _interrupt and pending), "the ending was ignored"
+        model_management.interrupt_current_processing(False)
     after = _state(model)
     found = [name for name in before if before[name] != after[name]]
     if not torch.equal(output, _output(model, family)):
