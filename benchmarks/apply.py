@@ -69,21 +69,34 @@ def in_comfyui(folder: Path, turns: int) -> dict[str, float]:
         conditioning, constants = conds.merge_conds([row], torch.device("cpu"))
         base.apply_model(sample["noise"], torch.tensor([0.6]), **conditioning, **constants)
 
-    times: dict[str, list[float]] = {}
     with torch.inference_mode():
-        for turn in range(turns + 1):
-            patched = ours()
-            figures = {
-                "ours_ms": processor_ms(lambda: in_and_out(ours)),
-                "core_ms": processor_ms(lambda: in_and_out(core)),
-                "strength_change_ms": processor_ms(lambda: ours(0.7)),
-                "step_without_ms": processor_ms(lambda: predict(model)),
-            }
-            patched.patch_model(device_to=torch.device("cpu"))
-            figures["step_with_ms"] = processor_ms(lambda made=patched: predict(made))
-            patched.unpatch_model()
-            for name, value in figures.items() if turn else ():  # the first turn warms up
-                times.setdefault(name, []).append(value)
+        return _turns(turns, ours, core, in_and_out, lambda patched=None: predict(patched or model))
+
+
+def _turns(
+    turns: int,
+    ours: Callable[..., Any],
+    core: Callable[..., Any],
+    in_and_out: Callable[..., None],
+    predict: Callable[..., None],
+) -> dict[str, float]:
+    """Both ways in turns; medians, and medians of the ratios of pairs."""
+    import torch
+
+    times: dict[str, list[float]] = {}
+    for turn in range(turns + 1):
+        patched = ours()
+        figures = {
+            "ours_ms": processor_ms(lambda: in_and_out(ours)),
+            "core_ms": processor_ms(lambda: in_and_out(core)),
+            "strength_change_ms": processor_ms(lambda: ours(0.7)),
+            "step_without_ms": processor_ms(predict),
+        }
+        patched.patch_model(device_to=torch.device("cpu"))
+        figures["step_with_ms"] = processor_ms(lambda made=patched: predict(made))
+        patched.unpatch_model()
+        for name, value in figures.items() if turn else ():  # the first turn warms up
+            times.setdefault(name, []).append(value)
     ratios = {
         "apply_vs_core_load_lora": _ratio(times["ours_ms"], times["core_ms"]),
         "sampling_with_vs_without": _ratio(times["step_with_ms"], times["step_without_ms"]),
