@@ -45,6 +45,12 @@ class ChainStart:
     least_rank: float = 1.0
 
     @property
+    def direct(self) -> frozenset[str]:
+        """Linear layers with one part whose down is the identity."""
+        found = [t for t in self.targets if len(t.parts) == 1 and len(t.shape) == 2 and t.name in self.downs]
+        return frozenset(t.name for t in found if torch.equal(self.downs[t.name], identity_down(t)))
+
+    @property
     def trained(self) -> int:
         """Trained numbers of one subject."""
         return int((self.rates != 0).sum())

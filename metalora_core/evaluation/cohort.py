@@ -7,16 +7,18 @@ other by `adapt`, would end, up to rounding; it takes about a third of the time.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adaptation_batches import PhotoBatches
 from ..adaptation_options import AdaptationOptions, TrainingSet
 from ..batches import Batch, denoising_losses
 from ..errors import TrainingDiverged
+from ..functional import add_up, apply_mid
 from ..host import Conditioning, Host, stack_conditioning
 from ..inject import Injection
 from ..layers import ChainFactors
@@ -52,11 +54,28 @@ class _CohortFactors:
         empty = torch.empty(0, device=host.device)
         self.chains = {name: ChainFactors(down, empty, empty, start.scale) for name, down in ready.items()}
 
-    def inject(self) -> Injection:
+    @contextmanager
+    def inject(self) -> Generator[None]:
         mids, ups = self.start.layout.unpack(self.start.flat.to(self._host.device, self._host.dtype))
         for name, chain in self.chains.items():
             chain.mid, chain.up = mids[name], ups[name]
-        return Injection(self._host.model, self.start.targets, self.chains)
+        direct = [target for target in self.start.targets if target.name in self.start.direct]
+        others = {name: chain for name, chain in self.chains.items() if name not in self.start.direct}
+        handles = [
+            self._host.model.get_submodule(target.parts[0].module).register_forward_hook(self._adder(target.name))
+            for target in direct
+        ]
+        try:
+            with Injection(self._host.model, self.start.targets, others):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _adder(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        """Hook of a layer whose down is the identity: mid sees the input itself, which spares a product."""
+        chain = self.chains[name]
+        return lambda _, inputs, output: add_up(output, apply_mid(inputs[0], chain.mid), chain.up, chain.scale)
 
     def use(self, mids: Tensor, ups: Tensor, repeats: int, noise_level: Tensor) -> None:
         """Point the chains at (subjects, ·) vectors; noise_level is (subjects · repeats,)."""

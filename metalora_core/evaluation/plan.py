@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InvalidOptions
 from ..pocket.factors import DOMAINS, Domain, Split
 from .conditions import CLEAN, CONDITIONS
-from .methods import META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
+from .methods import META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
 from .subjects import MOST_PHOTOS, first_index
 
 __all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
@@ -84,7 +84,7 @@ class BenchPlan:
     split: Split = "test"
     domains: tuple[Domain, ...] = DOMAINS
     prompts: int = 6
-    sampling_steps: int = 8
+    sampling_steps: int = 6
     guidance: float = 2.0
     training_seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -160,28 +160,31 @@ def _units(group: Group, domain: Domain, subjects: tuple[int, ...]) -> Iterator[
             yield Unit(method, domain, photos, condition, steps, subjects, rate)
 
 
-_LORA_STEPS = (10, 25, 50, 75, 100, 150, 200)
-_META_STEPS = (2, 5, 10, 15, 20, 30, 50, 100)
-_OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_OUTSIDE, META_COLD))
+_LORA_STEPS = (10, 25, 50, 75, 100)
+_META_STEPS = (2, 5, 10, 15, 25, 50)
+_OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_OUTSIDE))
 
 QUICK = BenchPlan(
     groups=(
         Group((PLAIN,), (1, 4), _LORA_STEPS),
         Group((META_WARM,), (1, 4), _META_STEPS),
-        Group((META_OUTSIDE,), (1,), _LORA_STEPS),
-        Group((META_COLD, *_OTHERS), (1,), (50, 100)),
-    )
+        Group((META_OUTSIDE,), (1,), (10, 25, 50, 100)),
+        Group(_OTHERS, (1,), (50,)),
+    ),
+    prompts=4,
 )
 """At most 15 minutes on two cores."""
 
+_CHANGED = tuple(name for name in CONDITIONS if name != CLEAN.name)
+
 FULL = BenchPlan(
     groups=(
-        Group((PLAIN,), (1, 2, 4, 8), _LORA_STEPS),
-        Group((META_WARM,), (1, 2, 4, 8), _META_STEPS),
-        Group((META_OUTSIDE,), (1,), _LORA_STEPS),
-        Group((META_COLD, *_OTHERS), (1, 4), _LORA_STEPS),
-        Group((PLAIN,), (1,), (50,), tuple(name for name in CONDITIONS if name != CLEAN.name)),
-        Group((META_WARM,), (1,), (10,), tuple(name for name in CONDITIONS if name != CLEAN.name)),
+        Group((PLAIN,), (1, 2, 4, 8), (*_LORA_STEPS, 150, 200)),
+        Group((META_WARM,), (1, 2, 4, 8), (*_META_STEPS, 75, 100)),
+        Group((META_OUTSIDE,), (1,), (10, 25, 50, 75, 100, 150, 200)),
+        Group(_OTHERS, (1, 4), _LORA_STEPS),
+        Group((PLAIN,), (1,), (50,), _CHANGED),
+        Group((META_WARM,), (1,), (10,), _CHANGED),
     ),
     subjects=64,
 )
