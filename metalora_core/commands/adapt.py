@@ -44,8 +44,8 @@ def adapt(
     from ..training_photos import load_training_set, split_training_set
     from .base_model import load_base_model, load_prior_for, picture_size_px
 
-    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     require_writable(output)
+    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     require_writable(checkpoint_path)
     host = load_base_model(model, device, dtype, pipeline_config)
     used_prior = load_prior_for(prior, model, class_word)

@@ -39,8 +39,8 @@ def meta_train(
     from ..terminal import answer, progress_bars, require_writable
     from .base_model import load_base_model, picture_size_px
 
-    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     require_writable(output)
+    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
     require_writable(checkpoint_path)
     host = load_base_model(model, device, dtype, pipeline_config)
     data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
