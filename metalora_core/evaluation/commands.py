@@ -45,9 +45,8 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from .plan import FULL, QUICK
-    from .tuning import load_rates
 
-    plan = _cut(FULL if full else QUICK, test_seed, subjects, domains, methods, load_rates())
+    plan = _cut(FULL if full else QUICK, test_seed, subjects, domains, methods, _rates())
     folder = output / f"{'full' if full else 'quick'}-seed{test_seed}"
     rows = _run(plan, folder, processes, fresh)
     _finish(plan, rows, folder, Path(json) if json else None, pictures)
@@ -85,9 +84,8 @@ def preset(
 ) -> None:
     """Choose the steps for each number of photos on validation subjects and write step_preset.json."""
     from .preset import PRESET_FILE, preset_plan, save_preset
-    from .tuning import load_rates
 
-    plan = preset_plan(load_rates(), subjects)
+    plan = preset_plan(_rates(), subjects)
     record = save_preset(plan, _run(plan, output / "preset", processes, fresh), _command())
     for photos, entry in record["photos"].items():
         typer.echo(f"{photos} photos: {entry['steps']} steps at rate {entry['learning_rate']:g}")
@@ -106,13 +104,24 @@ def sampler(
     from .methods import META_WARM, PLAIN
     from .plan import BenchPlan, Group
     from .tables import best_points, best_table
-    from .tuning import load_rates
 
     for steps in (4, 6, 8, 12, 20):
         group = Group((PLAIN, META_WARM), (1,), (10, 50))
-        plan = BenchPlan((group,), subjects, split="validation", sampling_steps=steps, rates=load_rates())
+        plan = BenchPlan((group,), subjects, split="validation", sampling_steps=steps, rates=_rates())
         rows = _run(plan, output / f"sampler-{steps}", processes, fresh)
         typer.echo(f"\n{steps} sampling steps\n{table(best_table(best_points(rows)))}")
+
+
+def _rates() -> dict[str, float]:
+    """Tuned learning rates; a method that was not tuned yet gets its usual one, and a line says so."""
+    from .methods import METHODS
+    from .tuning import RATES_FILE, load_rates
+
+    tuned = load_rates() if RATES_FILE.exists() else {}
+    untuned = [name for name in METHODS if f"{name}@1" not in tuned]
+    if untuned:
+        typer.echo(f"Not tuned yet, usual rates taken: {', '.join(untuned)}. Tune them with: bench tune", err=True)
+    return {**{f"{name}@1": METHODS[name].usual_rate for name in untuned}, **tuned}
 
 
 def _cut(plan: BenchPlan, seed: int, subjects: int, domains: str, methods: str, rates: dict[str, float]) -> BenchPlan:
