@@ -43,14 +43,14 @@ def main() -> None:
     if comfyui is None or missing():
         sys.exit(missing() or "No ComfyUI with its own .venv was found; set COMFYUI_PATH.")
     with tempfile.TemporaryDirectory() as folder:
-        base, shots = Path(folder) / "base", Path(folder) / "shots"
+        base, shots = Path(folder) / "ComfyUI", Path(folder) / "shots"
         shots.mkdir()
         with ComfyServer(comfyui, base) as server:
             script = ["node", str(ROOT / "docs/page_pictures.mjs"), f"http://127.0.0.1:{server.port}/"]
             subprocess.run([*script, str(chromium()), PACK, str(shots)], check=True)
         place_screenshots(shots)
         for example, saved in json.loads((shots / "saved.json").read_text(encoding="utf-8")).items():
-            write_card(example, saved, base / "output")
+            write_card(example, saved, base)
 
 
 def place_screenshots(shots: Path) -> None:
@@ -65,12 +65,15 @@ def place_screenshots(shots: Path) -> None:
     shutil.copy(shots / "graph-02_adapt_flux1_dev.jpg", ROOT / "example_workflows/02_adapt_flux1_dev.jpg")
 
 
-def write_card(example: str, saved: list[dict[str, Any]], output: Path) -> None:
-    """The picture of an example in the template browser: its own results, one row per Save Image node."""
+def write_card(example: str, saved: list[dict[str, Any]], base: Path) -> None:
+    """The picture of an example in the template browser: photos and results, one row per node that shows some."""
     from PIL import Image
 
     rows = [
-        Row(node["title"] or "", [Image.open(output / file["subfolder"] / file["filename"]) for file in node["files"]])
+        Row(
+            node["title"],
+            [Image.open(base / file["type"] / file["subfolder"] / file["filename"]) for file in node["files"]],
+        )
         for node in saved
     ]
     card(rows).save(ROOT / "example_workflows" / f"{example}.jpg", quality=90)

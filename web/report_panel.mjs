@@ -4,7 +4,9 @@ import { LossLine } from "./loss_line.mjs";
 
 const WIDGET = "metalora_report";
 const MIN_HEIGHT_PX = 96;
-const PANEL_CSS = `box-sizing:border-box; width:100%; min-height:${MIN_HEIGHT_PX}px; overflow:auto; padding:6px 8px;
+const MAX_HEIGHT_PX = 180;
+const PANEL_CSS = `box-sizing:border-box; width:100%; min-height:${MIN_HEIGHT_PX}px; max-height:${MAX_HEIGHT_PX}px;
+  overflow:auto; padding:6px 8px;
   border-radius:6px; font:12px/1.45 sans-serif; color:var(--input-text, #ddd); background:var(--comfy-input-bg, #222);`;
 const TEXT_CSS = "white-space:pre-wrap; overflow-wrap:anywhere; user-select:text;";
 

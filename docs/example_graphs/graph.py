@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 TITLE_PX, GAP_PX, GROUP_GAP_PX, MARGIN_PX = 30, 40, 60, 24
-SLOT_PX, WIDGET_PX, TEXT_PX, PICTURE_PX = 20, 24, 120, 300
+SLOT_PX, WIDGET_PX, TEXT_PX, PICTURE_PX, FOOT_PX = 20, 28, 130, 300, 40
 SHOWING_PICTURES = {
-    *("SaveImage", "LossGraphNode", "LoadImage"),
+    *("SaveImage", "PreviewImage", "LossGraphNode", "LoadImage"),
     *("MetaLoRA_AdaptIdentity", "MetaLoRA_PrepareReferences", "MetaLoRA_EvaluateIdentity"),
 }
 SHOWING_TEXT = {
@@ -176,7 +176,8 @@ class Graph:
 
 
 def _height(type_: str, kind: dict[str, Any]) -> int:
-    height = 12 + SLOT_PX * max(len(kind["sockets"]), len(kind["outputs"]))
+    # Nodes 2.0 puts the pack's name and a button for advanced inputs at a node's foot.
+    height = 12 + FOOT_PX * type_.startswith("MetaLoRA_") + SLOT_PX * max(len(kind["sockets"]), len(kind["outputs"]))
     height += sum(TEXT_PX if widget.get("multiline") else WIDGET_PX for widget in kind["widgets"])
     height += WIDGET_PX * sum(len(widget.get("followed_by", [])) for widget in kind["widgets"])
     return height + PICTURE_PX * (type_ in SHOWING_PICTURES) + TEXT_PX * (type_ in SHOWING_TEXT)

@@ -8,6 +8,7 @@ from .pocket_parts import (
     BLUE,
     BROWN,
     GREEN,
+    PERSON,
     SCENE,
     VIOLET,
     learn,
@@ -125,7 +126,7 @@ def meta_train() -> Graph:
     """04: many subjects of one kind become a prior, and the prior is tried at once."""
     graph = Graph("04_meta_train_a_prior")
     with graph.group("1  Learn what people have in common", BLUE):
-        pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=7, photo_count=4)
+        pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=PERSON, photo_count=4)
         graph.note(
             "### Your own prior\nPut one folder of photos per subject into a folder of ComfyUI's `input` folder, "
             "press R, and choose that folder under *subjects*. Captions may lie beside the photos as `.txt` "
@@ -148,5 +149,5 @@ def meta_train() -> Graph:
         graph.column()
         sampled = sampler(graph, applied["model"], positive, negative)
         graph.column()
-        pictures(graph, sampled, pocket["vae"], "meta-lora/04_own_prior")
+        pictures(graph, sampled, pocket["vae"], "meta-lora/04_own_prior", title="With a prior of one's own")
     return graph

@@ -10,11 +10,11 @@ from .graph import Graph, Node, Output
 PIXELS = 128
 SAMPLER_STEPS, CFG = 20, 2.0
 ADAPT_STEPS = 100
-PERSON, SECOND_PERSON, MUG = 7, 12, 4
+PERSON, SECOND_PERSON, MUG = 6, 1, 4
 """Sample subjects of Load Pocket Model; 4 of the products is a mug."""
 
 BLUE, GREEN, BROWN, VIOLET = "#3f789e", "#4a8a4f", "#8a6d3b", "#7a5a9e"
-SCENE = "photo of a ohwx person, smiling, looking left, head level, light from right, blue background"
+SCENE = "photo of a ohwx person, smiling, looking left, head level, light from front, blue background"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def learn(
 ) -> Learned:  # fmt: skip
     """Pocket model, photos and adaptation in two columns."""
     pocket = pocket or graph.add("MetaLoRA_LoadPocketModel", domain=domain, subject=subject, photo_count=photos)
+    graph.add("PreviewImage", title="The photos", images=pocket["photos"])
     base = model or pocket
     wires: dict[str, Any] = {"consent": consent["consent"]} if consent else {}
     prior = prior or base["prior"]

@@ -11,7 +11,14 @@ from typing import Any
 USED = (
     *("CLIPTextEncode", "ConditioningZeroOut", "DualCLIPLoader", "EmptySD3LatentImage", "FluxGuidance"),
     *("ImageStitch", "KSampler", "LoadImage", "LoraModelLoader", "LossGraphNode", "MaskComposite"),
-    *("PairConditioningCombine", "PairConditioningSetProperties", "PreviewAny", "SaveImage", "SolidMask"),
+    *(
+        "PairConditioningCombine",
+        "PairConditioningSetProperties",
+        "PreviewAny",
+        "PreviewImage",
+        "SaveImage",
+        "SolidMask",
+    ),
     *("UNETLoader", "VAEDecode", "VAELoader"),
 )
 # Left open: no file name is right on every machine, and the page shows a wrong one in red.

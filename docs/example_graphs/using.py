@@ -8,6 +8,7 @@ from .pocket_parts import (
     BROWN,
     GREEN,
     MUG,
+    PERSON,
     PIXELS,
     SCENE,
     SECOND_PERSON,
@@ -51,7 +52,7 @@ def two_identities() -> Graph:
         )  # fmt: skip
         sampled = sampler(graph, first.pocket["model"], both["positive"], both["negative"], width=2 * PIXELS, count=2)
         graph.column()
-        pictures(graph, sampled, first.pocket["vae"], "meta-lora/03_two_identities")
+        pictures(graph, sampled, first.pocket["vae"], "meta-lora/03_two_identities", title="Both in one picture")
         graph.note(
             "### Each in its mask\n**Identity as Hook** makes an identity act for one prompt only; the mask says where "
             "that prompt holds. Draw masks of any shape for other models, and set *set_cond_area* to default for "
@@ -116,9 +117,9 @@ def export() -> Graph:
     """06: an identity leaves as an ordinary LoRA, and gives the same picture there."""
     graph = Graph("06_export_as_lora")
     with graph.group("1  Learn, with the right to share", BLUE):
-        pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=7, photo_count=4)
+        pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=PERSON, photo_count=4)
         consent = graph.add(
-            "MetaLoRA_RecordConsent", images=pocket["photos"], subject="Sample person 7", kind="character",
+            "MetaLoRA_RecordConsent", images=pocket["photos"], subject=f"Sample person {PERSON}", kind="character",
             granted_by="Meta-LoRA for ComfyUI", basis="own work", permitted_uses="training, generation, sharing",
         )  # fmt: skip
         learned = learn(graph, pocket=pocket, consent=consent)
