@@ -75,7 +75,7 @@ def _plain(value: Any) -> Any:
     """Without what one host writes and the other leaves out, though it means the same."""
     if isinstance(value, dict):
         silent = {"multiselect", "dynamicPrompts", "optional", "display", "forceInput"}
-        return {key: _plain(item) for key, item in value.items() if key not in silent}
+        return {key: _plain(item) for key, item in value.items() if key not in silent or isinstance(item, dict)}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
