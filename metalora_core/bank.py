@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from .errors import InvalidOptions
+from .files.atomic import reserve_file
 
 __all__ = ["IdentityBank", "SlotRates"]
 
@@ -46,11 +48,12 @@ class IdentityBank:
         mid_total: Numbers of all mids; the first part of a row.
         total: Numbers of a row.
         folder: Keep the bank in memory-mapped files here instead of in RAM. The files are working storage: a
-            checkpoint holds a copy.
+            checkpoint holds a copy. Their bytes are taken from the disk at once.
         rows_per_shard: Rows of one tensor or file.
 
     Raises:
         InvalidOptions: If count is below 1.
+        UnwritableFile: If the folder cannot hold the bank.
     """
 
     def __init__(
@@ -59,10 +62,10 @@ class IdentityBank:
         if count < 1:
             raise InvalidOptions(f"A bank of {count} subjects cannot be trained; give at least one subject.")
         self.count, self.mid_total, self.total, self.rows_per_shard = count, mid_total, total, rows_per_shard
-        starts = range(0, count, rows_per_shard)
-        sizes = [min(rows_per_shard, count - start) for start in starts]
+        sizes = [min(rows_per_shard, count - start) for start in range(0, count, rows_per_shard)]
         # Axis 1 holds residual, first and second moment of one subject side by side.
-        self._shards = [_allocate(rows, total, folder, i) for i, rows in enumerate(sizes)]
+        shapes = [(rows, 3, total) for rows in sizes]
+        self._shards = [torch.zeros(shape) for shape in shapes] if folder is None else _mapped(shapes, folder)
         self.visits = torch.zeros(count)
 
     def gather(self, subjects: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -133,11 +136,17 @@ class IdentityBank:
         return self._shards[subject // self.rows_per_shard][subject % self.rows_per_shard]
 
 
-def _allocate(rows: int, total: int, folder: Path | None, index: int) -> Tensor:
-    if folder is None:
-        return torch.zeros(rows, 3, total)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"bank-{index:05d}.f32"
-    path.unlink(missing_ok=True)  # a new file is a hole full of zeros and costs no disk until it is written
-    numbers = rows * 3 * total
-    return torch.from_file(str(path), shared=True, size=numbers, dtype=torch.float32).view(rows, 3, total)
+def _mapped(shapes: Sequence[tuple[int, int, int]], folder: Path) -> list[Tensor]:
+    paths = [folder / f"bank-{index:05d}.f32" for index in range(len(shapes))]
+    try:
+        # All of them before the first is used: a mapped file with a hole ends the program when the disk is full.
+        for path, shape in zip(paths, shapes, strict=True):
+            reserve_file(path, 4 * prod(shape))
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    return [
+        torch.from_file(str(path), shared=True, size=prod(shape), dtype=torch.float32).view(shape)
+        for path, shape in zip(paths, shapes, strict=True)
+    ]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .bounded import DTYPES, ReadLimits, SafetensorsFile, read_safetensors
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8  # bytes; the data that follows the header starts on this boundary
+_ZEROS_AT_ONCE = 1 << 22  # bytes
 
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "atomic_save_safetensors",
     "atomic_write",
     "read_safetensors",
+    "reserve_file",
     "safetensors_chunks",
     "sha256_of",
 ]
@@ -151,6 +153,47 @@ def atomic_write(path: Path | str, chunks: Iterable[bytes]) -> str:
             with suppress(OSError):
                 temporary.unlink()
     return digest.hexdigest()
+
+
+def reserve_file(path: Path | str, size_bytes: int) -> None:
+    """Make a new file of zeros whose bytes all stand on the disk, for a memory map.
+
+    A map of a file with holes takes its room only when a page is written, and a full disk then kills the program.
+
+    Args:
+        path: Where the file shall stand; missing folders are made, an older file is replaced.
+        size_bytes: Its length, above 0.
+
+    Raises:
+        UnwritableFile: If the folder is missing, unwritable or too full; no file is left then.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with path.open("xb") as file:
+            if not _allocated(file.fileno(), size_bytes):
+                zeros = bytes(min(size_bytes, _ZEROS_AT_ONCE))
+                for start in range(0, size_bytes, len(zeros)):
+                    file.write(zeros[: size_bytes - start])
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink()
+        raise UnwritableFile(f"{_explain(path, error)} It needs {size_bytes:,} bytes.") from error
+
+
+def _allocated(descriptor: int, size_bytes: int) -> bool:
+    allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        return False
+    try:
+        allocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        # Some disks cannot reserve room; bytes that are written stand there as well.
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+            return False
+        raise
+    return True
 
 
 def atomic_save_safetensors(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from core.disk_limits import file_size_limit
 from core.test_files import make_prior
 
 from metalora_core.errors import MetaLoRAError, UnreadableFile
@@ -56,19 +56,9 @@ def test_a_failing_disk_leaves_the_old_file(
     assert "p.safetensors" in str(caught.value)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file size limits are a Unix thing")
 def test_a_full_disk_in_the_middle_of_a_file_leaves_the_old_one(old_file: Path) -> None:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(UnwritableFile, match="larger than this account may write"):
-            atomic_save_safetensors(old_file, {"a": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+    with file_size_limit(4096), pytest.raises(UnwritableFile, match="larger than this account may write"):
+        atomic_save_safetensors(old_file, {"a": torch.zeros(100_000)})
 
 
 def test_cancelling_while_saving_leaves_the_old_file(old_file: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from core.disk_limits import file_size_limit
 
 from metalora_core.bank import IdentityBank, SlotRates
 from metalora_core.errors import InvalidOptions
+from metalora_core.files.atomic import UnwritableFile
 
 RATES = SlotRates(mid=0.1, up=0.01, decay=0.2)
 
@@ -46,6 +50,33 @@ def test_mapped_bank_equals_the_one_in_memory_and_starts_empty(tmp_path: Path):
     for _ in range(2):
         mapped = filled(tmp_path)
         assert torch.equal(mapped.gather(range(5)), filled().gather(range(5)))
+
+
+def test_a_mapped_bank_has_its_room_on_the_disk_before_it_is_used(tmp_path: Path):
+    bank = IdentityBank(5, 300, 7000, tmp_path, rows_per_shard=2)
+    files = sorted(tmp_path.iterdir())
+    assert [file.stat().st_size for file in files] == [4 * shard.numel() for shard in bank.tensors().values()][:3]
+    assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)
+
+
+@pytest.mark.parametrize("available", [True, False], ids=["reserves", "writes zeros"])
+def test_a_disk_without_room_is_said_before_work_and_left_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: bool
+):
+    if not available:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with file_size_limit(60_000), pytest.raises(UnwritableFile, match="84,000 bytes"):
+        IdentityBank(3, 300, 3500, tmp_path, rows_per_shard=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_cannot_reserve_room_gets_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    assert torch.equal(filled(tmp_path).gather(range(5)), filled().gather(range(5)))
+    assert [file.stat().st_size for file in sorted(tmp_path.iterdir())] == [168, 168, 84]
 
 
 def test_load_restores_everything_and_refuses_another_shape():
