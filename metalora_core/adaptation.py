@@ -74,7 +74,7 @@ def adapt(
     if validation is not None:
         validation.check(host.downscale, 1)
     state = AdaptationState(host, prior, targets, options)
-    digest = _digest(options, prior, training_set, validation)
+    digest = _digest(host, options, prior, training_set, validation)
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint, digest)
     batches = PhotoBatches(host, training_set, options)
@@ -198,9 +198,11 @@ class _Run:
             return self.host.decode_latents(latents)[0].float().cpu()
 
 
-def _digest(options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None) -> str:
+def _digest(
+    host: Host, options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None
+) -> str:
     """Hash of whatever decides the run."""
-    digest = hashlib.sha256(repr((options, prior_sha256(prior))).encode())
+    digest = hashlib.sha256(repr((options, prior_sha256(prior), host.weights_digest())).encode())
     for part in (photos, validation):
         if part is not None:
             digest.update(repr((part.captions, part.class_word, part.trigger)).encode())

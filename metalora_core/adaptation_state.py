@@ -14,12 +14,12 @@ from torch import Tensor
 from . import __version__
 from .adaptation_options import AdaptationOptions, TrainingSet
 from .errors import InvalidOptions
-from .files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
 from .files.identity import Identity, IdentityLayer, IdentityMetadata
 from .files.prior import Prior, prior_sha256
 from .host import Host
 from .layers import ChainFactors, SlotLayout
-from .optimizers import evaluation_mode, make_optimizer, scale_learning_rates, training_mode
+from .optimizers import evaluation_mode, make_optimizer, restore_optimizer, scale_learning_rates, training_mode
 from .schedule import step_generator, warmup_cosine
 from .targets import Target
 from .trained_vector import TrainedVector
@@ -134,9 +134,7 @@ class AdaptationState:
 
     def snapshot(self, digest: str) -> Checkpoint:
         """A copy of the whole state between two steps."""
-        mids, ups = self._trained.parameters
-        tensors = {"mids": mids, "ups": ups, "average": self.average, "best": self.best}
-        copies = {name: tensor.detach().clone() for name, tensor in tensors.items() if tensor is not None}
+        copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
         state = {
             "optimizer": _copied(self._optimizer.state_dict()),
             "losses": list(self.losses),
@@ -144,13 +142,26 @@ class AdaptationState:
         }
         return Checkpoint(_KIND, self.step, digest, copies, state)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """What changes beside the optimizer; the tensors are the state's own."""
+        mids, ups = self._trained.parameters
+        tensors = {"mids": mids, "ups": ups, "average": self.average, "best": self.best}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
     def save(self, path: Path, snapshot: Checkpoint) -> None:
         """Write a snapshot."""
         save_checkpoint(path, snapshot)
 
     def load(self, path: Path, digest: str) -> None:
-        """Continue from a file."""
-        self.restore(load_checkpoint(path, kind=_KIND, digest=digest))
+        """Continue from a file.
+
+        Raises:
+            UnreadableFile: If it is damaged, or its tensors are not those of this run.
+        """
+        saved = load_checkpoint(path, kind=_KIND, digest=digest)
+        require_tensors(saved, path, self._tensors(), may={"best": self._trained.flat})
+        with refusing_damage(path):
+            self.restore(saved)
 
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a snapshot."""
@@ -160,7 +171,7 @@ class AdaptationState:
         if self.average is not None:
             self.average.copy_(tensors["average"])
         self.best = tensors["best"].to(self._trained.flat.device) if "best" in tensors else None
-        self._optimizer.load_state_dict(dict(saved.state["optimizer"]))
+        restore_optimizer(self._optimizer, saved.state["optimizer"])
         self.losses = [float(loss) for loss in saved.state["losses"]]
         self.validation = [(int(step), float(loss)) for step, loss in saved.state["validation"]]
         self._unread.clear()

@@ -6,7 +6,7 @@ the batch are read and written ("lazy" Adam), in place, so that a bank larger th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -117,20 +117,6 @@ class IdentityBank:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs; the tensors are the bank's own, not copies."""
         return {f"shard.{i}": shard for i, shard in enumerate(self._shards)} | {"visits": self.visits}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the state of a bank of the same shape.
-
-        Raises:
-            InvalidOptions: If the shapes differ.
-        """
-        own = self.tensors()
-        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in tensors.items()}:
-            raise InvalidOptions(
-                "The checkpoint's bank has other subjects or ranks than this run; remove it to restart."
-            )
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
 
     def _row(self, subject: int) -> Tensor:
         return self._shards[subject // self.rows_per_shard][subject % self.rows_per_shard]

@@ -59,6 +59,10 @@ class Host(Protocol):
         """Every layer that can be adapted, under ComfyUI's names."""
         ...
 
+    def weights_digest(self) -> str:
+        """Which weights the model holds; the same whenever the same model is loaded in the same dtype."""
+        ...
+
     def encode_images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 to latents (B, C, h, w) as the model sees them."""
         ...

@@ -14,11 +14,11 @@ from torch import Tensor
 from . import __version__
 from .bank import IdentityBank
 from .errors import TrainingDiverged
-from .files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
 from .files.prior import Prior, PriorLayer, PriorMetadata
 from .layers import ChainFactors, SlotLayout
 from .meta_options import MetaTrainingOptions
-from .optimizers import make_optimizer
+from .optimizers import make_optimizer, restore_optimizer
 from .schedule import step_generator
 from .targets import Target, fingerprint, rank_for
 
@@ -100,23 +100,29 @@ class MetaState:
 
     def save(self, path: Path, step: int, digest: str) -> None:
         """Write a checkpoint."""
-        tensors = {f"meta_down.{name}": down for name, down in self.meta_downs.items()}
-        tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
-        tensors |= {"common": self.common, "log_steps": self.log_steps}
         state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
-        save_checkpoint(path, Checkpoint(_KIND, step, digest, tensors, state))
+        save_checkpoint(path, Checkpoint(_KIND, step, digest, self._tensors(), state))
 
     def load(self, path: Path, digest: str) -> int:
-        """Continue from a checkpoint; returns the steps done."""
-        saved = load_checkpoint(path, kind=_KIND, digest=digest)
-        for name, down in self.meta_downs.items():
-            down.copy_(saved.tensors[f"meta_down.{name}"])
-        self.common.copy_(saved.tensors["common"])
-        self.log_steps.copy_(saved.tensors["log_steps"])
-        self.bank.load({n.removeprefix("bank."): t for n, t in saved.tensors.items() if n.startswith("bank.")})
-        self.optimizer.load_state_dict(dict(saved.state["optimizer"]))
-        self.losses = [list(pair) for pair in saved.state["losses"]]
+        """Continue from a checkpoint; returns the steps done.
+
+        Raises:
+            UnreadableFile: If the file is damaged, or its tensors are not those of this run.
+        """
+        saved, own = load_checkpoint(path, kind=_KIND, digest=digest), self._tensors()
+        require_tensors(saved, path, own)
+        with refusing_damage(path):
+            restore_optimizer(self.optimizer, saved.state["optimizer"])
+            self.losses = [[float(number) for number in pair] for pair in saved.state["losses"]]
+        for name, tensor in own.items():
+            tensor.copy_(saved.tensors[name])
         return saved.step
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What changes beside the optimizer; the tensors are the state's own."""
+        tensors = {f"meta_down.{name}": down for name, down in self.meta_downs.items()}
+        tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
+        return tensors | {"common": self.common, "log_steps": self.log_steps}
 
     def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target]) -> Prior:
         """What is kept: meta_down and, as asked, the warm start and the step sizes."""

@@ -66,7 +66,7 @@ def meta_train(
     targets = choose_targets(host.targets(), options.include or default_patterns(host.family), options.exclude)
     batches = SubjectBatches(subjects, options, host.objective)
     state = MetaState(targets, options, len(subjects), host.device)
-    digest = _digest(options, targets, subjects)
+    digest = _digest(host, options, targets, subjects)
     start = state.load(checkpoint, digest) if checkpoint is not None and checkpoint.exists() else 0
     began = time.monotonic()
 
@@ -156,8 +156,9 @@ def _read(unread: list[Tensor], step: int) -> float:
     return loss
 
 
-def _digest(options: MetaTrainingOptions, targets: Sequence[Target], subjects: SubjectDataset) -> str:
-    digest = hashlib.sha256(repr((options, fingerprint(targets), len(subjects), subjects.domain)).encode())
+def _digest(host: Host, options: MetaTrainingOptions, targets: Sequence[Target], subjects: SubjectDataset) -> str:
+    base = fingerprint(targets), host.weights_digest()
+    digest = hashlib.sha256(repr((options, *base, len(subjects), subjects.domain)).encode())
     for subject in range(len(subjects)):
         digest.update(subjects.latents_of(subject).float().cpu().contiguous().numpy().tobytes())
         digest.update("\n".join(subjects.captions_of(subject)).encode())

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .errors import InvalidOptions, MissingDependency
 
-__all__ = ["OPTIMIZERS", "evaluation_mode", "make_optimizer", "scale_learning_rates", "training_mode"]
+__all__ = [
+    "OPTIMIZERS",
+    "evaluation_mode",
+    "make_optimizer",
+    "restore_optimizer",
+    "scale_learning_rates",
+    "training_mode",
+]
 
 _TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -22,6 +29,7 @@ _OTHERS = {
     "schedulefree_adamw": ("schedulefree", "AdamWScheduleFree", "pip install schedulefree"),
     "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "pip install bitsandbytes"),
 }
+_MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
 OPTIMIZERS: tuple[str, ...] = (*_TORCH, *_OTHERS)
 """Names that ``make_optimizer`` knows."""
 
@@ -54,6 +62,21 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, base: Iterable[float]
     """Set every group's learning rate to its base rate times the schedule's factor."""
     for group, rate in zip(optimizer.param_groups, base, strict=True):
         group["lr"] = rate * factor
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state and compare its moments with the parameters, which torch leaves to the next step.
+
+    Raises:
+        ValueError: If the state is of other groups or shapes.
+    """
+    optimizer.load_state_dict(dict(state))
+    for parameter, values in optimizer.state.items():
+        for name in _MOMENTS & values.keys():
+            if values[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{name} of the optimizer has shape {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+                )
 
 
 def training_mode(optimizer: torch.optim.Optimizer) -> None:

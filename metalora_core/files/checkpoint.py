@@ -7,16 +7,18 @@ JSON text, so that nothing is ever pickled and a resumed run goes on from exactl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
+from pydantic import Field
 from torch import Tensor
 
 from ..errors import InvalidOptions, UnreadableFile
 from .atomic import atomic_write, read_safetensors, safetensors_chunks
-from .metadata import FileMetadata, parse_record
+from .metadata import FileMetadata, parse_record, summarise
 
 _STATE_KEY = "state"
 
@@ -27,7 +29,7 @@ class CheckpointMetadata(FileMetadata):
     FORMAT: ClassVar[str] = "metalora.checkpoint"
     VERSION: ClassVar[int] = 1
     kind: str
-    step: int
+    step: Annotated[int, Field(ge=0)]
     digest: str
 
 
@@ -38,7 +40,8 @@ class Checkpoint:
     Args:
         kind: "adaptation" or "meta-training".
         step: Steps done.
-        digest: Hash of whatever decides the run (options, prior, photos); only an equal run may continue it.
+        digest: Hash of whatever decides the run (options, prior, photos, weights of the base); only an equal run may
+            continue it.
         tensors: Factors, averages, moments of the bank, by name.
         state: Nested dicts, lists and tuples of tensors, numbers, texts and None: optimizer and generator states,
             the losses so far. Keys are texts or whole numbers.
@@ -74,7 +77,7 @@ def load_checkpoint(path: Path | str, *, kind: str, digest: str | None = None) -
 
     Raises:
         UnreadableFile: If the file is damaged or of another kind of run.
-        InvalidOptions: If it belongs to a run with other options, photos or prior.
+        InvalidOptions: If it belongs to a run with other options, photos, prior or base.
     """
     file, name = read_safetensors(path, finite=False), Path(path).name
     record = parse_record(CheckpointMetadata, name, file.metadata)
@@ -82,16 +85,57 @@ def load_checkpoint(path: Path | str, *, kind: str, digest: str | None = None) -
         raise UnreadableFile(f"{name} is the checkpoint of a {record.kind}, one of a {kind} was expected. Remove it.")
     if digest is not None and record.digest != digest:
         raise InvalidOptions(
-            f"{name} belongs to a run with other options, photos or another prior (digest {record.digest[:12]}, "
-            f"this run has {digest[:12]}). Set the options back, or remove the file to start anew."
+            f"{name} belongs to a run with other options or photos, another prior or base model (digest "
+            f"{record.digest[:12]}, this run has {digest[:12]}). Set these back, or remove the file to start anew."
         )
-    try:
+    with refusing_damage(path):
         state = _unflatten(json.loads(file.metadata[_STATE_KEY]), file.tensors)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UnreadableFile(f"{name}: the state in it is damaged ({error!r}). Remove it to start anew.") from error
     prefix = "tensors."
     tensors = {key.removeprefix(prefix): tensor for key, tensor in file.tensors.items() if key.startswith(prefix)}
     return Checkpoint(record.kind, record.step, record.digest, tensors, cast("dict[str, Any]", state))
+
+
+def require_tensors(
+    saved: Checkpoint, path: Path | str, wanted: Mapping[str, Tensor], may: Mapping[str, Tensor] | None = None
+) -> None:
+    """Compare a checkpoint's tensors with those that it is about to overwrite.
+
+    Args:
+        saved: The checkpoint.
+        path: Its file, for messages.
+        wanted: The run's own tensors.
+        may: Tensors of these names and shapes may be there too.
+
+    Raises:
+        UnreadableFile: If one is missing, surplus or of another shape; all findings at once.
+    """
+    findings = [f"{name!r} is missing" for name in wanted if name not in saved.tensors]
+    known = {**wanted, **(may or {})}
+    for name, tensor in saved.tensors.items():
+        if name not in known:
+            findings.append(f"{name!r} is unknown")
+        elif tensor.shape != known[name].shape:
+            findings.append(f"{name!r} has shape {tuple(tensor.shape)}, not {tuple(known[name].shape)}")
+    if findings:
+        raise UnreadableFile(
+            f"{Path(path).name} does not hold the state of this run: {summarise(findings)}. It is damaged or was "
+            "written by another release: remove it to start anew."
+        )
+
+
+@contextmanager
+def refusing_damage(path: Path | str) -> Generator[None]:
+    """Turn what a malformed state raises while it is taken over into words.
+
+    Raises:
+        UnreadableFile: In place of an error of lookup, type, value or shape.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UnreadableFile(
+            f"{Path(path).name}: the state in it is damaged ({str(error)[:200]!r}). Remove it to start anew."
+        ) from error
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

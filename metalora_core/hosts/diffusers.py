@@ -14,6 +14,7 @@ from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
 from ..host import Conditioning
 from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
 from ..targets import Target
+from ..weights_digest import weights_digest
 from .denoisers import DENOISERS, base_of, family_of, remembered_rotations
 from .latents import LatentSpace, load_latent_space, require_multiple
 from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
@@ -83,6 +84,10 @@ class DiffusersHost:
         if self._targets is None:
             self._targets = find_targets(self.model)
         return self._targets
+
+    def weights_digest(self) -> str:
+        """Of the denoiser's parameters."""
+        return weights_digest(self.model.named_parameters())
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from .conditioning import encode_prompt, merge_conds, model_conds
 from .gradients import exact_gradients
 from .layers import compute_dtype, family_of, targets_of
 from .sampling_rules import objective_of, raw_prediction
+from .weights_digest import model_digest
 
 TRAINING_MEMORY_FACTOR = 4.0  # activations kept for the backward pass, in units of one sampling step's memory
 
@@ -85,6 +86,9 @@ class ComfyHost:
 
     def targets(self) -> tuple[Target, ...]:
         return targets_of(self._patcher)
+
+    def weights_digest(self) -> str:
+        return model_digest(self._patcher)
 
     def encode_images(self, images: Tensor) -> Tensor:
         vae = _connected(self._vae, "VAE")

@@ -224,7 +224,7 @@ def test_checkpoint_brings_back_optimizer_and_generator_bit_for_bit(tmp_path: Pa
 def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, Checkpoint("adaptation", 1, "a" * 64, {}))
-    with pytest.raises(InvalidOptions, match="other options, photos or another prior"):
+    with pytest.raises(InvalidOptions, match="other options or photos, another prior or base"):
         load_checkpoint(path, kind="adaptation", digest="b" * 64)
     with pytest.raises(UnreadableFile, match="meta-training was expected"):
         load_checkpoint(path, kind="meta-training")

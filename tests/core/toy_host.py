@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metalora_core.host import Conditioning
 from metalora_core.objective import FlowObjective, Objective
 from metalora_core.targets import Part, Target
+from metalora_core.weights_digest import weights_digest
 
 WIDTH = 12
 
@@ -59,6 +60,9 @@ class ToyHost:
             Target("attn.proj", (WIDTH, WIDTH), (Part("out", 0, WIDTH),)),
             Target("conv", (WIDTH, WIDTH, 3, 3), (Part("conv", 0, WIDTH),)),
         )
+
+    def weights_digest(self) -> str:
+        return weights_digest(self.model.named_parameters())
 
     def encode_images(self, images: Tensor) -> Tensor:
         self.pictures_encoded += len(images)

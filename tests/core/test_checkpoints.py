@@ -1,0 +1,86 @@
+"""A run goes on from its own checkpoint only; anything else is refused in words before work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from core.toy_host import ToyHost, ToySubjects
+
+from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
+from metalora_core.errors import InvalidOptions, UnreadableFile
+from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from metalora_core.files.prior import Prior
+from metalora_core.meta_training import MetaTrainingOptions, meta_train
+from metalora_core.weights_digest import weights_digest
+
+META = MetaTrainingOptions(steps=2, subjects_per_batch=3, r_meta=6, r_mid=2, checkpoint_every=1)
+
+
+@cache
+def prior() -> Prior:
+    return meta_train(ToyHost(), ToySubjects(), META)
+
+
+def run_meta_training(path: Path, host: ToyHost) -> None:
+    meta_train(host, ToySubjects(), META, checkpoint=path)
+
+
+def run_adaptation(path: Path, host: ToyHost) -> None:
+    photo = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(5))
+    photos = TrainingSet((photo,), ("photo of a ohwx blob",), "blob", "ohwx")
+    adapt(host, prior(), photos, AdaptationOptions(steps=2, checkpoint_every=1), checkpoint=path)
+
+
+RUNS = {"adaptation": run_adaptation, "meta-training": run_meta_training}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_base_of_the_same_shapes_but_other_weights_is_refused(kind: str, tmp_path: Path):
+    path = tmp_path / "run.safetensors"
+    RUNS[kind](path, ToyHost())
+    RUNS[kind](path, ToyHost())
+    with pytest.raises(InvalidOptions, match="other options or photos, another prior or base model"):
+        RUNS[kind](path, ToyHost(seed=1))
+
+
+@pytest.mark.parametrize(
+    "kind, change, words",
+    [
+        ("meta-training", lambda c: c.tensors.pop("meta_down.conv"), "'meta_down.conv' is missing"),
+        ("meta-training", lambda c: c.tensors.update(odd=torch.zeros(1)), "'odd' is unknown"),
+        ("meta-training", lambda c: c.tensors.update(common=torch.zeros(3)), r"'common' has shape \(3,\), not \("),
+        ("meta-training", lambda c: c.tensors.update({"bank.visits": torch.zeros(5)}), "'bank.visits' has shape"),
+        ("meta-training", lambda c: c.state.pop("losses"), "damaged.*losses"),
+        ("meta-training", lambda c: c.state["optimizer"]["param_groups"].pop(), "damaged"),
+        ("meta-training", lambda c: c.state["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), "exp_avg"),
+        ("adaptation", lambda c: c.tensors.pop("mids"), "'mids' is missing"),
+        ("adaptation", lambda c: c.tensors.update(ups=torch.zeros(3)), r"'ups' has shape \(3,\), not \("),
+        ("adaptation", lambda c: c.tensors.update(best=torch.zeros(3)), "'best' has shape"),
+        ("adaptation", lambda c: c.state.pop("validation"), "damaged.*validation"),
+        ("adaptation", lambda c: c.state["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), "exp_avg"),
+    ],
+)
+def test_other_contents_are_refused_in_words(
+    kind: str, change: Callable[[Checkpoint], object], words: str, tmp_path: Path
+):
+    path = tmp_path / "run.safetensors"
+    RUNS[kind](path, ToyHost())
+    saved = load_checkpoint(path, kind=kind)
+    change(saved)
+    save_checkpoint(path, saved)
+    with pytest.raises(UnreadableFile, match=words):
+        RUNS[kind](path, ToyHost())
+
+
+def test_the_digest_sees_weights_names_and_dtypes_and_nothing_else():
+    model = ToyHost().model
+    digests = [weights_digest(model.named_parameters())]
+    assert weights_digest(ToyHost().model.named_parameters()) == digests[0]
+    digests.append(weights_digest(ToyHost(seed=1).model.named_parameters()))
+    digests.append(weights_digest((f"x.{name}", tensor) for name, tensor in model.named_parameters()))
+    digests.append(weights_digest(model.bfloat16().named_parameters()))
+    assert len(set(digests)) == 4
