@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,13 +19,16 @@ from .adaptation_batches import HeldOut, PhotoBatches
 from .adaptation_options import PRESETS, AdaptationOptions, AdaptationProgress, AdaptationResult, TrainingSet
 from .adaptation_state import AdaptationState
 from .batches import denoising_losses
-from .errors import TrainingDiverged
+from .errors import OutOfMemory, TrainingDiverged, is_out_of_memory
+from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .host import Host
 from .inject import Injection
+from .memory_plan import MemoryPlan, free_memory
 from .sampling import sample
 from .schedule import step_generator
+from .targets import Target
 
 __all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
 
@@ -42,6 +45,7 @@ def adapt(
     on_progress: Callable[[AdaptationProgress], None] | None = None,
     checkpoint: Path | None = None,
     validation: TrainingSet | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> AdaptationResult:
     """Learn a subject from its photos.
 
@@ -51,9 +55,10 @@ def adapt(
         training_set: One to eight photos with captions.
         options: Settings.
         on_progress: Called whenever the loop looks up; it may raise ``TrainingCancelled``.
-        checkpoint: Written every ``checkpoint_every`` steps and whenever the run is stopped from outside; where it
-            exists the run continues from it and ends bit-identical to an unbroken one.
+        checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
+            where it exists the run continues from it and ends bit-identical to an unbroken one.
         validation: Held-out photos for early stopping.
+        on_note: Told in one line when a step did not fit into memory and the run goes on more sparingly.
 
     Returns:
         The identity, not yet saved, and how it went.
@@ -62,7 +67,9 @@ def adapt(
         InvalidOptions: If settings contradict each other, or the checkpoint belongs to another run.
         UnusableReferences: If photos cannot be learned from.
         IncompatibleBaseModel: If the prior was made for another model.
+        UnwritableFile: If the checkpoint's folder is not writable or too full.
         TrainingDiverged: If the loss or a factor becomes NaN or infinite; ``last_good`` is the last good identity.
+        OutOfMemory: If a step does not fit even with every saving.
     """
     options = options or AdaptationOptions()
     options.check()
@@ -75,22 +82,19 @@ def adapt(
         validation.check(host.downscale, 1)
     state = AdaptationState(host, prior, targets, options)
     digest = _digest(host, options, prior, training_set, validation)
-    if checkpoint is not None and checkpoint.exists():
-        state.load(checkpoint, digest)
+    if checkpoint is not None:
+        require_writable(checkpoint, state.checkpoint_bytes)
+        if checkpoint.exists():
+            state.load(checkpoint, digest)
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
     run = _Run(host, state, batches, held_out, on_progress, checkpoint, digest)
-    with (
-        run.kept_on_failure(prior, training_set),
-        host.training(),
-        Injection(host.model, targets, state.factors) as put,
-    ):
-        put.require_all()
-        stop_reason = run.train()
+    with run.kept_on_failure(prior, training_set):
+        stop_reason = run.train_within_memory(targets, on_note)
     kept = state.result() if state.best is None else state.best
     identity = state.identity(kept, host, prior, training_set, state.step)
     seconds = time.monotonic() - run.began
-    return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds)
+    return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds, run.plan.text)
 
 
 class _Run:
@@ -110,6 +114,47 @@ class _Run:
         self.on_progress, self.checkpoint, self.digest = on_progress, checkpoint, digest
         self.began = time.monotonic()
         self.last_good: Checkpoint = state.snapshot(digest)
+        self.plan = MemoryPlan.of(host)
+
+    def train_within_memory(self, targets: Sequence[Target], on_note: Callable[[str], None] | None) -> str:
+        """Train to the end, more sparingly from the last good step on whenever a step does not fit."""
+        asked = self.plan
+        try:
+            while True:
+                self.plan.set_on(self.host)
+                failure = self._train_as_planned(targets)
+                if failure is None:
+                    return self._stop_reason
+                # Here nothing of the failed step is alive any more: its frames went with the exception.
+                self.state.restore(self.last_good)
+                free_memory(self.host.device)
+                self.plan = self._smaller_plan(failure)
+                if on_note is not None:
+                    on_note(f"A step did not fit into memory; going on from step {self.state.step}, {self.plan.text}.")
+        finally:
+            asked.set_on(self.host)
+
+    def _train_as_planned(self, targets: Sequence[Target]) -> str | None:
+        """Train; returns what was said if the memory did not suffice."""
+        try:
+            with self.host.training(), Injection(self.host.model, targets, self.state.factors) as put:
+                put.require_all()
+                self._stop_reason = self.train()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return str(error)
+        return None
+
+    def _smaller_plan(self, failure: str) -> MemoryPlan:
+        batch = self.state.options.batch_size + (self.state.options.preservation_weight > 0)
+        plan = self.plan.smaller(self.host, batch)
+        if plan is None:
+            raise OutOfMemory(
+                f"Step {self.state.step + 1} does not fit into memory, even {self.plan.text}. Use smaller pictures, "
+                f"free memory, or load the base in fewer bits. It was said: {failure.splitlines()[0][:200]}"
+            )
+        return plan
 
     def train(self) -> str:
         """Train to the end; returns why it stopped."""
@@ -119,10 +164,14 @@ class _Run:
                 return f"no improvement on the held-out photos since step {self._best_step()}"
             batch, conditioning, weights = self.batches.draw(state.step)
             state.use()
-            losses = denoising_losses(host, batch.latents, batch.noise, batch.t, conditioning)
-            loss = losses @ weights
-            loss.backward()
-            state.update(loss)
+            pieces = list[Tensor]()
+            for rows in self.plan.cut(len(weights)):
+                given = {name: value[rows] for name, value in conditioning.items()}
+                losses = denoising_losses(host, batch.latents[rows], batch.noise[rows], batch.t[rows], given)
+                pieces.append(losses @ weights[rows])
+                (pieces[-1] * state.loss_scale).backward()
+                pieces[-1] = pieces[-1].detach()
+            state.update(sum(pieces[1:], start=pieces[0]))
             if options.stops_at(state.step):
                 self._look_up()
         return "finished"
@@ -157,7 +206,7 @@ class _Run:
         if self.held_out is not None and state.step % options.validate_every == 0:
             self._validate(self.held_out)
         self.last_good = state.snapshot(self.digest)
-        if self.checkpoint is not None and state.step % options.checkpoint_every == 0:
+        if self.checkpoint is not None and (state.step % options.checkpoint_every == 0 or state.step == options.steps):
             state.save(self.checkpoint, self.last_good)
         if self.on_progress is not None:
             seconds = time.monotonic() - self.began

@@ -7,8 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from .errors import InvalidOptions, UnusableReferences
+from .errors import UnusableReferences
 from .files.identity import Identity
+from .optimizers import OPTIMIZERS
+from .option_ranges import COUNT, NOT_NEGATIVE, RANK, SEED, SHARE, WHOLE, refuse
 
 __all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet"]
 
@@ -123,18 +125,19 @@ class AdaptationOptions:
     def check(self) -> None:
         """Raise ``InvalidOptions`` with every finding at once."""
         counts = ("steps", "batch_size", "read_every", "checkpoint_every", "validate_every", "validation_samples")
-        findings = [f"{n} is {getattr(self, n)}, at least 1 is needed" for n in counts if getattr(self, n) < 1]
-        others = ("r_mid", "warmup_steps", "weight_decay", "crop_px", "early_stop_patience", "preview_every")
-        others += ("preservation_weight", "mid_learning_rate", "up_learning_rate")
-        findings += [f"{n} is {getattr(self, n)}, it cannot be negative" for n in others if getattr(self, n) < 0]
-        shares = ("ema_decay", "final_rate")
-        findings += [f"{n} is {getattr(self, n)}, expected 0 to 1" for n in shares if not 0 <= getattr(self, n) <= 1]
+        findings = COUNT.findings(self, *counts, "preservation_pictures", "preview_steps")
+        if self.r_mid != 0:  # 0 stands for the prior's
+            findings += RANK.findings(self, "r_mid")
+        findings += WHOLE.findings(self, "warmup_steps", "crop_px", "early_stop_patience", "preview_every")
+        findings += NOT_NEGATIVE.findings(
+            self, "mid_learning_rate", "up_learning_rate", "weight_decay", "preservation_weight"
+        )
+        findings += SHARE.findings(self, "ema_decay", "final_rate") + SEED.findings(self, "seed")
         if self.start not in ("auto", "warm", "cold"):
             findings.append(f'start is {self.start!r}, expected "auto", "warm" or "cold"')
-        if self.preservation_weight > 0 and self.preservation_pictures < 1:
-            findings.append("prior preservation needs preservation_pictures of at least 1")
-        if findings:
-            raise InvalidOptions("The options of this adaptation cannot work: " + "; ".join(findings) + ".")
+        if self.optimizer not in OPTIMIZERS:
+            findings.append(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+        refuse("this adaptation", findings)
 
     def stops_at(self, step: int) -> bool:
         """Whether the loop looks up after this many steps."""
@@ -179,6 +182,7 @@ class AdaptationResult:
         validation_losses: (step, loss on the held-out photos) pairs.
         stop_reason: "finished", or why it stopped early.
         seconds: Of this call.
+        memory: How the steps were computed in the end, in words; see `metalora_core.memory_plan`.
     """
 
     identity: Identity
@@ -186,3 +190,4 @@ class AdaptationResult:
     validation_losses: tuple[tuple[int, float], ...]
     stop_reason: str
     seconds: float
+    memory: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ class AdaptationState:
         for name, chain in self.factors.items():
             chain.mid, chain.up = mids[name], ups[name]
 
+    @property
+    def loss_scale(self) -> float:
+        """What the loss has to be multiplied by before its backward pass."""
+        return self._trained.loss_scale
+
     def update(self, loss: Tensor) -> None:
         """One optimizer step with the gradients that are there; nothing is read from the device."""
         options = self.options
@@ -148,6 +154,11 @@ class AdaptationState:
         tensors = {"mids": mids, "ups": ups, "average": self.average, "best": self.best}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk, nearly: the factors, their moments, their average and their best."""
+        return self._trained.flat.nbytes * (3 + (self.average is not None) + (self.best is not None))
+
     def save(self, path: Path, snapshot: Checkpoint) -> None:
         """Write a snapshot."""
         save_checkpoint(path, snapshot)
@@ -158,10 +169,17 @@ class AdaptationState:
         Raises:
             UnreadableFile: If it is damaged, or its tensors are not those of this run.
         """
-        saved = load_checkpoint(path, kind=_KIND, digest=digest)
+        saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=self.checkpoint_bytes)
         require_tensors(saved, path, self._tensors(), may={"best": self._trained.flat})
         with refusing_damage(path):
             self.restore(saved)
+            measured = [step for step, _ in self.validation]
+            if not 0 < self.step <= self.options.steps or len(self.losses) != self.step:
+                raise ValueError(f"step {self.step} of {self.options.steps} with {len(self.losses)} losses")
+            if not all(map(math.isfinite, (*self.losses, *(loss for _, loss in self.validation)))):
+                raise ValueError("a loss is not finite")
+            if measured != sorted({step for step in measured if 0 < step <= self.step}):
+                raise ValueError(f"measured on held-out photos at the steps {measured[:5]}, at step {self.step}")
 
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a snapshot."""
@@ -171,7 +189,7 @@ class AdaptationState:
         if self.average is not None:
             self.average.copy_(tensors["average"])
         self.best = tensors["best"].to(self._trained.flat.device) if "best" in tensors else None
-        restore_optimizer(self._optimizer, saved.state["optimizer"])
+        restore_optimizer(self._optimizer, saved.state["optimizer"], saved.step)
         self.losses = [float(loss) for loss in saved.state["losses"]]
         self.validation = [(int(step), float(loss)) for step, loss in saved.state["validation"]]
         self._unread.clear()

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from .adaptation_batches import PhotoBatches
 from .adaptation_options import AdaptationOptions, AdaptationProgress, TrainingSet
 from .batches import denoising_losses
-from .errors import InvalidOptions, TrainingDiverged
+from .errors import TrainingDiverged
 from .files.atomic import atomic_save_safetensors
 from .host import Host
 from .optimizers import make_optimizer, scale_learning_rates
+from .option_ranges import POSITIVE, RANK, refuse
 from .schedule import warmup_cosine
 from .targets import Target
 
@@ -45,9 +46,7 @@ class PlainLoRAOptions:
 
     def check(self) -> None:
         """Raise ``InvalidOptions`` with every finding at once."""
-        wrong = [f"{n} is {getattr(self, n)}" for n in ("learning_rate", "rank", "alpha") if not getattr(self, n) > 0]
-        if wrong:
-            raise InvalidOptions(f"Plain LoRA cannot work: {', '.join(wrong)}; give numbers above 0.")
+        refuse("plain LoRA", POSITIVE.findings(self, "learning_rate", "alpha") + RANK.findings(self, "rank"))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class SubjectBatches:
             "support": StratifiedTimesteps(objective, samples, options.seed + 1),
             "query": StratifiedTimesteps(objective, samples, options.seed),
         }
-        self._split = options.two_passes
+        self._split, self._support_photos = options.two_passes, options.support_photos
 
     def subjects_at(self, step: int) -> list[int]:
         """Distinct subjects of a step; every epoch is a new permutation."""
@@ -130,20 +130,21 @@ class SubjectBatches:
         order = torch.randperm(len(self._subjects), generator=step_generator(self._seed, "epoch", epoch))
         return order[place * self._size : (place + 1) * self._size].tolist()
 
-    def draw(self, subjects: Sequence[int], step: int, role: str) -> Batch:
+    def draw(self, subjects: Sequence[int], step: int, role: str, episode: int) -> Batch:
         """Samples of these subjects.
 
         Args:
             subjects: From ``subjects_at``.
             step: Number of this pass among all passes of its role, which decides the timesteps.
             role: "support" or "query".
+            episode: Step of the meta-training, which decides the photos that all support passes of it share.
         """
         generator = step_generator(self._seed, role, step)
         latents: list[Tensor] = []
         captions: list[str] = []
         for subject in subjects:
             photos, texts = self._subjects.latents_of(subject), self._subjects.captions_of(subject)
-            chosen = self._choose(len(texts), role, generator)
+            chosen = self._choose(self._photos_for(role, subject, len(texts), episode), generator)
             latents.append(photos[chosen])
             captions += [texts[i] for i in chosen]
         if self._dropout:
@@ -153,13 +154,20 @@ class SubjectBatches:
         noise = torch.randn(stacked.shape, generator=generator)
         return Batch(stacked, noise, self._timesteps[role].at(step), captions)
 
-    def _choose(self, count: int, role: str, generator: torch.Generator) -> list[int]:
-        first, last = 0, count
-        if self._split and count > 1:
-            first, last = (0, count // 2) if role == "support" else (count // 2, count)
-        order = first + torch.randperm(last - first, generator=generator)
+    def _photos_for(self, role: str, subject: int, count: int, episode: int) -> list[int]:
+        """A subject's photos that a pass of this role may show."""
+        if not self._split or count == 1:
+            return list(range(count))
+        if not self._support_photos:
+            return list(range(count // 2)) if role == "support" else list(range(count // 2, count))
+        order = torch.randperm(count, generator=step_generator(self._seed, f"episode of subject {subject}", episode))
+        cut = min(self._support_photos, count - 1)
+        return (order[:cut] if role == "support" else order[cut:]).tolist()
+
+    def _choose(self, photos: Sequence[int], generator: torch.Generator) -> list[int]:
+        order = [photos[i] for i in torch.randperm(len(photos), generator=generator).tolist()]
         # A subject with fewer photos than asked for shows some of them twice, at another noise level.
-        return order.repeat(-(-self._photos // len(order)))[: self._photos].tolist()
+        return (order * -(-self._photos // len(order)))[: self._photos]
 
 
 def denoising_losses(host: Host, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

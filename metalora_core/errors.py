@@ -10,11 +10,13 @@ __all__ = [
     "InvalidOptions",
     "MetaLoRAError",
     "MissingDependency",
+    "OutOfMemory",
     "RankMismatch",
     "TrainingCancelled",
     "TrainingDiverged",
     "UnreadableFile",
     "UnusableReferences",
+    "is_out_of_memory",
 ]
 
 
@@ -79,3 +81,18 @@ class TrainingDiverged(MetaLoRAError):
 
 class TrainingCancelled(MetaLoRAError):
     """The user stopped a training; its checkpoint, if one was asked for, continues it."""
+
+
+class OutOfMemory(MetaLoRAError):
+    """A step does not fit into memory, even with every saving."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, on a card or in the machine, did not suffice.
+
+    Told by name and text, since torch has several such errors and a plain RuntimeError for the machine's own memory.
+    """
+    if isinstance(error, (MemoryError, OutOfMemory)) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

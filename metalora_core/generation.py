@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .host import Host
+from .option_ranges import COUNT, NOT_NEGATIVE, Range, refuse
 from .pictures import save_picture, to_pictures
 from .sampling import sample
 
@@ -35,6 +36,15 @@ class Request:
     seed: int = 0
     batch: int = 8
 
+    def check(self) -> None:
+        """Raise ``InvalidOptions`` with every finding at once."""
+        findings = COUNT.findings(self, "size_px", "steps", "batch")
+        # The noise of a later picture starts from a larger seed.
+        findings += NOT_NEGATIVE.findings(self, "guidance") + Range(0, 2**63 - 10**9, whole=True).findings(self, "seed")
+        if not self.prompts:
+            findings.append("there is no prompt, give at least one")
+        refuse("this drawing", findings)
+
 
 @torch.no_grad()
 def generate_pictures(host: Host, request: Request) -> Tensor:
@@ -42,7 +52,11 @@ def generate_pictures(host: Host, request: Request) -> Tensor:
 
     Returns:
         Pictures (prompts, 3, size_px, size_px) in [0, 1], on the CPU.
+
+    Raises:
+        InvalidOptions: If a setting is out of its range.
     """
+    request.check()
     side = request.size_px // host.downscale
     pictures: list[Tensor] = []
     for start in range(0, len(request.prompts), request.batch):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import InvalidOptions
+from .option_ranges import COUNT, NOT_NEGATIVE, POSITIVE, RANK, SEED, SHARE, WHOLE, Range, refuse
 
 __all__ = ["MetaTrainingOptions", "MetaTrainingProgress"]
 
@@ -48,6 +48,8 @@ class MetaTrainingOptions:
         step_sizes: Learn a multiplier of the learning rate for each target's mid and up.
         step_size_learning_rate: Of their logarithms.
         support_query_split: Train slots and shared factors on different photos of the same subjects.
+        support_photos: Photos of an episode's support passes, drawn anew for each step, the rest being query photos;
+            as many as an adaptation will have. 0 for the first half of them.
         inner_steps: Support steps of an episode; 0 keeps the slots in a bank.
         caption_dropout: Probability that a caption is empty.
         seed: Of initial values and all draws.
@@ -81,6 +83,7 @@ class MetaTrainingOptions:
     step_sizes: bool = False
     step_size_learning_rate: float = 1e-2
     support_query_split: bool = False
+    support_photos: int = 0
     inner_steps: int = 0
     caption_dropout: float = 0.0
     seed: int = 0
@@ -98,30 +101,28 @@ class MetaTrainingOptions:
 
     def check(self) -> None:
         """Raise ``InvalidOptions`` with every finding at once."""
-        findings: list[str] = []
-        counts = (
-            "steps",
-            "subjects_per_batch",
-            "photos_per_subject",
-            "r_meta",
-            "r_mid",
-            "read_every",
-            "checkpoint_every",
+        findings = COUNT.findings(
+            self, "steps", "subjects_per_batch", "photos_per_subject", "read_every", "checkpoint_every"
         )
-        for name in counts:
-            if getattr(self, name) < 1:
-                findings.append(f"{name} is {getattr(self, name)}, at least 1 is needed")
-        for name in ("inner_steps", "slot_decay", "meta_weight_decay", "max_grad_norm", "warmup_steps"):
-            if getattr(self, name) < 0:
-                findings.append(f"{name} is {getattr(self, name)}, it cannot be negative")
-        if not self.scale > 0:
-            findings.append(f"scale is {self.scale}, a positive number is needed")
-        if not 0 <= self.caption_dropout < 1:
-            findings.append(f"caption_dropout is {self.caption_dropout}, expected 0 or more and less than 1")
+        findings += RANK.findings(self, "r_meta", "r_mid") + WHOLE.findings(
+            self, "support_photos", "inner_steps", "warmup_steps"
+        )
+        findings += [
+            f"rank_by_pattern gives {pattern!r} {rank!r}, {RANK} is needed"
+            for pattern, rank in self.rank_by_pattern.items()
+            if not RANK.holds(rank)
+        ]
+        rates = ("meta_learning_rate", "common_learning_rate", "mid_learning_rate", "up_learning_rate")
+        findings += NOT_NEGATIVE.findings(
+            self, *rates, "step_size_learning_rate", "slot_decay", "meta_weight_decay", "max_grad_norm"
+        )
+        findings += POSITIVE.findings(self, "scale") + SHARE.findings(self, "final_rate") + SEED.findings(self, "seed")
+        findings += Range(0, 1, below=True).findings(self, "caption_dropout")
+        if self.warm_start not in ("none", "mean", "learned"):
+            findings.append(f'warm_start is {self.warm_start!r}, expected "none", "mean" or "learned"')
         if self.inner_steps and self.warm_start == "mean":
             findings.append('episodes keep no slots to average: set warm_start to "learned" or "none"')
-        if findings:
-            raise InvalidOptions("The options of this meta-training cannot work: " + "; ".join(findings) + ".")
+        refuse("this meta-training", findings)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from . import __version__
 from .bank import IdentityBank
-from .errors import TrainingDiverged
+from .errors import InvalidOptions, TrainingDiverged
 from .files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
+from .files.metadata import summarise
 from .files.prior import Prior, PriorLayer, PriorMetadata
 from .layers import ChainFactors, SlotLayout
 from .meta_options import MetaTrainingOptions
@@ -66,6 +68,37 @@ class MetaState:
         self.base_rates = [float(group["lr"]) for group in groups]
         self.optimizer = make_optimizer("adamw", groups)
         self.losses: list[list[float]] = []
+        self.earlier: dict[str, Any] = {}
+
+    def start_from(self, prior: Prior) -> None:
+        """Take over the shared factors of an earlier prior: meta_down, warm start and step sizes where it has them.
+
+        Raises:
+            InvalidOptions: If its layers or ranks are not those of this run.
+        """
+        mids, ups = self.layout.unpack(self.common)
+        findings: list[str] = []
+        for i, (name, down) in enumerate(self.meta_downs.items()):
+            layer = prior.layers.get(name)
+            given = (layer.meta_down, layer.mid_init, layer.up_init) if layer else (None, None, None)
+            for part, own, new in zip(("meta_down", "mid", "up"), (down, mids[name], ups[name]), given, strict=True):
+                if new is None and part != "meta_down":
+                    continue
+                if new is None or new.shape != own.shape:
+                    found = "nothing" if new is None else tuple(new.shape)
+                    findings.append(f"{part} of {name} is {tuple(own.shape)} here and {found} there")
+                    continue
+                own.copy_(new)
+            if layer is not None and layer.step_size is not None and self.options.step_sizes:
+                self.log_steps[i] = layer.step_size.float().log()
+        surplus = prior.layers.keys() - self.meta_downs.keys()
+        findings += [f"{name} is not trained here" for name in sorted(surplus)]
+        if findings:
+            raise InvalidOptions(
+                f"Meta-training cannot go on from the prior {prior.metadata.name!r}: {summarise(findings, 3)}. "
+                "Choose the same layers and ranks, or start anew."
+            )
+        self.earlier = dict(prior.metadata.training)
 
     def _new_bank(self, count: int, folder: Path | None = None) -> IdentityBank:
         return IdentityBank(count, self.layout.mid_total, self.layout.total, folder)
@@ -109,14 +142,41 @@ class MetaState:
         Raises:
             UnreadableFile: If the file is damaged, or its tensors are not those of this run.
         """
-        saved, own = load_checkpoint(path, kind=_KIND, digest=digest), self._tensors()
+        own, usual = self._tensors(), self.checkpoint_bytes
+        saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=usual)
         require_tensors(saved, path, own)
         with refusing_damage(path):
-            restore_optimizer(self.optimizer, saved.state["optimizer"])
-            self.losses = [[float(number) for number in pair] for pair in saved.state["losses"]]
+            restore_optimizer(self.optimizer, saved.state["optimizer"], saved.step)
+            self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
+            reported = [step for step, _ in self.losses]
+            if not 0 < saved.step <= self.options.steps or reported != sorted(set(reported)):
+                raise ValueError(f"step {saved.step} of {self.options.steps}, losses of the steps {reported[-5:]}")
+            if not reported or reported[0] <= 0 or reported[-1] != saved.step:
+                raise ValueError(f"step {saved.step}, but losses of the steps {reported[-5:]}")
+            if not all(math.isfinite(loss) for _, loss in self.losses):
+                raise ValueError("a loss is not finite")
+            if bool((saved.tensors["bank.visits"] < 0).any()):
+                raise ValueError("the bank holds a subject that was visited less than never")
         for name, tensor in own.items():
             tensor.copy_(saved.tensors[name])
         return saved.step
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk, nearly: the bank, the shared factors and their moments."""
+        shared = sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
+        return 2 * shared + sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def require_finite(self, step: int) -> None:
+        """Raise ``TrainingDiverged`` if a shared factor became NaN or infinite, so that no such state is kept."""
+        wrong = [name for name, down in self.meta_downs.items() if not bool(down.isfinite().all())]
+        wrong += [] if bool(self.common.isfinite().all()) else ["the common identity"]
+        if wrong:
+            raise TrainingDiverged(
+                f"{wrong[0]} became NaN or infinite at or before step {step}. Lower the learning rates "
+                "(meta_learning_rate first) or raise warmup_steps; the last checkpoint holds the last good state.",
+                step=step,
+            )
 
     def _tensors(self) -> dict[str, Tensor]:
         """What changes beside the optimizer; the tensors are the state's own."""
@@ -124,8 +184,8 @@ class MetaState:
         tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
         return tensors | {"common": self.common, "log_steps": self.log_steps}
 
-    def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target]) -> Prior:
-        """What is kept: meta_down and, as asked, the warm start and the step sizes."""
+    def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target], picture_px: int) -> Prior:
+        """What is kept: meta_down and, as asked, the warm start and the step sizes; the rest goes on record."""
         options, warm = self.options, self.common.detach().cpu()
         if options.warm_start == "mean":
             multiplier = self.multiplier()
@@ -148,7 +208,7 @@ class MetaState:
             scale=options.scale,
             license=options.license,
             created_with=f"metalora_core {__version__}",
-            training=self._record(subjects),
+            training={**self._record(subjects), "picture_px": picture_px},
         )
         return Prior(dict(sorted(layers.items())), metadata)
 
@@ -156,7 +216,8 @@ class MetaState:
         settings = json.loads(json.dumps(dataclasses.asdict(self.options), default=str))
         last = self.losses[-max(len(self.losses) // 10, 1) :]
         final = sum(loss for _, loss in last) / max(len(last), 1)
-        return {"settings": settings, "subjects": subjects, "steps": self.options.steps, "final_loss": final}
+        record = {"settings": settings, "subjects": subjects, "steps": self.options.steps, "final_loss": final}
+        return record | ({"earlier": self.earlier} if self.earlier else {})
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

@@ -21,11 +21,13 @@ from torch import Tensor
 from .bank import SlotRates
 from .batches import Batch, CaptionCache, SubjectBatches, SubjectDataset, denoising_losses
 from .errors import TrainingDiverged
+from .files.atomic import require_writable
 from .files.prior import Prior
 from .host import Host
 from .inject import Injection
 from .meta_options import MetaTrainingOptions, MetaTrainingProgress
 from .meta_state import MetaState, gradient_of
+from .objective import loss_scale
 from .optimizers import scale_learning_rates
 from .schedule import warmup_cosine
 from .targets import Target, choose_targets, default_patterns, fingerprint
@@ -41,6 +43,7 @@ def meta_train(
     subjects: SubjectDataset,
     options: MetaTrainingOptions | None = None,
     *,
+    earlier: Prior | None = None,
     on_progress: Callable[[MetaTrainingProgress], None] | None = None,
     checkpoint: Path | None = None,
 ) -> Prior:
@@ -50,6 +53,7 @@ def meta_train(
         host: The base model; it leaves as it came.
         subjects: Subjects of one domain, as latents and captions.
         options: Settings.
+        earlier: A prior to go on from, with other settings or more subjects; its ranks and layers must be the same.
         on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps and on cancelling; where it exists the run continues
             from it and ends bit-identical to an unbroken one.
@@ -59,14 +63,20 @@ def meta_train(
 
     Raises:
         InvalidOptions: If the settings contradict each other or the data.
-        TrainingDiverged: If the loss becomes NaN or infinite; the checkpoint keeps the last good state.
+        UnwritableFile: If the checkpoint's folder is not writable or too full.
+        TrainingDiverged: If the loss or a shared factor becomes NaN or infinite; the checkpoint keeps the last good
+            state.
     """
     options = options or MetaTrainingOptions()
     options.check()
     targets = choose_targets(host.targets(), options.include or default_patterns(host.family), options.exclude)
     batches = SubjectBatches(subjects, options, host.objective)
     state = MetaState(targets, options, len(subjects), host.device)
-    digest = _digest(host, options, targets, subjects)
+    if earlier is not None:
+        state.start_from(earlier)
+    digest = _digest(host, options, targets, subjects, state)
+    if checkpoint is not None:
+        require_writable(checkpoint, state.checkpoint_bytes)
     start = state.load(checkpoint, digest) if checkpoint is not None and checkpoint.exists() else 0
     began = time.monotonic()
 
@@ -87,7 +97,8 @@ def meta_train(
     with host.training(), Injection(host.model, targets, state.factors) as injection:
         injection.require_all()
         _train(host, state, batches, captions, start, at_stop)
-    return state.prior(host.family, subjects.domain, len(subjects), targets)
+    picture_px = subjects.latents_of(0).shape[-1] * host.downscale
+    return state.prior(host.family, subjects.domain, len(subjects), targets, picture_px)
 
 
 def _train(
@@ -109,12 +120,12 @@ def _train(
         bank, rows = state.bank_for(chosen)
 
         for inner in range(support_steps):
-            batch = batches.draw(chosen, step * support_steps + inner, "support")
+            batch = batches.draw(chosen, step * support_steps + inner, "support", step)
             slots = state.slots(bank, rows)
             _backward(host, state, slots, batch, captions, train_shared=False)
             bank.update(rows, gradient_of(slots), rates)
 
-        batch = batches.draw(chosen, step, "query")
+        batch = batches.draw(chosen, step, "query", step)
         slots = state.slots(bank, rows)
         unread.append(_backward(host, state, slots, batch, captions, train_shared=True))
         state.update_shared(bank, rows, slots)
@@ -124,6 +135,7 @@ def _train(
         done = step + 1
         if done % options.read_every == 0 or done % options.checkpoint_every == 0 or done == options.steps:
             loss = _read(unread, done)
+            state.require_finite(done)
             state.losses.append([float(done), loss])
             at_stop(done, loss)
 
@@ -140,7 +152,12 @@ def _backward(
         chain.mid, chain.up = mids[name], ups[name]
     losses = denoising_losses(host, batch.latents, batch.noise, batch.t, captions.encode(batch.captions))
     # The sum gives each slot the gradient that an adaptation with batch 1 would see; Adam does not mind the factor.
-    losses.sum().backward()
+    scale = loss_scale(host.dtype)
+    (losses.sum() * scale).backward()
+    if scale != 1:
+        for leaf in (slots, *state.meta_downs.values()):
+            if leaf.grad is not None:
+                leaf.grad.div_(scale)
     return losses.detach().mean()
 
 
@@ -156,9 +173,17 @@ def _read(unread: list[Tensor], step: int) -> float:
     return loss
 
 
-def _digest(host: Host, options: MetaTrainingOptions, targets: Sequence[Target], subjects: SubjectDataset) -> str:
+def _digest(
+    host: Host,
+    options: MetaTrainingOptions,
+    targets: Sequence[Target],
+    subjects: SubjectDataset,
+    start: MetaState,
+) -> str:
     base = fingerprint(targets), host.weights_digest()
     digest = hashlib.sha256(repr((options, *base, len(subjects), subjects.domain)).encode())
+    for tensor in (*start.meta_downs.values(), start.common, start.log_steps):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for subject in range(len(subjects)):
         digest.update(subjects.latents_of(subject).float().cpu().contiguous().numpy().tobytes())
         digest.update("\n".join(subjects.captions_of(subject)).encode())

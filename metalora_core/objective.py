@@ -11,7 +11,18 @@ from torch import Tensor
 
 from .errors import InvalidOptions
 
-__all__ = ["EpsObjective", "FlowObjective", "Objective", "StratifiedTimesteps", "VObjective", "scaled_linear_alphas"]
+__all__ = [
+    "EpsObjective",
+    "FlowObjective",
+    "Objective",
+    "StratifiedTimesteps",
+    "VObjective",
+    "loss_scale",
+    "scaled_linear_alphas",
+]
+
+_HALF_SCALE = 4096.0
+"""Lifts the gradients of a mean over a latent from 1e-7 to 1e-3, far from both ends of float16."""
 
 
 class Objective(Protocol):
@@ -194,3 +205,17 @@ class StratifiedTimesteps:
         offset = torch.rand((), generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
         numbers = torch.arange(step * self.batch, (step + 1) * self.batch, dtype=torch.float64)
         return self.objective.timesteps_from_uniform(((offset + numbers * _GOLDEN) % 1.0).float())
+
+
+def loss_scale(dtype: torch.dtype) -> float:
+    """What a loss is multiplied by before its backward pass; gradients are divided by it in float32.
+
+    float16 has no number below 6e-8, where the gradients of a mean squared error over a picture lie. It is a power of
+    two, so no digit changes.
+
+    Args:
+        dtype: What the model computes in.
+
+    Source: Micikevicius et al., "Mixed Precision Training", arXiv 1710.03740, section 3.2.
+    """
+    return _HALF_SCALE if dtype == torch.float16 else 1.0

@@ -25,6 +25,7 @@ def sample(
     steps: int = 28,
     guidance: float = 1.0,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     start: Tensor | None = None,
     start_strength: float = 1.0,
     shift: float | None = None,
@@ -40,6 +41,7 @@ def sample(
         steps: Model evaluations (twice as many with guidance).
         guidance: Classifier-free guidance, ``negative + guidance · (positive - negative)``; 1 is none.
         generator: CPU generator of the starting noise, so that a seed means the same on every device.
+        noise: The starting noise itself, of that shape; drawn with the generator if None.
         start: Latents to start from instead of pure noise, of the same shape.
         start_strength: Share of the noise levels that is walked through, in (0, 1]; below 1 needs ``start``.
         shift: Resolution shift of a flow model's noise levels; None for the objective's own.
@@ -59,7 +61,7 @@ def sample(
         raise InvalidOptions(
             f"guidance={guidance} needs a negative conditioning; encode an empty prompt, or set it to 1."
         )
-    noise = torch.randn(tuple(shape), generator=generator).to(host.device)
+    noise = (torch.randn(tuple(shape), generator=generator) if noise is None else noise).to(host.device)
     scheduler = _scheduler(host, steps, shift)
     first = steps - max(round(steps * start_strength), 1)
     levels = list(_levels(host, scheduler))[first:]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .layers import SlotLayout
+from .objective import loss_scale
 
 __all__ = ["TrainedVector"]
 
@@ -33,6 +34,8 @@ class TrainedVector:
         """All mids and all ups, for an optimizer."""
         for parameter, gradient in zip(self.parameters, (self._gradient[:cut], self._gradient[cut:]), strict=True):
             parameter.grad = gradient
+        self.loss_scale = loss_scale(dtype)
+        """What the loss has to be multiplied by before its backward pass."""
         same = dtype == torch.float32
         self._used = self.flat if same else self.flat.to(dtype)
         self._used_gradient = self._gradient if same else torch.zeros_like(self._used)
@@ -49,7 +52,7 @@ class TrainedVector:
     def gather_gradients(self) -> None:
         """Bring the gradients of the backward pass to where an optimizer looks for them."""
         if self._used is not self.flat:
-            self._gradient.copy_(self._used_gradient)
+            self._gradient.copy_(self._used_gradient).div_(self.loss_scale)
 
     def zero_gradients(self) -> None:
         """Forget the gradients."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = [
     "atomic_save_safetensors",
     "atomic_write",
     "read_safetensors",
+    "require_writable",
     "reserve_file",
     "safetensors_chunks",
     "sha256_of",
@@ -94,6 +96,7 @@ def _explain(path: Path, error: OSError) -> str:
         errno.EACCES: "the folder is not writable; change its permissions or choose another folder",
         errno.EPERM: "the folder is not writable; change its permissions or choose another folder",
         errno.EROFS: "the disk is read-only; choose another folder",
+        errno.EEXIST: "a part of the path is a file, not a folder; choose another folder",
         errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
         errno.EISDIR: "the name belongs to a folder; choose another file name",
         errno.ENAMETOOLONG: "the file name is too long; choose a shorter one",
@@ -153,6 +156,34 @@ def atomic_write(path: Path | str, chunks: Iterable[bytes]) -> str:
             with suppress(OSError):
                 temporary.unlink()
     return digest.hexdigest()
+
+
+def require_writable(path: Path | str, size_bytes: int = 1) -> None:
+    """Find out before work starts whether its result can be written; makes the folder.
+
+    Args:
+        path: Where the file shall stand; an older one there stays until the new one is whole.
+        size_bytes: Room that the new file takes, where it is known.
+
+    Raises:
+        UnwritableFile: If the path is a folder, or its folder cannot be made, written to or hold the file.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # Asked by writing: rights alone do not tell of a read-only disk, and another account's rights mean little.
+        probe = path.parent / f".metalora-{secrets.token_hex(8)}.tmp"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise UnwritableFile(_explain(path, error)) from error
+    if free < size_bytes:
+        raise UnwritableFile(
+            f"{path} needs {size_bytes:,} bytes, its disk has {free:,} left. Free some space or choose another folder."
+        )
 
 
 def reserve_file(path: Path | str, size_bytes: int) -> None:

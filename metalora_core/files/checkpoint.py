@@ -17,10 +17,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ..errors import InvalidOptions, UnreadableFile
-from .atomic import atomic_write, read_safetensors, safetensors_chunks
+from .atomic import ReadLimits, atomic_write, read_safetensors, safetensors_chunks
 from .metadata import FileMetadata, parse_record, summarise
 
 _STATE_KEY = "state"
+_SMALL_BYTES = 64 * 1024**2  # what a header, losses and an unusual optimizer may add
 
 
 class CheckpointMetadata(FileMetadata):
@@ -67,20 +68,27 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     atomic_write(path, safetensors_chunks(tensors, record.header() | {_STATE_KEY: text}))
 
 
-def load_checkpoint(path: Path | str, *, kind: str, digest: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path | str, *, kind: str, digest: str | None = None, usual_bytes: int | None = None
+) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
         path: The file.
         kind: The kind of run that wants to continue.
         digest: Its digest; None skips the comparison.
+        usual_bytes: What the run's own state takes; a file many times larger is not read. None for any size.
 
     Raises:
-        UnreadableFile: If the file is damaged or of another kind of run.
+        UnreadableFile: If the file is damaged, oversized, not finite or of another kind of run.
         InvalidOptions: If it belongs to a run with other options, photos, prior or base.
     """
-    file, name = read_safetensors(path, finite=False), Path(path).name
-    record = parse_record(CheckpointMetadata, name, file.metadata)
+    limits = ReadLimits() if usual_bytes is None else ReadLimits(file_bytes=8 * usual_bytes + _SMALL_BYTES)
+    try:
+        file, name = read_safetensors(path, limits), Path(path).name
+        record = parse_record(CheckpointMetadata, name, file.metadata)
+    except UnreadableFile as error:
+        raise UnreadableFile(f"There is no going on from {path}; remove it to start anew. {error}") from error
     if record.kind != kind:
         raise UnreadableFile(f"{name} is the checkpoint of a {record.kind}, one of a {kind} was expected. Remove it.")
     if digest is not None and record.digest != digest:

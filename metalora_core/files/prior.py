@@ -56,6 +56,12 @@ class PriorMetadata(FileMetadata):
     created_with: str = ""
     feature_extractor: str = ""
 
+    @property
+    def picture_px(self) -> int | None:
+        """Side of the pictures that it was trained on, in pixels; None where the record does not say."""
+        side = self.training.get("picture_px")
+        return side if isinstance(side, int) and side >= 16 else None
+
 
 @dataclass(frozen=True)
 class PriorLayer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class DiffusersHost:
         self.objective = objective or _usual_objective(self.family)
         self.guidance = guidance
         self._wants_guidance = bool(getattr(getattr(model, "config", None), "guidance_embeds", False))
-        self.gradient_checkpointing = gradient_checkpointing
+        self.checkpointing = gradient_checkpointing
         self.latent_channels = _latent_channels(model, self.family)
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
@@ -143,17 +143,17 @@ class DiffusersHost:
     @contextmanager
     def training(self) -> Generator[None]:
         """Gradients on, base parameters frozen, dropout off; all flags come back afterwards, whatever happens."""
-        model: Any = self.model
+        model, checkpointing = cast(Any, self.model), self.checkpointing
         flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         was_training = model.training
         try:
             model.requires_grad_(False).eval()
-            if self.gradient_checkpointing:
+            if checkpointing:
                 model.enable_gradient_checkpointing()
             with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model):
                 yield
         finally:
-            if self.gradient_checkpointing:
+            if checkpointing:
                 model.disable_gradient_checkpointing()
             model.train(was_training)
             for parameter, flag in flags:

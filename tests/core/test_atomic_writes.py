@@ -15,7 +15,7 @@ from core.disk_limits import file_size_limit
 from core.test_files import make_prior
 
 from metalora_core.errors import MetaLoRAError, UnreadableFile
-from metalora_core.files.atomic import UnwritableFile, atomic_save_safetensors, atomic_write
+from metalora_core.files.atomic import UnwritableFile, atomic_save_safetensors, atomic_write, require_writable
 from metalora_core.files.prior import PriorLayer, save_prior
 
 
@@ -27,6 +27,20 @@ def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(MetaLoRAError, match="cannot be saved"):
         atomic_save_safetensors(tmp_path / "c.safetensors", {"z": torch.zeros(1, dtype=torch.complex64)})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_found_out_before(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "p.safetensors", 1000)
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(UnwritableFile, match="belongs to a folder"):
+        require_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UnwritableFile, match="is a file, not a folder"):
+        require_writable(tmp_path / "file" / "p.safetensors")
+    with pytest.raises(UnwritableFile, match="name is too long"):
+        require_writable(tmp_path / "long" / ("x" * 300) / "p.safetensors")
+    with pytest.raises(UnwritableFile, match=r"its disk has [\d,]+ left"):
+        require_writable(tmp_path / "p.safetensors", 2**62)
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from core.toy_host import ToyHost, ToySubjects
 
 from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
 from metalora_core.errors import InvalidOptions, UnreadableFile
+from metalora_core.files import checkpoint
+from metalora_core.files.atomic import UnwritableFile
 from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metalora_core.files.prior import Prior
 from metalora_core.meta_training import MetaTrainingOptions, meta_train
@@ -33,6 +38,10 @@ def run_adaptation(path: Path, host: ToyHost) -> None:
     photo = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(5))
     photos = TrainingSet((photo,), ("photo of a ohwx blob",), "blob", "ohwx")
     adapt(host, prior(), photos, AdaptationOptions(steps=2, checkpoint_every=1), checkpoint=path)
+
+
+def options_of(saved: Checkpoint) -> dict[str, Any]:
+    return saved.state["optimizer"]["param_groups"][0]
 
 
 RUNS = {"adaptation": run_adaptation, "meta-training": run_meta_training}
@@ -62,6 +71,21 @@ def test_a_base_of_the_same_shapes_but_other_weights_is_refused(kind: str, tmp_p
         ("adaptation", lambda c: c.tensors.update(best=torch.zeros(3)), "'best' has shape"),
         ("adaptation", lambda c: c.state.pop("validation"), "damaged.*validation"),
         ("adaptation", lambda c: c.state["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), "exp_avg"),
+        ("adaptation", lambda c: c.tensors["mids"].fill_(float("nan")), "NaN or infinite"),
+        ("adaptation", lambda c: c.state["losses"].append(0.5), "step 2 of 2 with 3 losses"),
+        ("adaptation", lambda c: c.state["losses"].__setitem__(0, float("nan")), "a loss is not finite"),
+        ("adaptation", lambda c: c.state["validation"].append([9, 0.5]), "held-out photos at the steps .9."),
+        ("adaptation", lambda c: options_of(c).update(betas=(0.9, 2.0)), "betas of the optimizer is"),
+        ("adaptation", lambda c: options_of(c).update(weight_decay=1e9), "weight_decay"),
+        ("adaptation", lambda c: options_of(c).update(lr="fast"), "lr of the optimizer is 'fast'"),
+        ("adaptation", lambda c: options_of(c).pop("eps"), "has the options"),
+        ("adaptation", lambda c: c.state["optimizer"]["state"].clear(), "holds .. of a tensor"),
+        ("adaptation", lambda c: c.state["optimizer"]["state"][0].pop("exp_avg_sq"), "of a tensor"),
+        ("adaptation", lambda c: c.state["optimizer"]["state"][0]["exp_avg_sq"].fill_(-1), "negative square"),
+        ("adaptation", lambda c: c.state["optimizer"]["state"][0].update(step=torch.tensor(7.0)), "has taken"),
+        ("meta-training", lambda c: c.state["losses"].clear(), "losses of the steps"),
+        ("meta-training", lambda c: c.state["losses"].append([5.0, 0.1]), "losses of the steps"),
+        ("meta-training", lambda c: c.tensors["bank.visits"].fill_(-1), "less than never"),
     ],
 )
 def test_other_contents_are_refused_in_words(
@@ -74,6 +98,25 @@ def test_other_contents_are_refused_in_words(
     save_checkpoint(path, saved)
     with pytest.raises(UnreadableFile, match=words):
         RUNS[kind](path, ToyHost())
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_checkpoint_far_larger_than_the_run_is_not_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "run.safetensors"
+    RUNS[kind](path, ToyHost())
+    monkeypatch.setattr(checkpoint, "_SMALL_BYTES", 0)
+    with path.open("ab") as file:
+        file.truncate(10_000_000)
+    with pytest.raises(UnreadableFile, match="10000000 bytes, at most"):
+        RUNS[kind](path, ToyHost())
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_full_disk_is_told_before_work_starts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(UnwritableFile, match=r"needs [\d,]+ bytes, its disk has 100 left"):
+        RUNS[kind](tmp_path / "run.safetensors", ToyHost())
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_digest_sees_weights_names_and_dtypes_and_nothing_else():

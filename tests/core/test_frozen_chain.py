@@ -52,6 +52,15 @@ def test_no_gradient_goes_to_what_is_frozen():
     assert mid.grad is not None and up.grad is not None
 
 
+def test_gradients_below_half_precision_survive():
+    layout = SlotLayout({"a": (2, 3)}, {"a": (4, 2)})
+    vector = TrainedVector(layout, torch.ones(layout.total), torch.float16)
+    loss = 3e-8 * vector.factors[0]["a"].float().sum()
+    (loss * vector.loss_scale).backward()
+    vector.gather_gradients()
+    torch.testing.assert_close(vector.parameters[0].grad, torch.full((6,), 3e-8), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_trained_vector_collects_the_gradients_of_its_leaves(dtype: torch.dtype):
     layout = SlotLayout({"a": (2, 3), "b": (1, 3)}, {"a": (4, 2), "b": (5, 1)})

@@ -24,6 +24,7 @@ DESIGNS = {
     "learned": replace(OPTIONS, warm_start="learned", step_sizes=True, slot_decay=0.1),
     "split": replace(OPTIONS, support_query_split=True, warm_start="none"),
     "episodes": replace(OPTIONS, inner_steps=2, warm_start="learned", step_sizes=True),
+    "one shot": replace(OPTIONS, inner_steps=2, support_photos=1, warm_start="learned"),
     "photos": replace(OPTIONS, photos_per_subject=3, max_grad_norm=1.0, caption_dropout=0.3),
 }
 
@@ -103,7 +104,7 @@ def test_an_epoch_shows_every_subject_once_and_roles_share_no_photo():
     assert sorted(batches.subjects_at(0) + batches.subjects_at(1)) == list(range(6))
     assert batches.subjects_at(2) + batches.subjects_at(3) != batches.subjects_at(0) + batches.subjects_at(1)
     shown = {
-        role: {c for step in range(20) for c in batches.draw([0, 1], step, role).captions}
+        role: {c for step in range(20) for c in batches.draw([0, 1], step, role, step).captions}
         for role in ("support", "query")
     }
     assert len(shown["support"]) == len(shown["query"]) == 2
@@ -156,3 +157,30 @@ def test_a_changed_photo_of_any_subject_is_another_run(tmp_path: Path):
 def test_impossible_options_are_refused_before_work(options: MetaTrainingOptions, words: str):
     with pytest.raises(InvalidOptions, match=words):
         meta_train(ToyHost(), ToySubjects(), options)
+
+
+def test_goes_on_from_an_earlier_prior_with_another_design():
+    earlier = meta_train(ToyHost(), ToySubjects(), DESIGNS["learned"])
+    later = meta_train(ToyHost(), ToySubjects(), replace(DESIGNS["episodes"], steps=1), earlier=earlier)
+    for name, value in tensors(earlier).items():
+        moved = float((tensors(later)[name] - value).abs().max())
+        assert 0 < moved < 0.2, name
+    assert later.metadata.training["earlier"] == earlier.metadata.training
+
+
+def test_an_earlier_prior_of_other_ranks_is_refused_layer_by_layer():
+    earlier = meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, steps=1))
+    with pytest.raises(InvalidOptions, match=r"meta_down of .* is .* here and .* there"):
+        meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, r_meta=4), earlier=earlier)
+
+
+def test_support_photos_of_an_episode_stay_and_are_never_its_query_photos():
+    options = replace(OPTIONS, inner_steps=3, support_photos=1, warm_start="none", photos_per_subject=2)
+    batches = SubjectBatches(ToySubjects(), options, ToyHost().objective)
+    episodes: set[frozenset[str]] = set()
+    for episode in range(12):
+        support = {c for inner in range(3) for c in batches.draw([0], 3 * episode + inner, "support", episode).captions}
+        query = set(batches.draw([0], episode, "query", episode).captions)
+        assert len(support) == 1 and not support & query
+        episodes.add(frozenset(support))
+    assert len(episodes) > 1
