@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from .cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from .cli import main
+
+        main()
+    except KeyboardInterrupt:  # while the program was still loading
+        sys.stderr.write("error: Interrupted before anything was begun.\n")
+        sys.exit(130)

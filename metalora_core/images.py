@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from .errors import UnusableReferences
@@ -22,6 +23,8 @@ from .errors import UnusableReferences
 SMALLEST_SIDE_PX = 16
 LARGEST_SIDE_PX = 16_384
 MOST_PIXELS = 89_000_000  # below Pillow's own warning against decompression bombs
+MOST_JPEG_PIXELS = 500_000_000  # a JPEG can be decoded at an eighth of its size
+KEPT_SIDE_PX = 2048  # of the shorter side: more than any model learns from
 LARGEST_FILE_BYTES = 256 * 1024**2
 PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Only plain raster formats: others in Pillow start programs (EPS) or have never been meant for photos.
@@ -50,7 +53,7 @@ class Photo:
 
     Args:
         name: File name, for messages.
-        pixels: Shape (3, H, W), float32 in 0..1.
+        pixels: Shape (3, H, W), float32 in 0..1; the shorter side has at most 2,048 px.
         sha256: Of the file's bytes, hexadecimal.
         notes: What was done to it that the user may want to know, such as "first of 12 frames".
         path: Where it came from; None if it was made in memory.
@@ -71,7 +74,7 @@ def load_photo(path: Path | str) -> Photo:
 
     Raises:
         UnusableReferences: If the file is missing, empty, damaged, no picture, or has a side below 16 px or above
-            16,384 px or more than 89 million pixels.
+            16,384 px or more than 89 million pixels; a JPEG may be larger, as it is read at a fraction of its size.
     """
     path = Path(path)
     try:
@@ -165,17 +168,40 @@ def fit(photo: Photo | Tensor, size: int | tuple[int, int]) -> Tensor:
 def _decode(name: str, data: bytes) -> tuple[Tensor, tuple[str, ...]]:
     Image.init()
     known = [kind for kind in _FORMATS if kind in Image.OPEN]  # AVIF depends on how Pillow was built
+    jpeg = data.startswith(b"\xff\xd8\xff")
     try:
-        with Image.open(io.BytesIO(data), formats=known) as image:
+        with _open_jpeg(name, data) if jpeg else Image.open(io.BytesIO(data), formats=known) as image:
             _check_size(name, image.width, image.height)
             return _to_pixels(name, image)
     except Image.DecompressionBombError as error:
-        raise UnusableReferences(f"{name} is too large: {error}. Scale it down.") from error
+        raise UnusableReferences(
+            f"{name} has more than {2 * MOST_PIXELS // 10**6} million pixels, at most {MOST_PIXELS // 10**6} million "
+            "are accepted. Scale it down, 2,048 px are plenty, or save it as JPEG."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UnusableReferences(
+            f"{name} is damaged or no picture; {', '.join(known)} can be read. Export it again as JPEG or PNG."
+        ) from error
     except _DAMAGE as error:
         raise UnusableReferences(
-            f"{name} is damaged or no picture of a known format ({str(error)[:200]}); "
-            f"{', '.join(known)} can be read. Export it again as JPEG or PNG."
+            f"{name} is damaged ({str(error)[:200]}). Copy it again, or export it again as JPEG or PNG."
         ) from error
+
+
+def _open_jpeg(name: str, data: bytes) -> Image.Image:
+    # Not Image.open: it refuses by the size in the file, before a smaller one can be asked for.
+    image = JpegImageFile(io.BytesIO(data))
+    if image.width * image.height > MOST_JPEG_PIXELS:
+        raise _too_large(name, image.width, image.height, MOST_JPEG_PIXELS)
+    image.draft(None, (KEPT_SIDE_PX, KEPT_SIDE_PX))
+    return image
+
+
+def _too_large(name: str, width: int, height: int, most_pixels: int) -> UnusableReferences:
+    return UnusableReferences(
+        f"{name} has {width}×{height} px; at most {LARGEST_SIDE_PX} px a side and {most_pixels // 10**6} million "
+        "pixels are accepted. Scale it down, 2,048 px are plenty."
+    )
 
 
 def _check_size(name: str, width: int, height: int) -> None:
@@ -185,10 +211,7 @@ def _check_size(name: str, width: int, height: int) -> None:
             "well. Use a larger picture."
         )
     if max(width, height) > LARGEST_SIDE_PX or width * height > MOST_PIXELS:
-        raise UnusableReferences(
-            f"{name} has {width}×{height} px; at most {LARGEST_SIDE_PX} px a side and {MOST_PIXELS // 10**6} million "
-            "pixels are accepted. Scale it down, 2,048 px are plenty."
-        )
+        raise _too_large(name, width, height, MOST_PIXELS)
 
 
 def _to_pixels(name: str, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
@@ -208,9 +231,17 @@ def _to_pixels(name: str, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
         upright = upright.convert("RGBA")
         white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(white, upright).convert("RGB")
-    rgb = _to_srgb(upright, profile, notes)
+    rgb = _shrunk(_to_srgb(upright, profile, notes))
     values = torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1)
     return values.float().div_(255), tuple(notes)
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    share = KEPT_SIDE_PX / min(image.size)
+    if share >= 1:
+        return image
+    size = round(image.width * share), round(image.height * share)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -248,4 +279,7 @@ def _from_deep(name: str, image: Image.Image, notes: list[str]) -> tuple[Tensor,
     white = 1.0 if image.mode == "F" and top <= 1.0 else 255.0 if image.mode == "F" and top <= 255.0 else 65535.0
     notes.append(f"{image.mode} grey values scaled to 0..1")
     grey = torch.from_numpy(np.ascontiguousarray(values / white)).clamp(0, 1)
+    if (side := min(grey.shape)) > KEPT_SIDE_PX:
+        size = [round(length * KEPT_SIDE_PX / side) for length in grey.shape]
+        grey = F.interpolate(grey[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
     return grey.expand(3, *grey.shape).contiguous(), tuple(notes)

@@ -66,12 +66,25 @@ def subject_folders(folder: Path) -> list[Path]:
     Raises:
         UnusableReferences: If the folder is missing or holds no folder.
     """
-    found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    try:
+        found = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_the_systems(path.name))
+    except OSError as error:
+        raise UnusableReferences(f"{folder} could not be read ({error.strerror or error}). Check the path.") from error
     if not found:
         raise UnusableReferences(f"{folder} holds no folders; give a folder with one folder of photos per subject.")
     return found
 
 
+def _is_the_systems(name: str) -> bool:
+    # Hidden folders, and what a zip from a Mac or a network disk puts beside a person's own.
+    return name.startswith((".", "@")) or name == "__MACOSX"
+
+
 def _class_word(subject: Path, default: str) -> str:
     own = subject / "class_word.txt"
-    return own.read_text(encoding="utf-8").strip() if own.is_file() else default
+    if not own.is_file():
+        return default
+    try:
+        return own.read_text(encoding="utf-8").strip() or default
+    except (UnicodeDecodeError, OSError) as error:
+        raise UnusableReferences(f"{own} could not be read as UTF-8 text ({error}). Save it again.") from error

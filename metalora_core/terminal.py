@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
@@ -12,12 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from .errors import MetaLoRAError, TrainingCancelled
+from .errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
 
 EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+_INTERRUPTED = "Interrupted. No file was left half-written; the same command can be given again."
 
 
 class StepProgress(Protocol):
@@ -52,12 +53,20 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     try:
         command()
     except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:  # how typer passes Ctrl-C on, without a word
+            _complain(_INTERRUPTED, KeyboardInterrupt(), as_json)
         return stop.code if isinstance(stop.code, int) else EXIT_OK if stop.code is None else EXIT_ERROR
     except (KeyboardInterrupt, TrainingCancelled) as stop:
-        _complain(str(stop) or "Interrupted.", stop, as_json)
+        _complain(str(stop) or _INTERRUPTED, stop, as_json)
         return EXIT_INTERRUPTED
     except (MetaLoRAError, OSError) as error:
         _complain(str(error), error, as_json)
+        return EXIT_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = "The memory does not suffice. Close other programs, or use smaller pictures or a smaller base model."
+        _complain(text, error, as_json)
         return EXIT_ERROR
     return EXIT_OK
 
@@ -67,24 +76,6 @@ def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
     out = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, default=str) if as_json else text
     sys.stdout.write(out.rstrip("\n") + "\n")
     sys.stdout.flush()
-
-
-def require_writable(path: Path) -> None:
-    """Find out before hours of work whether their result can be written; makes the folder.
-
-    Raises:
-        UnwritableFile: If the path is a folder, or its folder cannot be made or written to.
-    """
-    from .files.atomic import UnwritableFile
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnwritableFile(f"{path.parent} cannot be made ({error.strerror}). Choose another folder.") from error
-    if path.is_dir():
-        raise UnwritableFile(f"{path} is a folder. Give the name of a file in it.")
-    if not os.access(path.parent, os.W_OK):
-        raise UnwritableFile(f"{path.parent} is not writable. Change its permissions or choose another folder.")
 
 
 def remark(text: str) -> None:
@@ -101,22 +92,22 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 @contextmanager
 def progress_bars(
-    quiet: bool = False, *, finish_step: bool = False
+    quiet: bool = False, *, checkpoint: Path | None = None
 ) -> Generator[Callable[[str], Callable[[StepProgress], None]], None, None]:
     """Progress bars on standard error: a function from a label to a training's on_progress.
 
     Args:
         quiet: Show nothing.
-        finish_step: On the first Ctrl-C let the running step end, so that a checkpoint is whole, and then stop; a
-            second one ends the program at once.
+        checkpoint: Of a training that can go on: the first Ctrl-C lets the running steps end, so that they are kept,
+            a second one ends the training at once. None leaves Ctrl-C as it is.
 
     Raises:
-        TrainingCancelled: From the listeners, after Ctrl-C with ``finish_step``.
+        TrainingCancelled: After Ctrl-C where there is a checkpoint; the text says how to go on.
     """
     from tqdm import tqdm
 
     with ExitStack() as stack:
-        asked = stack.enter_context(_interrupts()) if finish_step else list[int]()
+        asked = stack.enter_context(_interrupts(checkpoint)) if checkpoint is not None else list[int]()
 
         def open_bar(label: str) -> Callable[[StepProgress], None]:
             bar = stack.enter_context(tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
@@ -136,17 +127,21 @@ def progress_bars(
 
 
 @contextmanager
-def _interrupts() -> Generator[list[int], None, None]:
+def _interrupts(checkpoint: Path) -> Generator[list[int], None, None]:
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        sys.stderr.write("\nStopping when the running steps are done; press Ctrl-C again to stop at once.\n")
 
     previous = signal.signal(signal.SIGINT, note)
     try:
         yield asked
+    except KeyboardInterrupt as stop:
+        goes_on = f"goes on from {checkpoint}" if checkpoint.exists() else "begins anew, no step was kept"
+        raise TrainingCancelled(f"Stopped at once. The same command {goes_on}.") from stop
     finally:
         signal.signal(signal.SIGINT, previous)
 

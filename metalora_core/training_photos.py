@@ -7,7 +7,11 @@ from pathlib import Path
 
 from .adaptation import TrainingSet
 from .errors import UnusableReferences
-from .images import fit, load_photos
+from .files.prior import Prior
+from .images import Photo, fit, load_photos
+from .references.findings import Severity
+from .references.guidance import assess_references
+from .references.quality import QualityThresholds
 
 
 def caption_for(photo: Path | None, class_word: str, trigger: str) -> str:
@@ -24,6 +28,8 @@ def caption_for(photo: Path | None, class_word: str, trigger: str) -> str:
         caption = " ".join(beside.read_text(encoding="utf-8").split())
     except UnicodeDecodeError as error:
         raise UnusableReferences(f"{beside} is not UTF-8 text. Save the caption as UTF-8.") from error
+    except OSError as error:
+        raise UnusableReferences(f"{beside} could not be read ({error.strerror or error}). Check the file.") from error
     if trigger and trigger not in caption:
         raise UnusableReferences(
             f"{beside} does not mention {trigger!r}: {caption[:80]!r}. Write the caption as "
@@ -38,6 +44,7 @@ def load_training_set(
     trigger: str,
     size_px: int,
     on_note: Callable[[str], None] | None = None,
+    prior: Prior | None = None,
 ) -> TrainingSet:
     """Read photos and their captions.
 
@@ -46,16 +53,17 @@ def load_training_set(
         class_word: What the subject is.
         trigger: Word that will call it.
         size_px: Width and height that every photo is cropped and scaled to.
-        on_note: Told what was changed while a photo was read, such as a first frame taken.
+        on_note: Told what was changed while a photo was read, such as a first frame taken, and what could be better:
+            a blurred photo, the same one twice, one that the prior does not know the like of. None: nobody looks.
+        prior: That the photos will be learned with.
 
     Raises:
         UnusableReferences: If there is no photo, or a photo or caption cannot be used.
     """
     photos = load_photos(paths)
     if on_note is not None:
-        for photo in photos:
-            for note in photo.notes:
-                on_note(f"{photo.name}: {note}")
+        for note in _remarks(photos, size_px, prior):
+            on_note(note)
     return TrainingSet(
         images=tuple(fit(photo, size_px) for photo in photos),
         captions=tuple(caption_for(photo.path, class_word, trigger) for photo in photos),
@@ -63,6 +71,18 @@ def load_training_set(
         trigger=trigger,
         photo_hashes=tuple(photo.sha256 for photo in photos),
     )
+
+
+def _remarks(photos: Sequence[Photo], size_px: int, prior: Prior | None) -> list[str]:
+    report = assess_references(
+        photos,
+        thresholds=QualityThresholds(training_side_px=size_px),
+        domain=prior.features if prior is not None else None,
+        domain_name=prior.metadata.domain if prior is not None else "",
+    )
+    report.require_usable()
+    changed = [f"{photo.name}: {note}" for photo in photos for note in photo.notes]
+    return changed + [finding.text for finding in report.findings if finding.severity is Severity.WARNING]
 
 
 def split_training_set(photos: TrainingSet, held_out: int) -> tuple[TrainingSet, TrainingSet | None]:

@@ -39,22 +39,28 @@ def adapt(
 
     from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
+    from ..evaluation.step_preset import step_preset
     from ..files.identity import save_identity
-    from ..terminal import answer, progress_bars, remark, require_writable
+    from ..files.prior import targets_of_prior
+    from ..terminal import answer, progress_bars, remark
     from ..training_photos import load_training_set, split_training_set
-    from .base_model import load_base_model, load_prior_for, picture_size_px
+    from .base_model import checkpoint_beside, load_base_model, load_prior_for, picture_size_px, require_output
 
-    require_writable(output)
-    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
-    require_writable(checkpoint_path)
-    host = load_base_model(model, device, dtype, pipeline_config)
+    _require_words(trigger, class_word)
+    asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
+    asked.check()
+    require_output(output, ".safetensors", prior)
+    checkpoint_path = checkpoint_beside(output, checkpoint)
     used_prior = load_prior_for(prior, model, class_word)
-    chosen = replace(AdaptationOptions(), seed=seed)
+    host = load_base_model(model, device, dtype, pipeline_config)
+    targets_of_prior(used_prior, host.targets())
+    size_px = picture_size_px(host, model, size)
+    everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
+    training, validation = split_training_set(everything, held_out)
+    chosen = step_preset(len(training.images), asked)
     if steps:
         chosen = replace(chosen, steps=steps)
-    everything = load_training_set(photos, class_word, trigger, picture_size_px(host, model, size), remark)
-    training, validation = split_training_set(everything, held_out)
-    with progress_bars(json, finish_step=True) as bars:
+    with progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
             used_prior,
@@ -63,11 +69,20 @@ def adapt(
             on_progress=bars(f"learning {class_word}"),
             checkpoint=checkpoint_path,
             validation=validation,
+            on_note=remark,
         )
     save_identity(output, result.identity)
     checkpoint_path.unlink(missing_ok=True)
     fields = _fields(result, output)
     answer(fields, _text(fields), json)
+
+
+def _require_words(trigger: str, class_word: str) -> None:
+    from ..errors import InvalidOptions
+    from ..references.captions import word_findings
+
+    if wrong := word_findings(trigger, class_word):
+        raise InvalidOptions(f"These words cannot call a subject: {'; '.join(wrong)}.")
 
 
 def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
@@ -78,6 +93,7 @@ def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "loss": result.losses[-1] if result.losses else None,
         "stop_reason": result.stop_reason,
+        "memory": result.memory,
         "parameters": sum(layer.mid.numel() + layer.up.numel() for layer in result.identity.layers.values()),
     }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
 _USUAL_SIZE_PX = {POCKET: 128, "sd15": 512}
+LARGEST_PICTURE_PX = 8192
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -63,8 +64,12 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
         InvalidOptions: If there is nothing at the path.
     """
     if model == POCKET:
+        import torch
+
         from ..pocket import load_pocket_host
 
+        # It is so small that a second thread costs more than it brings, on a busy machine many times as much.
+        torch.set_num_threads(1)
         return load_pocket_host()
     if not Path(model).exists():
         raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
@@ -78,11 +83,44 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
     )
 
 
+def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
+    """Refuse, before work starts, a result that could not be written or would take the place of what it is made from.
+
+    Args:
+        path: Of the file to write; an older result there is replaced.
+        suffix: How its name must end.
+        inputs: Files that are read; names of no file do no harm.
+
+    Raises:
+        InvalidOptions: If the name ends otherwise, or is that of an input.
+        UnwritableFile: If it cannot be written.
+    """
+    from ..files.atomic import require_writable
+
+    if path.suffix.lower() != suffix:
+        raise InvalidOptions(f"{path} does not end in {suffix}, as this kind of file has to. Give it that ending.")
+    if path.resolve() in {Path(one).resolve() for one in inputs}:
+        raise InvalidOptions(f"{path} is read as well, and would be lost; give the result another name.")
+    require_writable(path)
+
+
+def checkpoint_beside(output: Path, asked: str) -> Path:
+    """The checkpoint's path: the asked one, or OUTPUT.checkpoint.safetensors.
+
+    Raises:
+        InvalidOptions: If it is the output itself, or no .safetensors file.
+        UnwritableFile: If it cannot be written.
+    """
+    path = Path(asked) if asked else output.with_suffix(".checkpoint.safetensors")
+    require_output(path, ".safetensors", output)
+    return path
+
+
 def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
     """Load the asked prior, or the pocket prior whose domain the class word belongs to.
 
     Raises:
-        InvalidOptions: If no prior is named and the model is not the pocket model.
+        InvalidOptions: If no prior is named and the model is not the pocket model, or no shipped prior knows the word.
         UnreadableFile: If the file is not a prior.
     """
     from ..files.prior import load_prior
@@ -90,7 +128,7 @@ def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
     if not choice:
         if model != POCKET:
             raise InvalidOptions(f"{model} needs a prior made for it: give one with --prior FILE.")
-        choice = "avatars" if class_word == "person" else "products"
+        choice = _pocket_domain(class_word)
     if choice in POCKET_DOMAINS:
         from ..pocket import load_pocket_prior
 
@@ -98,12 +136,26 @@ def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
     return load_prior(Path(choice))
 
 
+def _pocket_domain(class_word: str) -> str:
+    from ..pocket.factors import PRODUCT_KINDS
+
+    domains = {"person": "avatars"} | dict.fromkeys(PRODUCT_KINDS, "products")
+    if class_word not in domains:
+        raise InvalidOptions(
+            f"None of the shipped priors is for a {class_word!r}; they know {', '.join(domains)}. Give one of these as "
+            f"the class word, or name the nearest prior: --prior {' or --prior '.join(POCKET_DOMAINS)}."
+        )
+    return domains[class_word]
+
+
 def picture_size_px(host: Host, model: str, size: int) -> int:
     """The asked size, or the usual one of the model, checked against the host's grid.
 
     Raises:
-        InvalidOptions: If the size does not fit the model's latent grid.
+        InvalidOptions: If the size does not fit the model's latent grid, or is beyond 8,192 px.
     """
+    if size > LARGEST_PICTURE_PX:
+        raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
     size = size or _USUAL_SIZE_PX.get(POCKET if model == POCKET else host.family, 1024)
     grid = 2 * host.downscale
     if size % grid:

@@ -28,21 +28,18 @@ def demo(
     json: options.Json = False,
 ) -> None:
     """Learn a subject with Meta-LoRA and with plain LoRA; write a picture and print a table."""
-    import torch
-
     from ..demo.report import demo_fields, demo_figure, demo_table
     from ..demo.run import DemoOptions, compare
     from ..errors import InvalidOptions
     from ..pictures import save_picture
-    from ..pocket import load_pocket_host, load_pocket_prior
-    from ..terminal import answer, progress_bars, require_writable
+    from ..pocket import load_pocket_prior
+    from ..terminal import answer, progress_bars
+    from .base_model import POCKET, load_base_model, require_output
 
     if photos and not class_word:
         raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
-    require_writable(output)
-    # The pocket model is so small that a second thread costs more than it brings.
-    torch.set_num_threads(1)
-    host = load_pocket_host()
+    require_output(output, ".png")
+    host = load_base_model(POCKET, "cpu", "float32")
     runs = []
     for one in _subjects(photos, class_word, domain, subject, photo_count, prompts):
         with progress_bars(quiet=json) as bars:
@@ -59,9 +56,10 @@ def _subjects(
     from ..demo.subjects import own_subject, pocket_subject
     from ..pocket import load_readers
     from ..pocket.factors import DOMAINS, Domain
+    from ..terminal import remark
 
     readers = load_readers()
     if photos:
-        return [own_subject(Path(photos), class_word, prompts, readers)]
+        return [own_subject(Path(photos), class_word, prompts, readers, remark)]
     chosen: list[Domain] = [one for one in DOMAINS if domain in ("both", one)]
     return [pocket_subject(one, index, photo_count, prompts, readers) for one in chosen]

@@ -24,10 +24,10 @@ def export(
     """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
     from ..files.export import export_lora
     from ..files.identity import load_identity
-    from ..terminal import answer, require_writable
-    from .base_model import load_base_model, load_prior_for
+    from ..terminal import answer
+    from .base_model import load_base_model, load_prior_for, require_output
 
-    require_writable(output)
+    require_output(output, ".safetensors", identity, prior, model)
     learned = load_identity(identity)
     used_prior = load_prior_for(prior, model, learned.metadata.class_word)
     # Names that are not ComfyUI's depend on how a model spreads a target over its modules.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,20 +35,28 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Draw a learned subject under prompts."""
+    from dataclasses import replace
+
+    from ..errors import InvalidOptions
+    from ..files.atomic import require_writable
     from ..generation import Request, generate_pictures, save_pictures
-    from ..terminal import answer, require_writable
+    from ..terminal import answer
     from .base_model import load_base_model, picture_size_px
 
-    require_writable(output / f"{seed}_00.png")
-    host = load_base_model(model, device, dtype, pipeline_config)
     request = Request(
         prompts=tuple(prompt for prompt in prompts for _ in range(count)),
-        size_px=picture_size_px(host, model, size),
+        size_px=size or 1,  # the model's usual size is known when it is loaded
         steps=steps,
         guidance=guidance,
         negative=negative,
         seed=seed,
     )
+    request.check()
+    if not isfinite(strength):
+        raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as it was learned.")
+    require_writable(output / f"{seed}_00.png")
+    host = load_base_model(model, device, dtype, pipeline_config)
+    request = replace(request, size_px=picture_size_px(host, model, size))
     with _applied(host, model, identity, prior, strength) as injection:
         pictures = generate_pictures(host, request)
     paths = save_pictures(pictures, output, request)

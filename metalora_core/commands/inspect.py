@@ -31,7 +31,10 @@ def inspect(
     """Say what each file is, how it was made and its size."""
     from ..inspection import describe_file
     from ..terminal import answer
+    from .base_model import require_output
 
+    if picture:
+        require_output(Path(picture), ".png", *files)
     found = [describe_file(path) for path in files]
     texts, fields = [item.text() for item in found], [item.fields() for item in found]
     if explain:

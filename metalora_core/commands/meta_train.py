@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,10 @@ def meta_train(
     warm_start: Annotated[
         Literal["none", "mean", "learned"], typer.Option(help="Where identities start: zero, the mean, or learned.")
     ] = "mean",
+    inner_steps: Annotated[
+        int, typer.Option(help="Adaptation steps inside each training step (episodes); 0 trains all jointly.", min=0)
+    ] = 0,
+    earlier: Annotated[str, typer.Option(help="Prior file to go on from; its ranks have to be the same.")] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
@@ -32,34 +37,42 @@ def meta_train(
     json: options.Json = False,
 ) -> None:
     """Train a prior for a domain on folders of photos; Ctrl-C stops, the same command goes on."""
-    from ..files.prior import save_prior
+    from ..files.prior import load_prior, save_prior
     from ..meta_training import MetaTrainingOptions
     from ..meta_training import meta_train as learn
     from ..subject_folders import FolderSubjects
-    from ..terminal import answer, progress_bars, require_writable
-    from .base_model import load_base_model, picture_size_px
+    from ..terminal import answer, progress_bars
+    from .base_model import checkpoint_beside, load_base_model, picture_size_px, require_output
 
-    require_writable(output)
-    checkpoint_path = Path(checkpoint) if checkpoint else output.with_suffix(".checkpoint.safetensors")
-    require_writable(checkpoint_path)
-    host = load_base_model(model, device, dtype, pipeline_config)
-    data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
     chosen = MetaTrainingOptions(
         steps=steps,
-        subjects_per_batch=min(batch, len(data)),
+        subjects_per_batch=batch,
         r_meta=r_meta,
         r_mid=r_mid,
         warm_start=warm_start,
+        inner_steps=inner_steps,
         seed=seed,
         class_words=(class_word,),
         name=output.stem,
     )
-    with progress_bars(json, finish_step=True) as bars:
+    chosen.check()
+    require_output(output, ".safetensors", *([earlier] if earlier else []))
+    checkpoint_path = checkpoint_beside(output, checkpoint)
+    earlier_prior = load_prior(Path(earlier)) if earlier else None
+    host = load_base_model(model, device, dtype, pipeline_config)
+    data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
+    chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
+    with progress_bars(json, checkpoint=checkpoint_path) as bars:
         prior = learn(
-            host, data, chosen, on_progress=bars(f"meta-training on {len(data)} subjects"), checkpoint=checkpoint_path
+            host,
+            data,
+            chosen,
+            earlier=earlier_prior,
+            on_progress=bars(f"meta-training on {len(data)} subjects"),
+            checkpoint=checkpoint_path,
         )
     saved = save_prior(output, prior)
     checkpoint_path.unlink(missing_ok=True)
-    size_bytes = output.stat().st_size
-    fields = {"path": str(output), "bytes": size_bytes, "sha256": saved.sha256, "subjects": len(data), "steps": steps}
-    answer(fields, f"{output}: prior of {len(data)} subjects, {steps} steps, {size_bytes:,} bytes", json)
+    fields = {"path": str(output), "bytes": output.stat().st_size, "sha256": saved.sha256}
+    text = f"{output}: prior of {len(data)} subjects, {steps} steps, {fields['bytes']:,} bytes"
+    answer({**fields, "subjects": len(data), "steps": steps}, text, json)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adaptation import TrainingSet
+from ..pocket import load_pocket_prior
 from ..pocket.factors import Domain, draw_subject
 from ..pocket.readers import Readers, Scores
 from ..pocket.scenes import BACKGROUNDS, EXPRESSIONS, Scene, draw_scenes
@@ -85,7 +86,9 @@ def pocket_subject(
     )
 
 
-def own_subject(photos: Path, class_word: str, prompts: int, readers: Readers) -> DemoSubject:
+def own_subject(
+    photos: Path, class_word: str, prompts: int, readers: Readers, on_note: Callable[[str], None] | None = None
+) -> DemoSubject:
     """A user's own subject; for the truth stands what the readers read in its photos, averaged.
 
     Args:
@@ -93,12 +96,14 @@ def own_subject(photos: Path, class_word: str, prompts: int, readers: Readers) -
         class_word: What it is; "person" belongs to the avatars, every other word to the products.
         prompts: Scenes to ask for.
         readers: Read the photos and score the answers.
+        on_note: Told what could be better in the photos.
 
     Raises:
         UnusableReferences: If the folder holds no usable photo.
     """
     domain: Domain = "avatars" if class_word == "person" else "products"
-    training_set = load_training_set([photos], class_word, TRIGGER, PICTURE_SIZE)
+    prior = load_pocket_prior(domain)
+    training_set = load_training_set([photos], class_word, TRIGGER, PICTURE_SIZE, on_note, prior)
     vector = readers.read_identity(torch.stack(training_set.images), domain).mean(dim=0)
     scenes = other_scenes(domain, (), prompts, _PROMPT_SEED)
     return DemoSubject(

@@ -19,6 +19,19 @@ WORD_LIMIT = 60
 _FIELDS = ("trigger", "class", "details")
 
 
+def word_findings(trigger: str, class_word: str) -> list[str]:
+    """What is wrong with the words that shall call a subject, one text each; empty if nothing is."""
+    trigger, class_word = trigger.strip(), class_word.strip()
+    findings: list[str] = []
+    if not trigger:
+        findings.append("the trigger is empty; choose a rare word such as ohwx")
+    if not class_word:
+        findings.append("the class word is empty; say what the subject is, such as person or mug")
+    if trigger and trigger.lower() == class_word.lower():
+        findings.append(f"trigger and class word are both {trigger!r}; choose a rare trigger such as ohwx")
+    return findings
+
+
 def build_captions(
     template: str, *, trigger: str, class_word: str, count: int, details: Sequence[str] = ()
 ) -> tuple[str, ...]:

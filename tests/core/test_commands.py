@@ -20,6 +20,7 @@ from metalora_core.pictures import save_picture, to_pictures
 from metalora_core.pocket.factors import draw_subject
 from metalora_core.pocket.scenes import draw_scenes
 from metalora_core.pocket.world import render
+from metalora_core.subject_folders import subject_folders
 from metalora_core.training_photos import caption_for, load_training_set, split_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +107,54 @@ def test_the_wrong_prior_is_refused(photos: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "lora.safetensors").exists()
 
 
+def test_a_result_never_takes_the_place_of_what_it_is_made_from(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = tmp_path / "mug.safetensors"
+    run(capsys, "adapt", photos, "--class-word", "mug", "--output", identity, "--steps", 1)
+    before = identity.read_bytes()
+    again = tmp_path / "photos" / ".." / "mug.safetensors"
+    code, told = run(capsys, "export", identity, "--prior", "products", "--output", again)
+    assert code == 1 and "would be lost" in told["error"]
+    assert identity.read_bytes() == before
+
+
+def test_what_could_be_better_in_the_photos_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    for name in ("noise_1.png", "noise_2.png"):
+        save_picture(to_pictures(noise)[0], tmp_path / "strange" / name)
+    (tmp_path / "strange" / ".DS_Store").write_bytes(b"notes of a file system")
+    output = tmp_path / "x.safetensors"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["adapt", str(tmp_path / "strange"), "--class-word", "mug", "--output", str(output), "--steps", "1"])
+    told = capsys.readouterr().err
+    assert stop.value.code == 0
+    assert "noise_1.png): outside the prior's domain" in told
+    assert "noise_2.png): same photo twice" in told
+    assert ".DS_Store" not in told
+
+
+def test_a_damaged_checkpoint_says_what_to_remove(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.checkpoint.safetensors").write_bytes(b"cut off")
+    code, told = run(capsys, "adapt", photos, "--class-word", "mug", "--output", tmp_path / "x.safetensors")
+    assert code == 1 and "remove it to start anew" in told["error"]
+    assert str(tmp_path / "x.checkpoint.safetensors") in told["error"]
+
+
+def test_what_a_system_puts_beside_the_subjects_is_no_subject(tmp_path: Path) -> None:
+    for name in ("b", "a", ".git", "__MACOSX", "@eaDir"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".DS_Store").touch()
+    assert [folder.name for folder in subject_folders(tmp_path)] == ["a", "b"]
+    for nowhere in (tmp_path / "none", tmp_path / ".DS_Store", tmp_path / "a"):
+        with pytest.raises(UnusableReferences, match=r"could not be read|holds no folders"):
+            subject_folders(nowhere)
+
+
 def test_a_prior_is_meta_trained_from_folders(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         for file in photos.glob("*.png"):
@@ -126,7 +175,12 @@ def test_a_prior_is_meta_trained_from_folders(photos: Path, tmp_path: Path, caps
         (("--model", "nowhere"), "nowhere"),
         (("--prior", "nowhere.safetensors"), "nowhere"),
         (("--trigger", "zzz"), "does not mention"),
-        (("--output", "."), "is a folder"),
+        (("--output", "."), "does not end in .safetensors"),
+        (("--trigger", "mug"), "choose a rare trigger"),
+        (("--seed", 2**64), "seed is"),
+        (("--size", 10**9), "at most 8192"),
+        (("--checkpoint", "x.safetensors", "--output", "./x.safetensors"), "is read as well"),
+        (("--class-word", "dog"), "None of the shipped priors is for a 'dog'"),
     ],
 )
 def test_what_cannot_work_is_said_before_work_starts(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from metalora_core import images
 from metalora_core.errors import UnusableReferences
 from metalora_core.images import Photo, fit, load_photo, load_photos, photo_files
 
@@ -150,8 +151,8 @@ def bad_files(folder: Path) -> dict[str, str]:
         "text.png": "damaged or no picture",
         "script.eps": "damaged or no picture",
         "wide.png": "20000×32 px",
-        "bomb.png": "too large|16000×16000 px",
-        "zero.png": "damaged or no picture|0×0 px",
+        "bomb.png": "million pixels|16000×16000 px",
+        "zero.png": "damaged|0×0 px",
         "dot.png": "1×1 px",
         "missing.png": "could not be read",
     }
@@ -182,6 +183,26 @@ def test_a_folder_is_read_by_name_and_other_files_are_left_alone(tmp_path: Path)
     (tmp_path / "a.txt").write_text("photo of a mug")
     assert [file.name for file in photo_files(tmp_path)] == ["a.png", "b.JPG"]
     assert [photo.name for photo in load_photos([tmp_path, tmp_path / "a.png"])] == ["a.png", "b.JPG", "a.png"]
+
+
+def test_a_large_photo_is_shrunk_while_it_is_read(tmp_path: Path) -> None:
+    half_red((4915, 4096)).save(tmp_path / "a.jpg")
+    half_red((3000, 2500)).save(tmp_path / "b.png")
+    Image.fromarray(np.full((2500, 3000), 32768, dtype=np.uint16)).save(tmp_path / "c.png")
+    for photo in load_photos(tmp_path):
+        assert photo.pixels.shape in {(3, 2048, 2458)}, photo.name
+    left, right = left_right(load_photo(tmp_path / "a.jpg"))
+    assert left == pytest.approx([1, 0, 0], abs=0.02) and right == pytest.approx([0, 0, 1], abs=0.02)
+
+
+def test_a_jpeg_of_20_000_pixels_is_read_at_a_fraction_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (20_000, 4_500), 255).save(tmp_path / "a.jpg")
+    assert load_photo(tmp_path / "a.jpg").pixels.shape == (3, 2048, 9102)
+    monkeypatch.setattr(images, "MOST_JPEG_PIXELS", 89_000_000)
+    with pytest.raises(UnusableReferences, match=r"20000×4500 px; .*89 million"):
+        load_photo(tmp_path / "a.jpg")
 
 
 def test_no_photo_is_said_in_words(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -60,17 +61,31 @@ def test_table_columns_line_up() -> None:
     assert lines[3].endswith("12.25")
 
 
-def test_first_ctrl_c_ends_after_the_step_and_the_second_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with terminal.progress_bars(quiet=True, finish_step=True) as bars:
+def test_first_ctrl_c_ends_after_the_step_and_the_second_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, checkpoint = signal.getsignal(signal.SIGINT), tmp_path / "c.safetensors"
+    with terminal.progress_bars(quiet=True, checkpoint=checkpoint) as bars:
         show = bars("learning")
         show(Step(1))
         os.kill(os.getpid(), signal.SIGINT)
+        assert "again to stop at once" in capsys.readouterr().err
         with pytest.raises(TrainingCancelled, match="after step 2"):
             show(Step(2))
-        with pytest.raises(KeyboardInterrupt):
+    for words in ("no step was kept", "goes on from .*c.safetensors"):
+        with (
+            pytest.raises(TrainingCancelled, match=words),
+            terminal.progress_bars(quiet=True, checkpoint=checkpoint),
+        ):
             os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        checkpoint.touch()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_anywhere_else_is_told_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal.run(fails(SystemExit(130)), as_json=False) == 130
+    assert "No file was left half-written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["adapt"], ["inspect"], ["no-such-command"], ["demo", "--photo-count", "9"]])
