@@ -24,10 +24,10 @@ from ..inject import Injection
 from ..layers import ChainFactors
 from ..optimizers import make_optimizer, scale_learning_rates
 from ..sampling import sample
-from ..schedule import warmup_cosine
+from ..schedule import step_generator, warmup_cosine
 from .chains import ChainStart
 
-__all__ = ["Snapshot", "draw_pictures", "train_cohort"]
+__all__ = ["Snapshot", "draw_pictures", "starting_noise", "train_cohort"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ def draw_pictures(
     size_px: int,
     steps: int,
     guidance: float = 1.0,
-    seed: int,
+    seeds: Sequence[int],
 ) -> Tensor:
     """Draw every subject under its prompts, all in one batch.
 
@@ -199,13 +199,13 @@ def draw_pictures(
         size_px: Width and height.
         steps: Sampling steps.
         guidance: Classifier-free guidance; 1 is none.
-        seed: Of the starting noise.
+        seeds: Of each subject's starting noise, which so does not depend on who is drawn with it.
 
     Returns:
         (subjects, prompts, 3, size_px, size_px) in [0, 1], on the CPU.
     """
     subjects, each = len(prompts), len(prompts[0])
-    side, count = size_px // host.downscale, subjects * each
+    count, noise = subjects * each, starting_noise(host, seeds, each, size_px).flatten(0, 1)
     factors, cut = _CohortFactors(host, start), start.layout.mid_total
     mids, ups = flats.to(host.device).split([cut, flats.shape[1] - cut], dim=1)
 
@@ -218,11 +218,18 @@ def draw_pictures(
             host,
             host.encode_prompts([prompt for one in prompts for prompt in one]),
             None if guidance == 1 else host.encode_prompts([""] * count),
-            shape=(count, host.latent_channels, side, side),
+            shape=noise.shape,
             steps=steps,
             guidance=guidance,
-            generator=torch.Generator().manual_seed(seed),
+            noise=noise,
             on_step=use if start.least_rank < 1 else None,
         )
     pictures = [host.decode_latents(part).float().cpu() for part in latents.split(16)]
     return torch.cat(pictures).unflatten(0, (subjects, each))
+
+
+def starting_noise(host: Host, seeds: Sequence[int], each: int, size_px: int) -> Tensor:
+    """Noise of ``each`` pictures of every subject, (subjects, each, C, h, w)."""
+    side = size_px // host.downscale
+    shape = (each, host.latent_channels, side, side)
+    return torch.stack([torch.randn(shape, generator=step_generator(seed, "benchmark pictures")) for seed in seeds])

@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .folder_commands import folder
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .plan import BenchPlan, Unit
     from .rows import Row
+    from .worlds import World
 
 bench_app = typer.Typer(
     help="Compare the methods on subjects that nothing was trained or tuned on.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+bench_app.command("folder")(folder)
 
 _OUTPUT = Path("output/bench")
 Processes = Annotated[int, typer.Option(help="Working side by side, one thread each; 0 for one per core.", min=0)]
@@ -46,10 +51,10 @@ def bench(
         return
     from .plan import FULL, QUICK
 
-    plan = _cut(FULL if full else QUICK, test_seed, subjects, domains, methods, _rates())
+    plan = _cut(FULL if full else QUICK, test_seed, subjects, domains, methods, usual_and_tuned_rates())
     folder = output / f"{'full' if full else 'quick'}-seed{test_seed}"
-    rows = _run(plan, folder, processes, fresh)
-    _finish(plan, rows, folder, Path(json) if json else None, pictures)
+    rows = run(plan, folder, processes, fresh)
+    finish(plan, rows, folder, Path(json) if json else None, pictures)
 
 
 @bench_app.command()
@@ -61,17 +66,18 @@ def tune(
     processes: Processes = 0,
     fresh: Fresh = False,
 ) -> None:
-    """Choose every method's learning rate on validation subjects and write tuned_rates.json."""
-    from .methods import METHODS
-    from .tuning import RATES_FILE, TuningOptions, judge_trials, save_rates, tuning_plan
+    """Choose every method's learning rate on validation subjects and write tuned_rates.json; others' entries stay."""
+    from .tuning import RATES_FILE, TuningOptions, at_the_edge, judge_trials, save_rates, tuning_plan
 
-    chosen = tuple(methods.split(",")) if methods else tuple(METHODS)
-    options = TuningOptions(chosen, tuple(int(n) for n in photos.split(",")), subjects)
-    trials = judge_trials(_run(tuning_plan(options), output / "tuning", processes, fresh), options)
+    options = TuningOptions(_runnable(named_methods(methods)), numbers(photos, "photos"), subjects)
+    trials = judge_trials(run(tuning_plan(options), output / "tuning", processes, fresh), options)
     for key, tried in trials.items():
         for trial in tried:
-            typer.echo(f"{key} rate {trial.rate:g}: combined error {trial.combined_error:.4f} at {trial.steps} steps")
+            where = ", ".join(f"{d} {e:.4f} at {trial.steps[d]} steps" for d, e in trial.by_domain.items())
+            typer.echo(f"{key} rate {trial.rate:g}: combined error {trial.combined_error:.4f} ({where})")
     save_rates(trials, options, _command(), RATES_FILE)
+    for key in at_the_edge(trials):
+        typer.echo(f"{key}: the best rate is the last of those tried; a better one may lie beyond it.", err=True)
     typer.echo(f"Written to {RATES_FILE}")
 
 
@@ -83,10 +89,11 @@ def preset(
     fresh: Fresh = False,
 ) -> None:
     """Choose the steps for each number of photos on validation subjects and write step_preset.json."""
-    from .preset import PRESET_FILE, preset_plan, save_preset
+    from .preset import preset_plan, save_preset
+    from .step_preset import PRESET_FILE
 
-    plan = preset_plan(_rates(), subjects)
-    record = save_preset(plan, _run(plan, output / "preset", processes, fresh), _command())
+    plan = preset_plan(usual_and_tuned_rates(), subjects)
+    record = save_preset(plan, run(plan, output / "preset", processes, fresh), _command())
     for photos, entry in record["photos"].items():
         typer.echo(f"{photos} photos: {entry['steps']} steps at rate {entry['learning_rate']:g}")
     typer.echo(f"Written to {PRESET_FILE}")
@@ -107,12 +114,44 @@ def sampler(
 
     for steps in (4, 6, 8, 12, 20):
         group = Group((PLAIN, META_WARM), (1,), (10, 50))
-        plan = BenchPlan((group,), subjects, split="validation", sampling_steps=steps, rates=_rates())
-        rows = _run(plan, output / f"sampler-{steps}", processes, fresh)
+        plan = BenchPlan((group,), subjects, split="validation", sampling_steps=steps, rates=usual_and_tuned_rates())
+        rows = run(plan, output / f"sampler-{steps}", processes, fresh)
         typer.echo(f"\n{steps} sampling steps\n{table(best_table(best_points(rows)))}")
 
 
-def _rates() -> dict[str, float]:
+def named_methods(methods: str) -> tuple[str, ...]:
+    """Methods from a list with commas; all of them for an empty one."""
+    from .methods import METHODS, method_named
+
+    return tuple(method_named(name.strip()).name for name in methods.split(",")) if methods else tuple(METHODS)
+
+
+def _runnable(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods that can be run on this machine; one that cannot is named."""
+    from .methods import CORE
+    from .train_lora import why_not_run
+
+    if CORE in methods and why_not_run():
+        typer.echo(f"{CORE} is left out: {why_not_run()}.", err=True)
+        return tuple(name for name in methods if name != CORE)
+    return methods
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers with commas between.
+
+    Raises:
+        InvalidOptions: If they are none.
+    """
+    from ..errors import InvalidOptions
+
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise InvalidOptions(f"--{option} is {text!r}; give numbers with commas between, such as 1,4.") from error
+
+
+def usual_and_tuned_rates() -> dict[str, float]:
     """Tuned learning rates; a method that was not tuned yet gets its usual one, and a line says so."""
     from .methods import METHODS
     from .tuning import RATES_FILE, load_rates
@@ -128,10 +167,9 @@ def _cut(plan: BenchPlan, seed: int, subjects: int, domains: str, methods: str, 
     from dataclasses import replace
 
     from ..errors import InvalidOptions
-    from .methods import method_named
 
-    wanted = tuple(method_named(name).name for name in methods.split(",")) if methods else ()
-    groups = [replace(g, methods=tuple(m for m in g.methods if not wanted or m in wanted)) for g in plan.groups]
+    wanted = _runnable(named_methods(methods))
+    groups = [replace(g, methods=tuple(m for m in g.methods if m in wanted)) for g in plan.groups]
     kept = tuple(group for group in groups if group.methods)
     if not kept:
         raise InvalidOptions(f"This benchmark runs none of {methods}; leave --methods out, or add --full.")
@@ -141,29 +179,46 @@ def _cut(plan: BenchPlan, seed: int, subjects: int, domains: str, methods: str, 
     )  # fmt: skip
 
 
-def _run(plan: BenchPlan, folder: Path, processes: int, fresh: bool) -> list[Row]:
+def run(
+    plan: BenchPlan, folder: Path, processes: int, fresh: bool, make_bench: Callable[[], World] | None = None
+) -> list[Row]:
+    """Run what is missing of a plan, on the pocket world if nothing else is given, with a bar."""
     import os
     from dataclasses import replace
 
     from tqdm import tqdm
 
-    from .runner import model_digest, run_plan
+    from .runner import model_digest, pocket_bench, run_plan
 
     if fresh:
         for name in ("rows.csv", "plan.json"):
             (folder / name).unlink(missing_ok=True)
-    plan = replace(plan, models=model_digest())
-    with tqdm(desc=folder.name, unit="unit", dynamic_ncols=True, file=sys.stderr) as bar:
+    plan = plan if make_bench else replace(plan, models=model_digest())
+    processes = processes or os.cpu_count() or 1
+    total = plan.cpu_seconds()
+    typer.echo(
+        f"{folder.name}: about {total / 60:.0f} CPU minutes of a plain desktop core, "
+        f"{total / 60 / processes:.0f} minutes with {processes} processes, less what {folder} holds already.",
+        err=True,
+    )
+    with tqdm(desc=folder.name, total=round(total), unit="s", dynamic_ncols=True, file=sys.stderr) as bar:
 
-        def show(done: int, total: int, unit: Unit | None) -> None:
-            bar.total = total
+        def show(done_s: float, unit: Unit | None) -> None:
             bar.set_postfix_str("" if unit is None else f"{unit.method}, {unit.photos} photos", refresh=False)
-            bar.update(done - bar.n)
+            bar.update(round(done_s) - bar.n)
 
-        return run_plan(plan, folder, processes=processes or os.cpu_count() or 1, on_unit=show)
+        return run_plan(plan, folder, processes=processes, make_bench=make_bench or pocket_bench, on_unit=show)
 
 
-def _finish(plan: BenchPlan, rows: Sequence[Row], folder: Path, json: Path | None, pictures: int) -> None:
+def finish(
+    plan: BenchPlan,
+    rows: Sequence[Row],
+    folder: Path,
+    json: Path | None,
+    pictures: int,
+    world: World | None = None,
+) -> None:
+    """Print the tables, write the report and, if asked, the JSON."""
     from json import dumps
 
     from ..files.atomic import atomic_write
@@ -179,7 +234,7 @@ def _finish(plan: BenchPlan, rows: Sequence[Row], folder: Path, json: Path | Non
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(json, [dumps(json_fields(rows, summary, plan), indent=1, default=str).encode()])
-    bench = pocket_bench()
+    bench = world or pocket_bench()
     costs = cost_table(bench, sorted({row.method for row in rows}))
     strips = draw_strips(bench, plan, points, pictures) if pictures else []
     write_report(folder / "report.html", rows, points, summary, plan, _command(), strips, costs)

@@ -11,7 +11,7 @@ from .chains import ChainStart
 from .methods import method_named
 
 if TYPE_CHECKING:
-    from .runner import Bench
+    from .worlds import World
 
 __all__ = ["cost_table", "kept_tensors"]
 
@@ -26,13 +26,16 @@ def kept_tensors(start: ChainStart) -> dict[str, Tensor]:
     return kept
 
 
-def cost_table(bench: Bench, methods: Sequence[str]) -> list[tuple[str, ...]]:
+def cost_table(bench: World, methods: Sequence[str]) -> list[tuple[str, ...]]:
     """Trained parameters and the size of a subject's file in float32, on the first domain's layers."""
     from safetensors.torch import save
 
     table: list[tuple[str, ...]] = [("method", "adapted modules", "trained parameters", "file, bytes", "source")]
     for name in methods:
         method = method_named(name)
+        if method.start is None:
+            table.append((method.title, "all", "–", "–", method.source))
+            continue
         start = method.start(bench.host, next(iter(bench.priors.values())), 0)
         size = len(save({key: value.contiguous() for key, value in kept_tensors(start).items()}))
         table.append((method.title, str(len(start.targets)), f"{start.trained:,}", f"{size:,}", method.source))

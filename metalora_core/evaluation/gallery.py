@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..adaptation_options import AdaptationOptions
 from .cohort import draw_pictures, train_cohort
-from .methods import META_WARM, PLAIN, method_named
-from .subjects import BenchSubject, first_index, pocket_subject
+from .conditions import CLEAN
+from .methods import META_WARM, PLAIN, chain_of, method_named
+from .subjects import first_index
 
 if TYPE_CHECKING:
-    from ..pocket.factors import Domain
     from .plan import BenchPlan
-    from .runner import Bench
     from .tables import BestPoint
+    from .worlds import LearnedSubject, World
 
 __all__ = ["Strip", "draw_strips", "strip_png"]
 
@@ -43,7 +43,7 @@ class Strip:
     pictures: Mapping[str, Tensor]
 
 
-def draw_strips(bench: Bench, plan: BenchPlan, points: Sequence[BestPoint], subjects: int = 3) -> list[Strip]:
+def draw_strips(bench: World, plan: BenchPlan, points: Sequence[BestPoint], subjects: int = 3) -> list[Strip]:
     """Learn the first subjects of every domain again, at the steps of the best points with one photo."""
     steps = {(p.method, p.domain): p.steps for p in points if p.photos == 1}
     first = first_index(plan.test_seed)
@@ -51,28 +51,27 @@ def draw_strips(bench: Bench, plan: BenchPlan, points: Sequence[BestPoint], subj
     for domain in plan.domains:
         if any((method, domain) not in steps for method in SHOWN):
             continue
-        count = min(subjects, plan.subjects)
-        chosen = [pocket_subject(domain, plan.split, first + i, plan.prompts, plan.most_photos) for i in range(count)]
+        chosen = bench.subjects(plan, domain, range(first, first + min(subjects, plan.subjects)), CLEAN.name)
         rows = {m: _pictures(bench, plan, domain, chosen, m, steps[m, domain]) for m in SHOWN}
         for i, one in enumerate(chosen):
             pictures = {f"{method_named(m).title}, {steps[m, domain]} steps": rows[m][i] for m in SHOWN}
-            asked = tuple(scene.words(domain) for scene in one.asked)
-            strips.append(Strip(domain, one.photos[0], asked, {**pictures, "truth": one.truth}))
+            shown = {**pictures, "true photos": one.truth[: len(one.asked)]}
+            strips.append(Strip(domain, one.photos.images[0], one.asked, shown))
     return strips
 
 
 def _pictures(
-    bench: Bench, plan: BenchPlan, domain: Domain, subjects: Sequence[BenchSubject], name: str, steps: int
+    bench: World, plan: BenchPlan, domain: str, subjects: Sequence[LearnedSubject], name: str, steps: int
 ) -> Tensor:
-    start = method_named(name).start(bench.host, bench.priors[domain], plan.training_seed)
-    rate = plan.rate_of(name, 1)
+    start = chain_of(name, bench.host, bench.priors[domain], plan.training_seed)
+    rate = plan.rate_of(name, 1, domain)
     options = AdaptationOptions(steps=max(steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0)
-    seeds = [plan.training_seed + one.subject.seed for one in subjects]
-    flats = train_cohort(bench.host, start, [s.training_set(1) for s in subjects], options, [steps], seeds)[0].flats
-    size = subjects[0].photos.shape[-1]
-    prompts = [one.prompts for one in subjects]
+    seeds = [plan.training_seed + one.number for one in subjects]
+    photos = [one.photos.part(0, 1) for one in subjects]
+    flats = train_cohort(bench.host, start, photos, options, [steps], seeds)[0].flats
+    prompts, size = [one.prompts for one in subjects], subjects[0].size_px
     return draw_pictures(
-        bench.host, start, flats, prompts, size_px=size, steps=_SAMPLING_STEPS, guidance=plan.guidance, seed=seeds[0]
+        bench.host, start, flats, prompts, size_px=size, steps=_SAMPLING_STEPS, guidance=plan.guidance, seeds=seeds
     )
 
 

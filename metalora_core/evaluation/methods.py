@@ -17,7 +17,7 @@ from ..schedule import step_generator
 from ..targets import Target
 from .chains import ChainStart, identity_down, part_targets, part_weight, start_of
 
-__all__ = ["META_COLD", "META_OUTSIDE", "META_WARM", "METHODS", "PLAIN", "Method", "method_named"]
+__all__ = ["CORE", "META_COLD", "META_OUTSIDE", "META_WARM", "METHODS", "PLAIN", "Method", "chain_of", "method_named"]
 
 RANK = 8
 """Rank of the plain LoRAs and of the identities, alike."""
@@ -26,6 +26,7 @@ SMALL_RANK = 32
 """Rank of LoRA-XS, whose trained matrix is only rank × rank."""
 
 PLAIN, META_COLD, META_WARM, META_OUTSIDE = "plain_lora", "meta_cold", "meta_warm", "meta_warm_outside"
+CORE = "core_train_lora"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Method:
     Args:
         name: In rows and files.
         title: For people.
-        start: From host, prior and seed to its chain.
+        start: From host, prior and seed to its chain; None where a ComfyUI trains by itself.
         uses_prior: Whether the prior matters beyond its list of layers.
         other_prior: Whether it gets the prior of another domain than its subject's.
         source: The paper.
@@ -44,7 +45,7 @@ class Method:
 
     name: str
     title: str
-    start: Callable[[Host, Prior, int], ChainStart]
+    start: Callable[[Host, Prior, int], ChainStart] | None
     uses_prior: bool = False
     other_prior: bool = False
     source: str = ""
@@ -156,6 +157,7 @@ METHODS: Mapping[str, Method] = {
         Method("lora_fa", "LoRA-FA", _frozen_a, source="arXiv 2308.03303"),
         Method("lora_xs", "LoRA-XS", _extra_small, source="arXiv 2405.17604", usual_rate=1e-2),
         Method("t_lora", "T-LoRA mask", _timestep_mask, source="arXiv 2507.05964"),
+        Method(CORE, "ComfyUI's Train LoRA", None, source="its node, all layers", usual_rate=1e-3),
         Method(META_COLD, "Meta-LoRA, cold", _cold, True, source="arXiv 2503.22352"),
         Method(META_WARM, "Meta-LoRA, warm", _warm, True, source="arXiv 2503.22352"),
         Method(META_OUTSIDE, "Meta-LoRA, other prior", _warm, True, True, source="arXiv 2503.22352"),
@@ -173,3 +175,15 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise InvalidOptions(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def chain_of(name: str, host: Host, prior: Prior, seed: int) -> ChainStart:
+    """Where a method starts.
+
+    Raises:
+        InvalidOptions: If there is no such method, or it is no chain of ours.
+    """
+    start = method_named(name).start
+    if start is None:
+        raise InvalidOptions(f"{name} is trained by a ComfyUI and has no chain here; leave it out.")
+    return start(host, prior, seed)

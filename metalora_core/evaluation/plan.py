@@ -7,17 +7,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import InvalidOptions
-from ..pocket.factors import DOMAINS, Domain, Split
+from ..pocket.factors import DOMAINS, SPLIT_BASE, Split
 from .conditions import CLEAN, CONDITIONS
-from .methods import META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
+from .methods import CORE, META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
 from .subjects import MOST_PHOTOS, first_index
 
 __all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
 
-_SUBJECTS_AT_ONCE = 8
+# Seen on one core, the pocket model: one subject's training step, one evaluation of the model, one picture's decoding.
+_STEP_S, _EVALUATION_S, _DECODING_S = 0.019, 0.008, 0.01
+_CORE_STEP_S = 0.07
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,19 @@ class Unit:
     """
 
     method: str
-    domain: Domain
+    domain: str
     photos: int
     condition: str
     steps: tuple[int, ...]
     subjects: tuple[int, ...]
     rate: float = 0.0
+
+    def cpu_seconds(self, plan: BenchPlan) -> float:
+        """What it takes on one core of a plain desktop, to tell how long a benchmark will run."""
+        training = (_CORE_STEP_S if self.method == CORE else _STEP_S) * max(self.steps) * len(self.subjects)
+        evaluations = plan.sampling_steps * (1 if plan.guidance == 1 else 2)
+        pictures = len(self.steps) * len(self.subjects) * plan.prompts
+        return training + pictures * (evaluations * _EVALUATION_S + _DECODING_S)
 
     @property
     def label(self) -> str:
@@ -68,26 +77,28 @@ class BenchPlan:
         groups: What is run.
         subjects: Of each domain.
         test_seed: Replaces the test subjects by others.
-        split: "test"; tuning uses "validation".
-        domains: Of the pocket world.
+        split: "test"; tuning uses "validation"; "folder" for subjects that are folders of photos.
+        domains: Of the subjects.
         prompts: Pictures of each subject at each point.
         sampling_steps: Of each picture.
         guidance: Classifier-free guidance of each picture; 1 is none.
         training_seed: Of starts, draws and noise.
-        rates: Learning rates, by method and number of photos: "plain_lora@1".
+        rates: Learning rates, by method, number of photos and maybe domain: "plain_lora@1", "plain_lora@1@avatars".
+        at_once: Subjects that are learned and drawn side by side.
         models: Which files of weights are used, so that rows of others are not mixed in.
     """
 
     groups: tuple[Group, ...]
     subjects: int = 16
     test_seed: int = 0
-    split: Split = "test"
-    domains: tuple[Domain, ...] = DOMAINS
+    split: Split | Literal["folder"] = "test"
+    domains: tuple[str, ...] = DOMAINS
     prompts: int = 6
     sampling_steps: int = 6
     guidance: float = 2.0
     training_seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    at_once: int = 8
     models: str = ""
 
     def check(self) -> None:
@@ -113,30 +124,44 @@ class BenchPlan:
         first = first_index(self.test_seed)
         numbers = range(first, first + self.subjects)
         for domain in self.domains:
-            for start in range(0, self.subjects, _SUBJECTS_AT_ONCE):
-                chunk = tuple(numbers[start : start + _SUBJECTS_AT_ONCE])
+            for start in range(0, self.subjects, self.at_once):
+                chunk = tuple(numbers[start : start + self.at_once])
                 for group in self.groups:
                     yield from _units(group, domain, chunk)
+
+    def cpu_seconds(self) -> float:
+        """What all of it takes on one core of a plain desktop."""
+        return sum(unit.cpu_seconds(self) for unit in self.units())
+
+    @property
+    def first_number(self) -> int:
+        """What is added to a subject's place in its split to get its number in rows."""
+        return 0 if self.split == "folder" else SPLIT_BASE[self.split]
 
     @property
     def most_photos(self) -> int:
         """The most reference photos of any run."""
         return max(photos for group in self.groups for photos in group.photos)
 
-    def rate_of(self, method: str, photos: int) -> float:
+    def rate_of(self, method: str, photos: int, domain: str = "") -> float:
         """Learning rate of a method: the one for the most photos that are not more than these ("plain_lora@4").
+
+        Where the domain has one of its own ("plain_lora@4@avatars"), that one is taken.
 
         Raises:
             InvalidOptions: If none was tuned or given.
         """
-        tuned = {int(key.split("@")[1]): rate for key, rate in self.rates.items() if key.split("@")[0] == method}
-        fitting = [count for count in tuned if count <= photos]
+        fitting: dict[tuple[int, bool], float] = {}
+        for key, rate in self.rates.items():
+            name, count, *own = key.split("@")
+            if name == method and int(count) <= photos and own in ([], [domain]):
+                fitting[int(count), bool(own)] = rate
         if not fitting:
             raise InvalidOptions(
                 f"There is no learning rate for {method} with {photos} photos. Tune it: "
                 f"python -m metalora_core bench tune --methods {method} --photos {photos}"
             )
-        return tuned[max(fitting)]
+        return fitting[max(fitting)]
 
     def digest(self) -> str:
         """SHA-256 of whatever decides a row but the choice of rows, so that a finished file can be extended."""
@@ -153,39 +178,44 @@ def trial_label(condition: str, rate: float) -> str:
     return f"{condition}@{rate:g}" if rate else condition
 
 
-def _units(group: Group, domain: Domain, subjects: tuple[int, ...]) -> Iterator[Unit]:
+def _units(group: Group, domain: str, subjects: tuple[int, ...]) -> Iterator[Unit]:
     steps = tuple(sorted(set(group.steps)))
     for condition, photos, method in product(group.conditions, group.photos, group.methods):
         for rate in group.trial_rates.get(method, (0.0,)):
             yield Unit(method, domain, photos, condition, steps, subjects, rate)
 
 
-_LORA_STEPS = (10, 25, 50, 75, 100)
-_META_STEPS = (2, 5, 10, 15, 25, 50)
-_OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_OUTSIDE))
+_OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_OUTSIDE, CORE))
 
 QUICK = BenchPlan(
     groups=(
-        Group((PLAIN,), (1, 4), _LORA_STEPS),
-        Group((META_WARM,), (1, 4), _META_STEPS),
+        Group((PLAIN,), (1, 4), (10, 25, 50, 100, 200)),
+        Group((META_WARM,), (1, 4), (2, 5, 10, 15, 25, 50, 100)),
         Group((META_OUTSIDE,), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (50,)),
     ),
     prompts=4,
 )
-"""At most 15 minutes on two cores."""
+"""At most 15 minutes on two cores: 10 were seen."""
 
 _CHANGED = tuple(name for name in CONDITIONS if name != CLEAN.name)
+_LORA_STEPS = (10, 25, 50, 75, 100, 150, 200, 300)
+_META_STEPS = (2, 5, 10, 15, 20, 30, 50, 75, 100, 200)
 
 FULL = BenchPlan(
     groups=(
-        Group((PLAIN,), (1, 2, 4, 8), (*_LORA_STEPS, 150, 200)),
-        Group((META_WARM,), (1, 2, 4, 8), (*_META_STEPS, 75, 100)),
-        Group((META_OUTSIDE,), (1,), (10, 25, 50, 75, 100, 150, 200)),
-        Group(_OTHERS, (1, 4), _LORA_STEPS),
+        Group((PLAIN,), (1, 4), _LORA_STEPS),
+        Group((PLAIN,), (2, 8), (25, 50, 100, 200)),
+        Group((META_WARM,), (1, 4), _META_STEPS),
+        Group((META_WARM,), (2, 8), (5, 10, 25, 50, 100)),
+        Group((META_OUTSIDE,), (1,), (10, 25, 50, 100, 200)),
+        Group(_OTHERS, (1,), (10, 25, 50, 100, 200)),
+        Group(_OTHERS, (4,), (50, 100)),
+        Group((CORE,), (1,), (10, 25, 50, 100)),
         Group((PLAIN,), (1,), (50,), _CHANGED),
         Group((META_WARM,), (1,), (10,), _CHANGED),
     ),
     subjects=64,
+    prompts=4,
 )
 """All methods, numbers of photos and conditions on 64 subjects of each domain."""

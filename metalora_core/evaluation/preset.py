@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..adaptation_options import AdaptationOptions
-from ..errors import UnreadableFile
 from .curves import curves_of
 from .methods import META_WARM
 from .plan import BenchPlan, Group
 from .rows import Row
 from .scores import LEAST_ERROR
+from .step_preset import PRESET_FILE
 
-__all__ = ["PRESET_FILE", "preset_plan", "save_preset", "step_preset"]
+__all__ = ["preset_plan", "save_preset"]
 
-PRESET_FILE = Path(__file__).parent / "step_preset.json"
 _STEPS = (5, 10, 15, 20, 30, 50, 75, 100)
 _PHOTOS = (1, 2, 4, 8)
 _ENOUGH = 1.03
@@ -27,8 +25,13 @@ _ENOUGH = 1.03
 
 
 def preset_plan(rates: Mapping[str, float], subjects: int = 16) -> BenchPlan:
-    """The runs on validation subjects that the preset is read from."""
-    return BenchPlan((Group((META_WARM,), _PHOTOS, _STEPS),), subjects=subjects, split="validation", rates=rates)
+    """The runs on validation subjects that the preset is read from.
+
+    A node cannot know which domain it will meet, so the rates are those that serve all domains together.
+    """
+    pooled = {key: rate for key, rate in rates.items() if key.count("@") == 1}
+    group = Group((META_WARM,), _PHOTOS, _STEPS)
+    return BenchPlan((group,), subjects=subjects, split="validation", prompts=4, rates=pooled)
 
 
 def save_preset(plan: BenchPlan, rows: Sequence[Row], command: str, path: Path = PRESET_FILE) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def save_preset(plan: BenchPlan, rows: Sequence[Row], command: str, path: Path =
         chosen[str(photos)] = {
             "steps": steps,
             "learning_rate": plan.rate_of(META_WARM, photos),
+            "r_mid": 0,  # the prior's own: its learned start has no other
             "combined_error_by_steps": {str(s): round(float(e), 5) for s, e in zip(own[0].steps, errors, strict=True)},
             "subjects": sum(len(curve.subjects) for curve in own),
         }
@@ -53,21 +57,3 @@ def save_preset(plan: BenchPlan, rows: Sequence[Row], command: str, path: Path =
 def _combined(scores: Mapping[str, Any]) -> Any:
     identity, prompt = (scores[n].mean(axis=1).clip(min=LEAST_ERROR) for n in ("identity_error", "prompt_error"))
     return np.sqrt(identity * prompt)
-
-
-def step_preset(photos: int, path: Path = PRESET_FILE) -> AdaptationOptions:
-    """Settings for a number of photos: those that were chosen for the most photos that are not more than these.
-
-    Raises:
-        UnreadableFile: If the preset file is missing or damaged.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        table = {int(count): entry for count, entry in record["photos"].items()}
-        entry = table[max(count for count in table if count <= max(photos, 1))]
-        rate = float(entry["learning_rate"])
-        return AdaptationOptions(
-            steps=int(entry["steps"]), mid_learning_rate=rate, up_learning_rate=rate, final_rate=record["final_rate"]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableFile(f"{path} is no step preset ({error!r}). Make it anew: bench preset.") from error

@@ -15,7 +15,7 @@ from .plan import BenchPlan
 from .plots import FIGURES, draw_figures
 from .rows import Row
 from .summary import Ratio
-from .tables import BestPoint, bar_table, best_table, cut_table, repeat_table
+from .tables import BestPoint, bar_table, best_table, cut_table, repeat_table, target_table
 
 __all__ = ["json_fields", "write_report"]
 
@@ -88,6 +88,7 @@ def write_report(
         "<h2>Pictures</h2>",
         *(_figure(data, "") for data in strip_pictures.values()),
         f"<h2>Every method at its best step</h2>{_table(best_table(points))}",
+        _section("How long until plain LoRA's best", target_table(rows)),
         _section("What a subject costs", costs),
         _section("By what the photo shows (combined error, one photo)", cut_table(rows, points)),
         _section("Again, with other seeds, photos and qualities", repeat_table(rows)),

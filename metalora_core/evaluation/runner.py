@@ -6,38 +6,22 @@ import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidOptions, UnreadableFile
 from .plan import BenchPlan, Unit
 from .rows import Row, append_rows, read_rows
+from .worlds import Bench, LearnedSubject, World
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..files.prior import Prior
     from ..host import Host
-    from ..pocket.factors import Domain
-    from ..pocket.readers import Readers
+
 
 __all__ = ["Bench", "missing_units", "model_digest", "pocket_bench", "run_plan", "run_unit"]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the runs need.
-
-    Args:
-        host: The base model.
-        priors: Of each domain.
-        readers: Score the pictures.
-    """
-
-    host: Host
-    priors: dict[Domain, Prior]
-    readers: Readers
 
 
 def pocket_bench() -> Bench:
@@ -51,47 +35,60 @@ def pocket_bench() -> Bench:
     return Bench(load_pocket_host(), {domain: load_pocket_prior(domain) for domain in DOMAINS}, load_readers())
 
 
-def run_unit(bench: Bench, plan: BenchPlan, unit: Unit) -> list[Row]:
+def run_unit(bench: World, plan: BenchPlan, unit: Unit) -> list[Row]:
     """Learn the subjects of a unit, draw and score them at each of its steps."""
-    from ..adaptation_options import AdaptationOptions
-    from .cohort import draw_pictures, train_cohort
     from .conditions import CONDITIONS
-    from .methods import method_named
-    from .subjects import pocket_subject, reference_words
+    from .methods import CORE, method_named
+    from .train_lora import drawn_by_comfyui
 
-    method, condition = method_named(unit.method), CONDITIONS[unit.condition]
-    most = plan.most_photos
-    subjects = [pocket_subject(unit.domain, plan.split, i, plan.prompts, most, condition) for i in unit.subjects]
-    prior = _prior(bench, unit.domain, method.other_prior)
-    start = method.start(bench.host, prior, plan.training_seed)
-    rate = unit.rate or plan.rate_of(unit.method, unit.photos)
-    # The rate stays constant after the warm-up, so that one training holds the results of all shorter ones.
-    options = AdaptationOptions(
-        steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0
-    )
-    photos = [subject.training_set(unit.photos) for subject in subjects]
-    seed = plan.training_seed + 1_000_003 * condition.seed
-    seeds = [seed + subject.subject.seed for subject in subjects]
-    distances = [_distance(prior, subject.photos[0]) for subject in subjects]
+    subjects = bench.subjects(plan, unit.domain, unit.subjects, unit.condition)
+    prior = _prior(bench, unit.domain, method_named(unit.method).other_prior)
+    distances = [_distance(prior, subject.photos.images[0]) for subject in subjects]
+    extra = plan.training_seed + 1_000_003 * CONDITIONS[unit.condition].seed
+    seeds = [extra + subject.number for subject in subjects]
+    if unit.method == CORE:
+        points = drawn_by_comfyui(bench.host, plan, unit, subjects, seeds)
+    else:
+        points = _drawn_by_us(bench.host, prior, plan, unit, subjects, seeds)
     rows: list[Row] = []
-    for snapshot in train_cohort(bench.host, start, photos, options, unit.steps, seeds):
-        pictures = draw_pictures(
-            bench.host, start, snapshot.flats, [s.prompts for s in subjects],
-            size_px=subjects[0].photos.shape[-1], steps=plan.sampling_steps, guidance=plan.guidance, seed=seeds[0],
-        )  # fmt: skip
-        for subject, own, distance in zip(subjects, pictures, distances, strict=True):
-            scores = subject.score(own, unit.photos, bench.readers.by_domain[unit.domain])
+    for step, seconds, pictures in points:
+        for subject, own, taken, distance in zip(subjects, pictures, seconds, distances, strict=True):
+            scores = subject.score(own, unit.photos)
             rows.append(
                 Row(
-                    unit.method, unit.domain, unit.photos, unit.label, snapshot.step, subject.subject.seed,
-                    scores.identity_error, scores.prompt_error, scores.copying, scores.diversity, snapshot.seconds,
-                    scores.identity_floor, scores.prompt_floor, reference_words(subject.photo_scenes), distance,
+                    unit.method, unit.domain, unit.photos, unit.label, step, subject.number,
+                    scores.identity_error, scores.prompt_error, scores.copying, scores.diversity, taken,
+                    scores.identity_floor, scores.prompt_floor, subject.words, distance,
                 )
             )  # fmt: skip
     return rows
 
 
-def _prior(bench: Bench, domain: Domain, other: bool) -> Prior:
+def _drawn_by_us(
+    host: Host, prior: Prior, plan: BenchPlan, unit: Unit, subjects: Sequence[LearnedSubject], seeds: Sequence[int]
+) -> Iterator[tuple[int, Sequence[float], Tensor]]:
+    """Step, seconds of each subject and pictures (subjects, prompts, 3, H, W), for every step of the unit."""
+    from ..adaptation_options import AdaptationOptions
+    from .cohort import draw_pictures, train_cohort
+    from .methods import chain_of
+
+    start = chain_of(unit.method, host, prior, plan.training_seed)
+    rate = unit.rate or plan.rate_of(unit.method, unit.photos, unit.domain)
+    # The rate stays constant after the warm-up, so that one training holds the results of all shorter ones.
+    options = AdaptationOptions(
+        steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0
+    )
+    photos = [subject.photos.part(0, unit.photos) for subject in subjects]
+    prompts = [subject.prompts for subject in subjects]
+    for snapshot in train_cohort(host, start, photos, options, unit.steps, seeds):
+        pictures = draw_pictures(
+            host, start, snapshot.flats, prompts,
+            size_px=subjects[0].size_px, steps=plan.sampling_steps, guidance=plan.guidance, seeds=seeds,
+        )  # fmt: skip
+        yield snapshot.step, [snapshot.seconds] * len(subjects), pictures
+
+
+def _prior(bench: World, domain: str, other: bool) -> Prior:
     if not other:
         return bench.priors[domain]
     return next(prior for name, prior in bench.priors.items() if name != domain)
@@ -108,14 +105,11 @@ def _distance(prior: Prior, photo: Tensor) -> float:
 
 def missing_units(plan: BenchPlan, rows: Sequence[Row]) -> list[Unit]:
     """Units of which a row is missing; the others are done."""
-    from ..pocket.factors import SPLIT_BASE
-
     done = {(row.method, row.domain, row.photos, row.condition, row.steps, row.subject) for row in rows}
-    base = SPLIT_BASE[plan.split]
 
     def finished(unit: Unit) -> bool:
         kind = (unit.method, unit.domain, unit.photos, unit.label)
-        return all((*kind, step, base + i) in done for step in unit.steps for i in unit.subjects)
+        return all((*kind, step, plan.first_number + i) in done for step in unit.steps for i in unit.subjects)
 
     return [unit for unit in plan.units() if not finished(unit)]
 
@@ -125,8 +119,8 @@ def run_plan(
     folder: Path,
     *,
     processes: int,
-    make_bench: Callable[[], Bench] = pocket_bench,
-    on_unit: Callable[[int, int, Unit | None], None] | None = None,
+    make_bench: Callable[[], World] = pocket_bench,
+    on_unit: Callable[[float, Unit | None], None] | None = None,
 ) -> list[Row]:
     """Run what is missing of a plan.
 
@@ -135,7 +129,7 @@ def run_plan(
         folder: Holds ``rows.csv`` and ``plan.json``; an interrupted run goes on here.
         processes: Working side by side, each with one thread.
         make_bench: Loads models; called once in every process, so it must be importable.
-        on_unit: Called with units done, units in all and the unit that was just done.
+        on_unit: Called with the CPU seconds that the work so far was estimated at, and the unit that was just done.
 
     Returns:
         The plan's rows, sorted; rows of the file that the plan does not ask for are left out.
@@ -147,13 +141,14 @@ def run_plan(
     _claim(plan, folder)
     path = folder / "rows.csv"
     units = missing_units(plan, read_rows(path))
-    total = sum(1 for _ in plan.units())
+    done_s = plan.cpu_seconds() - sum(unit.cpu_seconds(plan) for unit in units)
     if on_unit is not None:
-        on_unit(total - len(units), total, None)
-    for done, (unit, rows) in enumerate(_results(plan, units, processes, make_bench), start=total - len(units) + 1):
+        on_unit(done_s, None)
+    for unit, rows in _results(plan, units, processes, make_bench):
         append_rows(path, rows)
+        done_s += unit.cpu_seconds(plan)
         if on_unit is not None:
-            on_unit(done, total, unit)
+            on_unit(done_s, unit)
     return _asked(plan, read_rows(path))
 
 
@@ -176,11 +171,8 @@ def _claim(plan: BenchPlan, folder: Path) -> None:
 
 
 def _asked(plan: BenchPlan, rows: Sequence[Row]) -> list[Row]:
-    from ..pocket.factors import SPLIT_BASE
-
-    base = SPLIT_BASE[plan.split]
     asked = {
-        (unit.method, unit.domain, unit.photos, unit.label, step, base + i)
+        (unit.method, unit.domain, unit.photos, unit.label, step, plan.first_number + i)
         for unit in plan.units()
         for step in unit.steps
         for i in unit.subjects
@@ -190,7 +182,7 @@ def _asked(plan: BenchPlan, rows: Sequence[Row]) -> list[Row]:
 
 
 def _results(
-    plan: BenchPlan, units: Sequence[Unit], processes: int, make_bench: Callable[[], Bench]
+    plan: BenchPlan, units: Sequence[Unit], processes: int, make_bench: Callable[[], World]
 ) -> Iterator[tuple[Unit, list[Row]]]:
     if not units:
         return
@@ -206,7 +198,7 @@ def _results(
 
 
 @contextmanager
-def _workers(processes: int, make_bench: Callable[[], Bench]) -> Generator[ProcessPoolExecutor]:
+def _workers(processes: int, make_bench: Callable[[], World]) -> Generator[ProcessPoolExecutor]:
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (make_bench,))
@@ -216,10 +208,10 @@ def _workers(processes: int, make_bench: Callable[[], Bench]) -> Generator[Proce
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_bench: list[Bench] = []
+_bench: list[World] = []
 
 
-def _begin(make_bench: Callable[[], Bench]) -> None:
+def _begin(make_bench: Callable[[], World]) -> None:
     import signal
 
     # Ctrl-C is the parent's: it stops handing out work and lets the running units end.

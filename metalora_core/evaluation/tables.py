@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .conditions import CLEAN
-from .curves import Curve, curves_of, interval, resample_weights
+from .curves import Curve, Resampled, curves_of, interval, resample_weights
 from .methods import META_WARM, METHODS, PLAIN
 from .rows import Row
 from .scores import LEAST_ERROR
 from .summary import BAR, Ratio
 
-__all__ = ["BestPoint", "bar_table", "best_points", "best_table", "cut_table", "repeat_table"]
+__all__ = ["BestPoint", "bar_table", "best_points", "best_table", "cut_table", "repeat_table", "target_table"]
 
 Table = list[tuple[str, ...]]
 Spread = tuple[float, float, float]
@@ -100,13 +100,37 @@ def best_table(points: Sequence[BestPoint]) -> Table:
     """Every method at its best point, the best first within a domain and number of photos."""
     table: Table = [
         ("method", "domain", "photos", "steps", "combined [95 %]", "identity", "prompt", "copying", "diversity",
-         "seconds", "subjects")
+         "subjects")
     ]  # fmt: skip
     for p in sorted(points, key=lambda p: (p.domain, p.photos, p.combined[0])):
         numbers = [_spread(p.combined), _spread(p.identity), _spread(p.prompt), _spread(p.copying, 2)]
-        ends = [f"{p.diversity:.2f}", f"{p.seconds:.1f}", str(p.subjects)]
+        ends = [f"{p.diversity:.2f}", str(p.subjects)]
         table.append((METHODS[p.method].title, p.domain, str(p.photos), str(p.steps), *numbers, *ends))
     return table
+
+
+def target_table(rows: Sequence[Row]) -> Table:
+    """Steps and seconds until a method is no worse than plain LoRA's best with as many photos.
+
+    The seconds come from a clock and differ from run to run; they are one subject's share of a training side by side.
+    """
+    table: Table = [("method", "domain", "photos", "steps to plain LoRA's best", "seconds", "subjects")]
+    curves = curves_of(rows)
+    for (method, domain, photos), curve in curves.items():
+        plain = curves.get((PLAIN, domain, photos))
+        if plain is not None:
+            target = float(_means(plain).combined.min())
+            reached = np.flatnonzero(_means(curve).combined[0] <= target)
+            found = ("never", "–")
+            if len(reached):
+                seconds = float(curve.scores["seconds"][reached[0]].mean())
+                found = (str(curve.steps[reached[0]]), f"{seconds:.1f}")
+            table.append((METHODS[method].title, domain, str(photos), *found, str(len(curve.subjects))))
+    return table
+
+
+def _means(curve: Curve) -> Resampled:
+    return curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
 
 
 _WORDS = ("turn", "tilt", "light", "background", "expression")
@@ -119,10 +143,9 @@ def cut_table(rows: Sequence[Row], points: Sequence[BestPoint]) -> Table:
     groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row.condition == CLEAN.name and row.photos == 1 and steps.get((row.method, row.domain)) == row.steps:
-            words = zip(_WORDS, row.reference.split("|"), strict=True)
-            cuts = [f"{kind}: {word}" for kind, word in words if kind != "background"]
-            if row.domain == "products":
-                cuts.pop()
+            words = zip(_WORDS, row.reference.split("|") if row.reference else (), strict=bool(row.reference))
+            wanted = ("turn", "tilt", "light") if row.domain == "products" else ("turn", "tilt", "light", "expression")
+            cuts = [f"{kind}: {word}" for kind, word in words if kind in wanted]
             for cut in [*cuts, *_distance_cut(row)]:
                 groups.setdefault((row.domain, cut), {}).setdefault(row.method, []).append(row)
     for (domain, cut), found in sorted(groups.items()):

@@ -22,9 +22,11 @@ from .rows import Row
 
 __all__ = [
     "RATES_FILE",
+    "Trial",
     "TuningOptions",
-    "best_point",
+    "at_the_edge",
     "candidate_rates",
+    "judge",
     "judge_trials",
     "load_rates",
     "save_rates",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 RATES_FILE = Path(__file__).parent / "tuned_rates.json"
-_SPREAD = (1 / 3, 1.0, 3.0, 9.0)
+_SPREAD = (1 / 9, 1 / 3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Trial:
     Args:
         rate: Learning rate.
         combined_error: Geometric mean over the domains of the lowest mean error.
+        by_domain: That error in each domain.
         steps: Where it was reached, for each domain.
     """
 
     rate: float
     combined_error: float
+    by_domain: Mapping[str, float] = field(default_factory=dict[str, float])
     steps: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
@@ -76,20 +80,22 @@ def candidate_rates(method: str) -> list[float]:
     return [float(f"{method_named(method).usual_rate * factor:.3g}") for factor in _SPREAD]
 
 
-def best_point(
-    rows: Sequence[Row], method: str, photos: int, condition: str = CLEAN.name
-) -> tuple[float, dict[str, int]]:
-    """Lowest combined error of a method, geometric mean over the domains, and the step of each domain."""
-    found: dict[str, tuple[float, int]] = {}
+def judge(rows: Sequence[Row], method: str, photos: int, rate: float) -> Trial:
+    """What became of one rate: the lowest combined error of each domain, and the step where it was reached.
+
+    Raises:
+        InvalidOptions: If the rows hold no such trial.
+    """
+    errors, steps = dict[str, float](), dict[str, int]()
+    condition = trial_label(CLEAN.name, rate)
     for (name, domain, count), curve in curves_of(rows, condition).items():
         if (name, count) == (method, photos):
             means = curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
             best = int(means.best()[0])
-            found[domain] = (float(means.combined[0, best]), curve.steps[best])
-    if not found:
+            errors[domain], steps[domain] = float(means.combined[0, best]), curve.steps[best]
+    if not errors:
         raise InvalidOptions(f"There are no rows of {method} with {photos} photos under {condition!r}.")
-    error = float(np.exp(np.mean([np.log(value) for value, _ in found.values()])))
-    return error, {domain: step for domain, (_, step) in found.items()}
+    return Trial(rate, float(np.exp(np.mean(np.log(list(errors.values()))))), errors, steps)
 
 
 def tuning_plan(options: TuningOptions) -> BenchPlan:
@@ -106,22 +112,30 @@ def tuning_plan(options: TuningOptions) -> BenchPlan:
 
 def judge_trials(rows: Sequence[Row], options: TuningOptions) -> dict[str, list[Trial]]:
     """What became of every rate: "method@photos" to its trials in the order of the rates."""
-    trials: dict[str, list[Trial]] = {}
-    for method in options.methods:
-        for photos in options.photos:
-            for rate in candidate_rates(method):
-                error, steps = best_point(rows, method, photos, trial_label(CLEAN.name, rate))
-                trials.setdefault(f"{method}@{photos}", []).append(Trial(rate, error, steps))
-    return trials
+    return {
+        f"{method}@{photos}": [judge(rows, method, photos, rate) for rate in candidate_rates(method)]
+        for method in options.methods
+        for photos in options.photos
+    }
+
+
+def at_the_edge(trials: Mapping[str, Sequence[Trial]]) -> list[str]:
+    """Keys whose best rate is the lowest or highest that was tried: a better one may lie beyond."""
+    return [key for key, tried in trials.items() if _best(tried) in (tried[0], tried[-1])]
+
+
+def _best(tried: Sequence[Trial]) -> Trial:
+    return min(tried, key=lambda trial: trial.combined_error)
 
 
 def save_rates(trials: Mapping[str, Sequence[Trial]], options: TuningOptions, command: str, path: Path) -> None:
     """Write the chosen rates with every trial and the command that made them; other methods' entries stay."""
     known = _read(path) if path.exists() else {"entries": {}}
     for key, tried in trials.items():
-        best = min(tried, key=lambda trial: trial.combined_error)
+        domains = tried[0].by_domain
         known["entries"][key] = {
-            "rate": best.rate,
+            "rate": _best(tried).rate,
+            "rate_by_domain": {d: min(tried, key=lambda trial: trial.by_domain[d]).rate for d in domains},
             "trials": [asdict(trial) for trial in tried],
             "budget": asdict(replace(options, methods=(), photos=())),
             "command": command,
@@ -131,15 +145,19 @@ def save_rates(trials: Mapping[str, Sequence[Trial]], options: TuningOptions, co
 
 
 def load_rates(path: Path = RATES_FILE) -> dict[str, float]:
-    """The tuned rates, by method and photos.
+    """The tuned rates: by method and photos ("plain_lora@1"), and by domain too ("plain_lora@1@avatars").
 
     Raises:
         UnreadableFile: If the file is missing or damaged.
     """
+    rates: dict[str, float] = {}
     try:
-        return {key: float(entry["rate"]) for key, entry in _read(path)["entries"].items()}
-    except (KeyError, TypeError, ValueError) as error:
+        for key, entry in _read(path)["entries"].items():
+            rates[key] = float(entry["rate"])
+            rates |= {f"{key}@{domain}": float(rate) for domain, rate in entry["rate_by_domain"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableFile(f"{path} is no table of tuned rates ({error!r}). Make it anew: bench tune.") from error
+    return rates
 
 
 def _read(path: Path) -> dict[str, Any]:

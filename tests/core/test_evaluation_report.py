@@ -12,19 +12,22 @@ import torch
 from core.bench_stand_in import stand_in_bench
 from core.test_evaluation import made_up_rows, plan
 
+from metalora_core.adaptation_options import AdaptationOptions
 from metalora_core.errors import UnreadableFile
 from metalora_core.evaluation.costs import cost_table, kept_tensors
 from metalora_core.evaluation.gallery import Strip
-from metalora_core.evaluation.methods import META_WARM, METHODS, PLAIN
-from metalora_core.evaluation.preset import preset_plan, save_preset, step_preset
+from metalora_core.evaluation.methods import CORE, META_WARM, METHODS, PLAIN, chain_of
+from metalora_core.evaluation.preset import preset_plan, save_preset
 from metalora_core.evaluation.report import json_fields, write_report
 from metalora_core.evaluation.rows import Row
+from metalora_core.evaluation.step_preset import step_preset
 from metalora_core.evaluation.summary import summarise
-from metalora_core.evaluation.tables import bar_table, best_points, best_table, cut_table, repeat_table
+from metalora_core.evaluation.tables import bar_table, best_points, best_table, cut_table, repeat_table, target_table
 from metalora_core.evaluation.tuning import (
     TuningOptions,
-    best_point,
+    at_the_edge,
     candidate_rates,
+    judge,
     judge_trials,
     load_rates,
     save_rates,
@@ -58,6 +61,14 @@ def test_every_line_of_a_table_says_over_how_many_subjects() -> None:
     assert {line[-1] for line in cuts[1:]} == {"6"}
     assert any(line[1] == "farther from the domain" for line in cuts)
     assert not any("expression" in line[1] for line in cuts if line[0] == "products")
+
+
+def test_steps_to_the_target_are_those_of_the_first_point_no_worse_than_plain_loras_best() -> None:
+    found = {(line[0], line[1], line[2]): line[3:5] for line in target_table(made_up_rows())[1:]}
+    assert found["Meta-LoRA, warm", "avatars", "1"] == ("5", "1.0")
+    assert found["plain LoRA", "products", "4"] == ("50", "1.0")
+    worse = [replace(r, identity_error=1.0) if r.method == META_WARM else r for r in made_up_rows()]
+    assert ("never", "–") in {line[3:5] for line in target_table(worse)}
 
 
 def test_the_change_under_a_condition_is_taken_subject_by_subject() -> None:
@@ -102,17 +113,29 @@ def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budg
     trials = judge_trials(rows, options)
     path = tmp_path / "rates.json"
     save_rates(trials, options, "the command", path)
-    assert load_rates(path) == {f"{m}@1": candidate_rates(m)[3] for m in (PLAIN, META_WARM)}
+    chosen = candidate_rates(PLAIN)[3]
+    domains = ("avatars", "products")
+    keys = [f"{m}@1{suffix}" for m in options.methods for suffix in ("", *(f"@{domain}" for domain in domains))]
+    assert load_rates(path) == dict.fromkeys(keys, chosen)
+    assert at_the_edge(trials) == [f"{PLAIN}@1", f"{META_WARM}@1"]
     save_rates({"lora_plus@1": trials[f"{PLAIN}@1"]}, options, "another", path)
-    assert set(load_rates(path)) == {"plain_lora@1", "meta_warm@1", "lora_plus@1"}
+    assert {"plain_lora@1", "meta_warm@1", "lora_plus@1"} <= set(load_rates(path))
     path.write_text("{}")
     with pytest.raises(UnreadableFile, match="tuned rates"):
         load_rates(path)
 
 
 def test_the_best_point_is_taken_in_each_domain_and_averaged_over_them() -> None:
-    error, steps = best_point(made_up_rows(), PLAIN, 1)
-    assert error == pytest.approx(0.04) and steps == {"avatars": 50, "products": 50}
+    rows = [replace(r, condition="clean@0.1") for r in made_up_rows()]
+    trial = judge(rows, PLAIN, 1, 0.1)
+    assert trial.combined_error == pytest.approx(0.04)
+    assert trial.steps == {"avatars": 50, "products": 50} and set(trial.by_domain) == {"avatars", "products"}
+
+
+def test_a_rate_of_the_domain_goes_before_one_for_all_of_them() -> None:
+    rates = {"plain_lora@1": 1.0, "plain_lora@4": 4.0, "plain_lora@4@avatars": 5.0}
+    found = [plan(rates=rates).rate_of(PLAIN, *of) for of in ((2, "avatars"), (8, "avatars"), (8, "products"), (4,))]
+    assert found == [1.0, 5.0, 4.0, 4.0]
 
 
 def test_the_preset_takes_the_fewest_steps_that_are_good_enough(tmp_path: Path) -> None:
@@ -126,19 +149,24 @@ def test_the_preset_takes_the_fewest_steps_that_are_good_enough(tmp_path: Path) 
         for d in ("avatars", "products")
     ]
     path = tmp_path / "preset.json"
-    save_preset(preset_plan({"meta_warm@1": 2e-3, "meta_warm@4": 5e-3}), rows, "the command", path)
-    assert (step_preset(1, path).steps, step_preset(1, path).mid_learning_rate) == (10, 2e-3)
-    assert step_preset(5, path).up_learning_rate == 5e-3
+    save_preset(
+        preset_plan({"meta_warm@1": 2e-3, "meta_warm@4": 5e-3, "meta_warm@1@avatars": 1.0}), rows, "the command", path
+    )
+    one = step_preset(1, AdaptationOptions(seed=7), path)
+    assert (one.steps, one.mid_learning_rate, one.seed) == (10, 2e-3, 7)
+    assert step_preset(5, path=path).up_learning_rate == 5e-3
+    assert step_preset(3, AdaptationOptions(steps=9), tmp_path / "missing.json") == AdaptationOptions(steps=9)
+    path.write_text('{"photos": {"1": {"steps": -3}}}')
     with pytest.raises(UnreadableFile, match="no step preset"):
-        step_preset(1, tmp_path / "missing.json")
+        step_preset(1, path=path)
 
 
 def test_a_file_keeps_what_was_trained() -> None:
     bench = stand_in_bench()
     prior = bench.priors["avatars"]
-    starts = {name: method.start(bench.host, prior, 0) for name, method in METHODS.items()}
+    starts = {name: chain_of(name, bench.host, prior, 0) for name in METHODS if name != CORE}
     assert {key.rpartition(".")[2] for key in kept_tensors(starts["lora_fa"])} == {"up"}
     assert {key.rpartition(".")[2] for key in kept_tensors(starts["lora_xs"])} == {"mid"}
     assert sum(t.numel() for t in kept_tensors(starts[PLAIN]).values()) == starts[PLAIN].trained
     assert starts["meta_cold"].trained == starts["lora_fa"].trained + starts["meta_cold"].layout.mid_total
-    assert [line[0] for line in cost_table(bench, [PLAIN])[1:]] == ["plain LoRA"]
+    assert [line[0] for line in cost_table(bench, [PLAIN, CORE])[1:]] == ["plain LoRA", "ComfyUI's Train LoRA"]

@@ -1,0 +1,100 @@
+"""``python -m metalora_core bench folder``: the benchmark on the user's own model, prior and photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..commands import options as shared
+
+if TYPE_CHECKING:
+    from .photo_folders import FolderOptions, PhotoFolders
+
+
+def folder(
+    photos_in: Annotated[Path, typer.Argument(help="Holds one folder of photos for each subject.")],
+    prior: Annotated[Path, typer.Option(help="Prior file made for the model.")],
+    embedder: Annotated[Path, typer.Option(help="Folder of a transformers vision model that tells who a picture is.")],
+    prompt_embedder: Annotated[str, typer.Option(help="Folder of a CLIP or SigLIP; empty for the embedder.")] = "",
+    model: shared.Model = "pocket",
+    class_word: Annotated[str, typer.Option(help="What the subjects are: person, mug, dog…")] = "person",
+    prompts: Annotated[str, typer.Option(help="Text file, one prompt a line, with {subject} in each.")] = "",
+    photos: Annotated[str, typer.Option(help="Numbers of photos to learn from, with commas between.")] = "1",
+    held_out: Annotated[int, typer.Option(help="Last photos of each subject that are only compared with.", min=1)] = 2,
+    methods: Annotated[str, typer.Option(help="By name, with commas between.")] = "plain_lora,meta_warm",
+    steps: Annotated[str, typer.Option(help="At which subjects are scored, with commas between.")] = "25,50,100,200",
+    rates: Annotated[str, typer.Option(help="Learning rates: plain_lora=1e-4,meta_warm=1e-3; else the tuned.")] = "",
+    sampling_steps: Annotated[int, typer.Option(help="Of each picture.", min=1)] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 for distilled models.", min=1)] = 1.0,
+    size: shared.Size = 0,
+    device: shared.Device = "",
+    dtype: shared.Dtype = "float32",
+    pipeline_config: shared.PipelineConfig = "",
+    json: Annotated[str, typer.Option(help="Also write rows and summary to this JSON file.")] = "",
+    output: Annotated[Path, typer.Option(help="Folder of rows and report.")] = Path("output/bench-folder"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the rows that the folder holds.")] = False,
+) -> None:
+    """Compare methods on your own model and photos, likeness and obedience told by embedders that you give."""
+    from dataclasses import replace
+
+    from .commands import finish, named_methods, numbers, run, usual_and_tuned_rates
+    from .photo_folders import PROMPTS, FolderOptions, folder_plan
+
+    asked = tuple(filter(None, map(str.strip, Path(prompts).read_text("utf-8").splitlines()))) if prompts else PROMPTS
+    options = FolderOptions(
+        photos_in, prior, embedder, Path(prompt_embedder) if prompt_embedder else None, model, class_word, held_out,
+        asked, size, device, dtype, pipeline_config,
+    )  # fmt: skip
+    options.check()
+    world = open_photo_folders(options)
+    plan = folder_plan(world, named_methods(methods), numbers(photos, "photos"), numbers(steps, "steps"))
+    plan = replace(
+        plan, sampling_steps=sampling_steps, guidance=guidance, rates={**usual_and_tuned_rates(), **_own_rates(rates)}
+    )  # fmt: skip
+    rows = run(plan, output, 1, fresh, lambda: world)
+    finish(plan, rows, output, Path(json) if json else None, 3, world)
+
+
+def _own_rates(text: str) -> dict[str, float]:
+    """Rates of "plain_lora=1e-4,meta_warm=1e-3", for any number of photos."""
+    from ..errors import InvalidOptions
+
+    rates: dict[str, float] = {}
+    try:
+        for pair in filter(None, text.split(",")):
+            name, rate = pair.split("=")
+            # Given ones count for every number of photos, in place of what was tuned for some.
+            rates |= {f"{name.strip()}@{count}": float(rate) for count in range(1, 9)}
+    except ValueError as error:
+        raise InvalidOptions(f"--rates is {text!r}; give them as plain_lora=1e-4,meta_warm=1e-3.") from error
+    return rates
+
+
+def open_photo_folders(options: FolderOptions) -> PhotoFolders:
+    """Load everything that a benchmark on own photos needs.
+
+    Raises:
+        InvalidOptions: If the options contradict each other, or the prompt embedder reads no prompts.
+        UnreadableFile: If a model cannot be loaded.
+    """
+    from ..commands.base_model import choose_device, load_base_model, picture_size_px
+    from ..errors import InvalidOptions
+    from ..files.prior import load_prior
+    from .embedders import load_embedder
+    from .photo_folders import PhotoFolders
+
+    options.check()
+    device = choose_device(options.device)
+    whose = load_embedder(options.embedder, device)
+    what = whose if options.prompt_embedder is None else load_embedder(options.prompt_embedder, device)
+    if not what.reads_prompts:
+        raise InvalidOptions(
+            f"{options.prompt_embedder or options.embedder} does not read prompts. Give a CLIP or SigLIP folder with "
+            "--prompt-embedder."
+        )
+    host = load_base_model(options.model, options.device, options.dtype, options.pipeline_config)
+    prior = load_prior(options.prior)
+    size = picture_size_px(host, options.model, options.size)
+    return PhotoFolders(host, {prior.metadata.domain: prior}, options, size, whose, what)
