@@ -86,13 +86,13 @@ def base(
     """Train the text encoder and the tiny Flux."""
     from dataclasses import replace
 
-    from .train_base import BaseOptions, load_base, save_base, train_base, training_latents
+    from .train_base import BaseOptions, load_base, save_base, train_base, training_photos
 
     options = BaseOptions()
     options = replace(options, steps=steps or options.steps, learning_rate=rate or options.learning_rate)
     start, earlier = load_base() if go_on else (None, [])
-    latents, captions = training_latents(folder)
-    save_base(train_base(latents, captions, options, start=start, report=typer.echo), options, earlier)
+    trained = train_base(training_photos(folder), options, start=start, report=typer.echo)
+    save_base(trained, options, earlier)
 
 
 @train_app.command()

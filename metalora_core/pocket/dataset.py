@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..files.atomic import atomic_write
 from .factors import SPLIT_BASE, Domain, Split, Subject, draw_subjects
+from .looks import looks
 from .scenes import Scene, draw_scenes
 from .world import PICTURE_SIZE, render
 
@@ -23,7 +24,7 @@ class PhotoPlan:
 
     domain: Domain
     split: Split = "train"
-    subjects: int = 1000
+    subjects: int = 2000
     photos: int = 6
 
     def drawn_subjects(self) -> list[Subject]:
@@ -34,10 +35,15 @@ class PhotoPlan:
         """One scene a photo, subject by subject."""
         return draw_scenes(self.domain, self.subjects * self.photos, SPLIT_BASE[self.split] + 77)
 
-    def captions(self) -> list[str]:
-        """One caption a photo, subject by subject."""
+    def captions(self, *, mirrored: bool = False) -> list[str]:
+        """One caption a photo, or a photo's mirror image, subject by subject."""
         words = [subject.class_word for subject in self.drawn_subjects() for _ in range(self.photos)]
-        return [s.caption(self.domain, word) for s, word in zip(self.scenes(), words, strict=True)]
+        scenes = [scene.mirrored() if mirrored else scene for scene in self.scenes()]
+        return [scene.caption(self.domain, word) for scene, word in zip(scenes, words, strict=True)]
+
+    def looks(self) -> list[list[str]]:
+        """What each photo's subject looks like, in phrases; photo by photo."""
+        return [looks(subject) for subject in self.drawn_subjects() for _ in range(self.photos)]
 
     @property
     def file_name(self) -> str:

@@ -176,7 +176,25 @@ def draw_subject(domain: Domain, split: Split, index: int) -> Subject:
             odds = torch.tensor(_CATEGORY_ODDS.get(factor.name, (1 / factor.size,) * factor.size))
             chosen = min(int((odds.cumsum(0) < u[0]).sum()), factor.size - 1)
             values += [float(i == chosen) for i in range(factor.size)]
-    return Subject(domain, seed, torch.tensor(values).clamp(0, 1))
+    vector = torch.tensor(values).clamp(0, 1)
+    return Subject(domain, seed, _without_unseen(vector, domain))
+
+
+# A factor that another one hides says nothing about a subject: no photo shows the colour of a mark that is not there.
+_HIDDEN_BY: dict[Domain, dict[str, tuple[str, ...]]] = {
+    "avatars": {"hair_style": ("hair_volume",)},
+    "products": {"mark_kind": ("mark", "mark_size")},
+}
+
+
+def _without_unseen(vector: Tensor, domain: Domain) -> Tensor:
+    """Set the factors that no photo can show to one half; the first choice of a hiding category hides."""
+    where, seen = slices(domain), vector.clone()
+    for category, hidden in _HIDDEN_BY[domain].items():
+        if vector[where[category]][0] == 1:
+            for name in hidden:
+                seen[where[name]] = 0.5
+    return seen
 
 
 def draw_subjects(domain: Domain, split: Split, count: int, first: int = 0) -> list[Subject]:

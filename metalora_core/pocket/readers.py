@@ -17,6 +17,12 @@ from .scenes import SCENE_GROUPS, Scene, scene_truth
 from .world import render
 
 
+def _convolution(channels: int, out: int, size: int, stride: int = 1) -> list[nn.Module]:
+    # Batch statistics keep a photo's own contrast, which normalising each photo by itself would take away.
+    convolution = nn.Conv2d(channels, out, size, stride, size // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(out), nn.SiLU()]
+
+
 class FactorReader(nn.Module):
     """Picture in, identity vector and scene numbers out, for one domain.
 
@@ -31,12 +37,14 @@ class FactorReader(nn.Module):
         widths = (3, 24, 48, 96, 128)
         layers: list[nn.Module] = []
         for i in range(4):
-            layers += [nn.Conv2d(widths[i], widths[i + 1], 5 if i == 0 else 3, 2, 2 if i == 0 else 1)]
-            layers += [nn.GroupNorm(8, widths[i + 1]), nn.ReLU()]
-        layers += [nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU()]
-        self.features = nn.Sequential(*layers, nn.Conv2d(128, 32, 1), nn.ReLU(), nn.Flatten())
+            layers += _convolution(widths[i], widths[i + 1], 5 if i == 0 else 3, 2)
+        layers += [*_convolution(128, 128, 3), *_convolution(128, 32, 1)]
+        self.features = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Sequential(
-            nn.Linear(32 * 8 * 8, 160), nn.ReLU(), nn.Linear(160, vector_size(domain) + self.scene_size)
+            nn.Linear(32 * 8 * 8, 160, bias=False),
+            nn.BatchNorm1d(160),
+            nn.SiLU(),
+            nn.Linear(160, vector_size(domain) + self.scene_size),
         )
 
     def logits(self, pictures: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ that the renderer gets, so a picture can be held against its prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ LIGHTS = {"left": (-0.8, 0.2), "right": (0.8, 0.2), "above": (0.0, 0.9), "front"
 # Expressions as (smile, mouth opening): continuous, so that a half-smile is half wrong.
 EXPRESSIONS = {"neutral": (0.0, 0.0), "smiling": (1.0, 0.25), "sad": (-1.0, 0.0), "surprised": (0.1, 1.0)}
 
+_OTHER_SIDE = {"left": "right", "right": "left"}
 _TURN_WORDS: dict[Domain, dict[str, str]] = {
     "avatars": {"left": "looking left", "front": "facing front", "right": "looking right"},
     "products": {"left": "turned left", "front": "seen from the front", "right": "turned right"},
@@ -59,6 +60,10 @@ class Scene:
     background: str = "grey"
     expression: str = "neutral"
     jitter: int = 0
+
+    def mirrored(self) -> Scene:
+        """What the mirror image of a photo shows: left and right change places, in the pose and in the light."""
+        return replace(self, turn=_OTHER_SIDE.get(self.turn, self.turn), light=_OTHER_SIDE.get(self.light, self.light))
 
     def words(self, domain: Domain) -> str:
         """The part of a caption that describes this scene."""

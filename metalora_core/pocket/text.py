@@ -1,4 +1,4 @@
-"""The pocket text encoder: whole words in, 20 context vectors of 64 numbers and a pooled vector of 32 out.
+"""The pocket text encoder: whole words in, 26 context vectors of 64 numbers and a pooled vector of 32 out.
 
 A word that the small world does not use (a trigger, a name) falls into one of 64 spare places by its hash. During
 training such words stand in front of the class word at random, so a trigger disturbs nothing before it is learned.
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .factors import PRODUCT_KINDS
+from .looks import LOOK_WORDS
 from .scenes import BACKGROUNDS, EXPRESSIONS
 
-TOKENS = 20
+TOKENS = 26
 CONTEXT_WIDTH = 64
 POOLED_WIDTH = 32
 SPARE_PLACES = 64
@@ -24,7 +25,7 @@ SPARE_PLACES = 64
 _GRAMMAR = (
     "photo of a person looking facing seen turned the head at eye level up down from below above light left right"
 )
-_WORDS = (*_GRAMMAR.split(), "front", *EXPRESSIONS, "background", *PRODUCT_KINDS, *BACKGROUNDS)
+_WORDS = (*_GRAMMAR.split(), "front", *EXPRESSIONS, "background", *PRODUCT_KINDS, *BACKGROUNDS, *LOOK_WORDS)
 PAD = 0
 VOCABULARY: dict[str, int] = {word: i + 1 for i, word in enumerate(dict.fromkeys(_WORDS))}
 SPARE_FIRST = len(VOCABULARY) + 1
@@ -39,9 +40,14 @@ def token_of(word: str) -> int:
     return SPARE_FIRST + hashlib.sha256(word.encode()).digest()[0] % SPARE_PLACES
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case; punctuation is dropped."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
 def tokenize(text: str) -> list[int]:
-    """Text → exactly 20 token numbers: words in order, longer texts cut, shorter ones padded with 0."""
-    words = re.findall(r"[^\W_]+", text.lower())[:TOKENS]
+    """Text → exactly 26 token numbers: words in order, longer texts cut, shorter ones padded with 0."""
+    words = words_of(text)[:TOKENS]
     return [token_of(word) for word in words] + [PAD] * (TOKENS - len(words))
 
 
@@ -60,7 +66,7 @@ class WordTextEncoder(nn.Module):
         self.pool = nn.Linear(CONTEXT_WIDTH, POOLED_WIDTH)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Token numbers (B, 20) → context (B, 20, 64) and pooled (B, 32)."""
+        """Token numbers (B, 26) → context (B, 26, 64) and pooled (B, 32)."""
         x = self.words(tokens) + self.places
         for layer in self.layers:
             x = layer(x)

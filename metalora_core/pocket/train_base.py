@@ -5,34 +5,44 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..schedule import warmup_cosine
+from ..schedule import warmup_linear
+from .autoencoder import decode
 from .base_model import image_ids, make_base_model, pack
+from .caption_rows import CaptionOptions, CaptionRows
 from .dataset import PhotoPlan
 from .factors import DOMAINS
 from .latents_cache import encoded_photos
 from .load import BASE_FILE, TEXT_FILE, PocketMetadata, load_autoencoder, load_part, save_part
-from .text import PAD, SPARE_FIRST, SPARE_PLACES, TOKENS, WordTextEncoder, token_of, tokenize
+from .text import TOKENS, WordTextEncoder
 
 
 @dataclass(frozen=True)
 class BaseOptions:
     """How the base model is trained."""
 
-    steps: int = 4500
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    steps: int = 20_000
+    batch_size: int = 64
+    learning_rate: float = 1.6e-3
     warmup_steps: int = 150
-    ema_decay: float = 0.998
-    drop_caption: float = 0.1  # share of samples that see the empty prompt, for guidance
-    add_trigger: float = 0.4  # share of samples whose class word gets an unknown word before it
+    held: float = 0.5  # share of the steps at the full rate; then it falls in a straight line
+    final_rate: float = 0.02  # rate at the end as a share of the full one
+    ema_decay: float = 0.999
+    captions: CaptionOptions = field(default_factory=CaptionOptions)
+    time_spread: float = 1.3  # standard deviation of the logit of the noise level
+    time_centre: float = 0.4  # its mean: above 0, levels where structure is decided come up more often
+    channel_power: float = 0.75  # of the channels' weights: 0 counts all alike, 1 counts as the picture does
+    bfloat16: bool = False  # products in bfloat16: twice as fast on a processor with AMX, slower on others
+    compiled: bool = False  # the model through torch.compile: needs a C++ compiler and a minute at the start
     report_every: int = 100  # steps
     seed: int = 0
 
@@ -46,7 +56,7 @@ class PocketBase(nn.Module):
         self.transformer: Any = make_base_model()
 
     def forward(self, packed: Tensor, t: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Velocity of packed noisy latents (B, 64, 64) at times t (B,) under token numbers (B, 20)."""
+        """Velocity of packed noisy latents (B, 64, 64) at times t (B,) under token numbers (B, 26)."""
         context, pooled = self.text(tokens)
         return self.transformer(
             hidden_states=packed,
@@ -57,18 +67,6 @@ class PocketBase(nn.Module):
             txt_ids=torch.zeros(TOKENS, 3),
             return_dict=False,
         )[0]
-
-
-def _insert_triggers(tokens: Tensor, options: BaseOptions, generator: torch.Generator) -> Tensor:
-    """Put a random unknown word after "photo of a" in a share of the rows; empty another share."""
-    rows = tokens.clone()
-    place = 3
-    lot = torch.rand(len(rows), generator=generator)
-    spare = torch.randint(SPARE_FIRST, SPARE_FIRST + SPARE_PLACES, (len(rows),), generator=generator)
-    chosen = lot < options.add_trigger
-    shifted = torch.cat([rows[:, :place], spare[:, None], rows[:, place:-1]], dim=1)
-    rows = torch.where(chosen[:, None], shifted, rows)
-    return torch.where((lot > 1 - options.drop_caption)[:, None], torch.full_like(rows, PAD), rows)
 
 
 def _optimizers(model: PocketBase, options: BaseOptions) -> list[torch.optim.Optimizer]:
@@ -86,9 +84,83 @@ def _optimizers(model: PocketBase, options: BaseOptions) -> list[torch.optim.Opt
     ]
 
 
+@dataclass(frozen=True)
+class TrainingPhotos:
+    """What the base model is trained on, photo by photo.
+
+    Attributes:
+        latents: (N, 16, 16, 16), unit variance; a half-precision store is fine.
+        captions: N captions.
+        looks: N lists of phrases that describe the photo's subject; they may be empty.
+        gains: How much each latent channel moves the picture, (16,); None for all alike.
+    """
+
+    latents: Tensor
+    captions: Sequence[str]
+    looks: Sequence[Sequence[str]]
+    gains: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        counts = (len(self.latents), len(self.captions), len(self.looks))
+        if len(set(counts)) > 1:
+            raise ValueError(f"Found {counts} latents, captions and lists of looks; give one of each a photo.")
+
+
+def noise_levels(count: int, centre: float, spread: float, generator: torch.Generator) -> Tensor:
+    """Logit-normal times (count,), one in each of ``count`` equally likely slices."""
+    levels = (torch.rand(count, generator=generator) + torch.randperm(count, generator=generator)) / count
+    return torch.sigmoid(centre + spread * torch.special.ndtri(levels.clamp(1e-6, 1 - 1e-6)))
+
+
+def _channel_weights(photos: TrainingPhotos, power: float) -> Tensor:
+    """Weights of the packed channels, (4 · C,), mean 1.
+
+    A flow's optimum is the same under any weights, but a small model's capacity goes where they are: without them most
+    of it is spent on the many faint channels of fine detail.
+    """
+    gains = torch.ones(photos.latents.shape[1]) if photos.gains is None else photos.gains.pow(power)
+    return (gains / gains.mean()).repeat_interleave(4)
+
+
+class _BaseTraining:
+    """Weights, their moving average and their optimizers."""
+
+    def __init__(self, options: BaseOptions, start: PocketBase | None) -> None:
+        self.options = options
+        self.model = PocketBase() if start is None else copy.deepcopy(start).requires_grad_(True)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizers = _optimizers(self.model, options)
+        self._forward: Any = self.model
+        if options.compiled:
+            # The plain attention of short sequences, which the pattern matcher would fuse again, is faster backwards.
+            self._forward = torch.compile(self.model, dynamic=False, options={"pattern_matcher": False})
+
+    def velocity(self, noisy: Tensor, t: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
+        """The model's prediction in float32."""
+        if not self.options.compiled and not self.options.bfloat16:
+            return self._forward(noisy, t, tokens, ids)
+        with torch.autocast("cpu", torch.bfloat16, self.options.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            return self._forward(noisy, t, tokens, ids).float()
+
+    def update(self, step: int) -> None:
+        """One step of the optimizers with the gradients that are there, and of the average."""
+        options = self.options
+        rate = options.learning_rate * warmup_linear(
+            step, options.steps, options.warmup_steps, options.held, options.final_rate
+        )
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        decay = min(options.ema_decay, (step + 1) / (step + 10))
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.average.parameters()), list(self.model.parameters()), step)
+
+
 def train_base(
-    latents: Tensor,
-    captions: Sequence[str],
+    photos: TrainingPhotos,
     options: BaseOptions = BaseOptions(),
     *,
     start: PocketBase | None = None,
@@ -98,60 +170,60 @@ def train_base(
     """Train and return the moving average of the weights.
 
     Args:
-        latents: Latents of all training photos, (N, 16, 16, 16), unit variance; a half-precision store is fine.
-        captions: N captions.
+        photos: What to train on.
         options: How long and how.
         start: Weights of an earlier training to go on from; None for random ones.
         report: Gets a line of text now and then.
         on_snapshot: Gets the moving average with every report, to be looked at or stored.
     """
-    if len(latents) != len(captions):
-        raise ValueError(f"Found {len(latents)} latents and {len(captions)} captions; give one caption a latent.")
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
-    all_tokens = torch.tensor([tokenize(caption) for caption in captions])
-    if int((all_tokens[:, 2] != token_of("a")).sum()):
-        raise ValueError('Every caption has to begin with "photo of a", where triggers are inserted.')
-    model = PocketBase() if start is None else copy.deepcopy(start).requires_grad_(True)
-    average = copy.deepcopy(model).requires_grad_(False)
-    optimizers = _optimizers(model, options)
-    ids = image_ids(*latents.shape[-2:])
+    rows_of = CaptionRows(photos.captions, photos.looks, options.captions)
+    training = _BaseTraining(options, start)
+    ids, weights = image_ids(*photos.latents.shape[-2:]), _channel_weights(photos, options.channel_power)
     began, mean_loss = time.perf_counter(), 0.0
     for step in range(options.steps):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * warmup_cosine(step, options.steps, options.warmup_steps, 0.02)
-        rows = torch.randint(len(latents), (options.batch_size,), generator=generator)
-        clean = pack(latents[rows].float())
+        rows = torch.randint(len(photos.latents), (options.batch_size,), generator=generator)
+        clean = pack(photos.latents[rows].float())
         noise = torch.randn(clean.shape, generator=generator)
-        # One time in each of batch_size equal slices, so that every step sees all noise levels.
-        t = (torch.rand(len(rows), generator=generator) + torch.randperm(len(rows), generator=generator)) / len(rows)
+        t = noise_levels(len(rows), options.time_centre, options.time_spread, generator)
         noisy = clean + (noise - clean) * t[:, None, None]
-        tokens = _insert_triggers(all_tokens[rows], options, generator)
-        loss = (model(noisy, t, tokens, ids) - (noise - clean)).square().mean()
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        decay = min(options.ema_decay, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+        velocity = training.velocity(noisy, t, rows_of.draw(rows, generator), ids)
+        loss = ((velocity - (noise - clean)).square() * weights).mean()
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step + 1))
+        loss.backward()
+        training.update(step)
         if (step + 1) % options.report_every == 0 or step + 1 == options.steps:
             report(f"step {step + 1} loss {mean_loss:.4f} {time.perf_counter() - began:.0f} s")
             if on_snapshot is not None:
-                on_snapshot(average)
-    return average
+                on_snapshot(training.average)
+    return training.average
 
 
-def training_latents(folder: Path) -> tuple[Tensor, list[str]]:
-    """Latents and captions of both domains' training photos, encoded by the shipped autoencoder."""
+@torch.no_grad()
+def channel_gains(autoencoder: Any, latents: Tensor) -> Tensor:
+    """Mean squared change of the decoded pictures for a small change of each latent channel, (C,)."""
+    generator = torch.Generator().manual_seed(0)
+    pictures, gains = decode(autoencoder, latents), list[Tensor]()
+    for channel in range(latents.shape[1]):
+        moved = latents.clone()
+        moved[:, channel] += 0.3 * torch.randn(moved[:, channel].shape, generator=generator)
+        gains.append((decode(autoencoder, moved) - pictures).square().mean())
+    return torch.stack(gains)
+
+
+def training_photos(folder: Path) -> TrainingPhotos:
+    """All training photos, and the mirror images of the avatars: a mirrored mug would have its handle elsewhere."""
     autoencoder = load_autoencoder()
-    plans = [PhotoPlan(domain) for domain in DOMAINS]
-    latents = torch.cat([encoded_photos(plan, folder, autoencoder) for plan in plans])
-    return latents, [caption for plan in plans for caption in plan.captions()]
+    latents, captions, phrases = list[Tensor](), list[str](), list[list[str]]()
+    avatars, products = map(PhotoPlan, DOMAINS)
+    for plan, mirrored in ((avatars, False), (avatars, True), (products, False)):
+        latents.append(encoded_photos(plan, folder, autoencoder, mirrored=mirrored))
+        captions += plan.captions(mirrored=mirrored)
+        phrases += plan.looks()
+    joined = torch.cat(latents)
+    gains = channel_gains(autoencoder, joined[:: len(joined) // 32].float())
+    return TrainingPhotos(joined, captions, phrases, gains)
 
 
 def load_base() -> tuple[PocketBase, list[JsonValue]]:

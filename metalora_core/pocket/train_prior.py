@@ -15,6 +15,8 @@ from .load import load_autoencoder, load_pocket_host, prior_file
 if TYPE_CHECKING:
     from ..meta_training import MetaTrainingOptions, MetaTrainingProgress
 
+# So few that each one's slot is visited often enough to become an identity; with all 1,000 it stays near the start.
+_SUBJECTS = 240
 # Photos that the domain check's statistics are made of: one of each of the first subjects.
 _STATISTICS_PHOTOS = 600
 
@@ -25,6 +27,8 @@ def shipped_options(domain: Domain, steps: int = 0) -> MetaTrainingOptions:
 
     options = MetaTrainingOptions(
         steps=1500,
+        mid_learning_rate=5e-3,
+        up_learning_rate=5e-3,
         subjects_per_batch=24,
         r_meta=64,
         r_mid=8,
@@ -55,7 +59,7 @@ def make_prior(
     from ..references.domain import EXTRACTOR, feature_statistics
 
     plan = PhotoPlan(domain)
-    subjects = PhotoSubjects(plan, encoded_photos(plan, folder, load_autoencoder()))
+    subjects = PhotoSubjects(plan, encoded_photos(plan, folder, load_autoencoder()), _SUBJECTS)
 
     def tell(progress: MetaTrainingProgress) -> None:
         if progress.step % 100 == 0:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -19,7 +20,7 @@ from .factors import FACTORS, SPLIT_BASE, Domain, draw_subjects, slices
 from .latents_cache import encoded_photos
 from .load import PocketMetadata, load_autoencoder, reader_file, save_part
 from .readers import FactorReader, error_floor, score
-from .scenes import draw_scenes, scene_truth
+from .scenes import SCENE_GROUPS, SCENE_NAMES, draw_scenes, scene_truth
 from .world import render
 
 _RESTORED_EVERY = 5
@@ -29,7 +30,7 @@ _RESTORED_EVERY = 5
 class ReaderOptions:
     """How a reader is trained."""
 
-    steps: int = 1800
+    steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 2e-3
     noise: float = 0.03  # largest standard deviation of the pixel noise
@@ -55,6 +56,35 @@ def _disturb(pictures: Tensor, options: ReaderOptions, generator: torch.Generato
     return blurred + noise * torch.rand(len(pictures), 1, 1, 1, generator=generator)
 
 
+_MIRRORED = [SCENE_NAMES.index(name) for name in ("yaw", "light_x")]
+
+
+def _mirror(pictures: Tensor, scenes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror half of the photos: who it is stays, only turn and light change sides."""
+    chosen = torch.rand(len(pictures), generator=generator) < 0.5
+    pictures = torch.where(chosen[:, None, None, None], pictures.flip(-1), pictures)
+    signs = torch.ones(scenes.shape[1])
+    signs[_MIRRORED] = -1
+    return pictures, torch.where(chosen[:, None], scenes * signs, scenes)
+
+
+def _exchange_colours(
+    pictures: Tensor, identity: Tensor, scenes: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Permute red, green and blue of the photos and of all colours that they show.
+
+    Products are lit by white light and may have any colour, so the result is the photo of another product.
+    """
+    order = torch.randperm(3, generator=generator)
+    identity, scenes = identity.clone(), scenes.clone()
+    for factor, place in zip(FACTORS["products"], slices("products").values(), strict=True):
+        if factor.kind == "colour":
+            identity[:, place] = identity[:, place][:, order]
+    background = SCENE_GROUPS["background"]
+    scenes[:, background] = scenes[:, background][:, order]
+    return pictures[:, order], identity, scenes
+
+
 def train_reader(
     plan: PhotoPlan,
     picture_rows: Callable[[Tensor], Tensor],
@@ -71,7 +101,8 @@ def train_reader(
     """
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
-    reader = FactorReader(plan.domain)
+    reader: Any = FactorReader(plan.domain)  # torch's types do not know of memory formats
+    reader.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     identity = torch.stack([s.vector for s in plan.drawn_subjects()]).repeat_interleave(plan.photos, dim=0)
     scenes = torch.stack([scene_truth(scene, plan.domain) for scene in plan.scenes()])
     optimizer = torch.optim.AdamW(reader.parameters(), options.learning_rate, weight_decay=0.05)
@@ -80,15 +111,20 @@ def train_reader(
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warmup_cosine(step, options.steps, 100, 0.01)
         rows = torch.randint(len(identity), (options.batch_size,), generator=generator)
-        logits = reader.logits(_disturb(picture_rows(rows), options, generator))
+        pictures, shown = _mirror(picture_rows(rows), scenes[rows], generator)
+        who = identity[rows]
+        if plan.domain == "products":
+            pictures, who, shown = _exchange_colours(pictures, who, shown, generator)
+        pictures = _disturb(pictures, options, generator).contiguous(memory_format=torch.channels_last)
+        logits = reader.logits(pictures)
         found = logits[:, -reader.scene_size :]
-        loss = _identity_loss(logits, identity[rows], reader) + 3 * F.mse_loss(found, scenes[rows])
+        loss = _identity_loss(logits, who, reader) + 3 * F.mse_loss(found, shown)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if step % 100 == 0 or step + 1 == options.steps:
             report(f"step {step} loss {loss.item():.4f} {time.perf_counter() - began:.0f} s")
-    return reader.eval()
+    return reader.eval().to(memory_format=torch.contiguous_format)
 
 
 def make_reader(domain: Domain, folder: Path, options: ReaderOptions, report: Callable[[str], None] = print) -> None:

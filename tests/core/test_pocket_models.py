@@ -17,12 +17,22 @@ from metalora_core.pocket.autoencoder import (
     to_taesd_names,
     widen,
 )
+from metalora_core.pocket.caption_rows import CaptionOptions, CaptionRows
 from metalora_core.pocket.factors import DOMAINS, SPLIT_BASE, draw_subjects, identity_error
-from metalora_core.pocket.load import AUTOENCODER_FILE, WEIGHTS, PocketMetadata, load_part, save_part
+from metalora_core.pocket.latents_cache import patch_map
+from metalora_core.pocket.load import (
+    AUTOENCODER_FILE,
+    WEIGHTS,
+    PocketMetadata,
+    load_autoencoder,
+    load_part,
+    save_part,
+)
 from metalora_core.pocket.patch_start import start_from_patches
 from metalora_core.pocket.readers import error_floor, prompt_error
 from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
-from metalora_core.pocket.train_base import BaseOptions, train_base
+from metalora_core.pocket.text import PAD, SPARE_FIRST, token_of
+from metalora_core.pocket.train_base import BaseOptions, TrainingPhotos, channel_gains, noise_levels, train_base
 from metalora_core.pocket.world import render
 
 MEGABYTE = 2**20
@@ -130,18 +140,47 @@ def test_prompt_error_counts_words_alike():
 
 
 def test_base_training_repeats_itself_and_learns():
-    latents = torch.randn(8, 16, 4, 4)
-    captions = [Scene().caption("avatars", "person")] * 8
+    photos = TrainingPhotos(torch.randn(8, 16, 4, 4), [Scene().caption("avatars", "person")] * 8, [["tan skin"]] * 8)
     options = BaseOptions(steps=3, batch_size=2, report_every=3)
     lines: list[str] = []
-    runs = [train_base(latents, captions, options, report=lines.append) for _ in range(2)]
+    runs = [train_base(photos, options, report=lines.append) for _ in range(2)]
     first, second = (run.state_dict() for run in runs)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert lines[0].split("loss")[1].split()[0] == lines[1].split("loss")[1].split()[0]
 
 
 def test_base_training_refuses_what_does_not_belong_together():
-    with pytest.raises(ValueError, match="one caption a latent"):
-        train_base(torch.zeros(2, 16, 4, 4), ["photo of a person"])
+    with pytest.raises(ValueError, match="one of each a photo"):
+        TrainingPhotos(torch.zeros(2, 16, 4, 4), ["photo of a person"], [[]])
     with pytest.raises(ValueError, match="begin with"):
-        train_base(torch.zeros(1, 16, 4, 4), ["a person"])
+        train_base(TrainingPhotos(torch.zeros(1, 16, 4, 4), ["a person"], [[]]))
+
+
+def test_training_captions_are_described_named_and_dropped_in_the_asked_shares():
+    captions, looks = ["photo of a person, smiling"] * 2, [["tan skin", "big nose"]] * 2
+    draw = CaptionRows(captions, looks, CaptionOptions(drop=0.25, add_trigger=0.5, describe=0.5)).draw
+    rows = draw(torch.zeros(4000, dtype=torch.long), torch.Generator().manual_seed(0))
+    empty = (rows == PAD).all(1)
+    assert abs(float(empty.float().mean()) - 0.25) < 0.03
+    kept = rows[~empty]
+    assert abs(float((kept[:, 3] >= SPARE_FIRST).float().mean()) - 0.5) < 0.03
+    assert abs(float((kept == token_of("nose")).any(1).float().mean()) - 0.5) < 0.03
+
+
+def test_noise_levels_fall_one_into_each_equally_likely_slice():
+    levels = noise_levels(64, 0.4, 1.3, torch.Generator().manual_seed(0)).sort().values
+    uniform = torch.special.ndtr((torch.logit(levels) - 0.4) / 1.3)
+    assert torch.equal((uniform * 64).long(), torch.arange(64))
+
+
+def test_the_encoder_is_one_affine_map_of_patches(photos):
+    autoencoder = load_autoencoder()
+    weight, bias = patch_map(autoencoder)
+    mapped = torch.nn.functional.conv2d(photos, weight, bias, stride=8)
+    torch.testing.assert_close(mapped, encode(autoencoder, photos), atol=1e-4, rtol=0)
+
+
+def test_a_channel_that_moves_the_picture_more_has_more_gain(photos):
+    autoencoder = load_autoencoder()
+    gains = channel_gains(autoencoder, encode(autoencoder, photos))
+    assert gains.shape == (16,) and gains[0] > 5 * gains[-1] > 0

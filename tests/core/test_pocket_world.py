@@ -16,8 +16,9 @@ from metalora_core.pocket.factors import (
     slices,
     vector_size,
 )
+from metalora_core.pocket.looks import looks
 from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
-from metalora_core.pocket.text import SPARE_FIRST, TOKENS, tokenize
+from metalora_core.pocket.text import SPARE_FIRST, TOKENS, VOCABULARY, tokenize, words_of
 from metalora_core.pocket.world import render
 
 
@@ -123,3 +124,16 @@ def test_photos_that_were_removed_are_rendered_again(tmp_path):
 
     assert (rendered_photos(plan, tmp_path) == first).all()
     assert first.any()
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_every_look_is_spelled_in_known_words(domain):
+    phrases = [phrase for subject in draw_subjects(domain, "validation", 50) for phrase in looks(subject)]
+    assert {word for phrase in phrases for word in words_of(phrase)} <= set(VOCABULARY)
+
+
+def test_a_factor_that_no_photo_shows_is_the_same_for_all():
+    where = slices("products")
+    unmarked = [s for s in draw_subjects("products", "validation", 50) if s.vector[where["mark_kind"]][0] == 1]
+    assert unmarked
+    assert all(bool((s.vector[where["mark"]] == 0.5).all()) for s in unmarked)
