@@ -52,9 +52,8 @@ class AdaptIdentity(io.ComfyNode):
                         min=0,
                         max=2048,
                         step=16,
-                        tooltip="Side of the training pictures in pixels; 0 takes 512, or the photos' own side if "
-                        "smaller. "
-                        "Raise it for fine detail: time and memory grow with its square.",
+                        tooltip="Side of the training pictures in pixels; 0 takes the prior's, or the photos' own "
+                        "if that is smaller. Raise it for fine detail: time and memory grow with its square.",
                     )
                 ),
                 advanced(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 
-from .bridge.folders import IDENTITIES, PRIORS, file_in, file_state, listed, missing_file, new_file
+from .bridge.folders import IDENTITIES, PRIORS, file_in, file_state, listed, missing_file, new_file, shown
 from .schema import advanced, node_schema
 from .sockets import IdentitySocket, PriorSocket
 
@@ -130,7 +130,7 @@ class SaveIdentity(io.ComfyNode):
 
         path = new_file(IDENTITIES, filename)
         save_identity(path, identity.identity)
-        return _saved(path)
+        return _saved(IDENTITIES, path)
 
 
 class ExportLoRA(io.ComfyNode):
@@ -183,11 +183,11 @@ class ExportLoRA(io.ComfyNode):
         check_use(identity, Purpose.SHARING)
         path = new_file("loras", filename)
         export_identity(path, identity, layout, precision)
-        return _saved(path)
+        return _saved("loras", path)
 
 
-def _saved(path: Path) -> io.NodeOutput:
-    return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {path}"))
+def _saved(folder: str, path: Path) -> io.NodeOutput:
+    return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {shown(folder, path)}"))
 
 
 NODES = [LoadPrior, LoadIdentity, SaveIdentity, ExportLoRA]

@@ -12,14 +12,20 @@ from ..metalora_core.errors import UnusableReferences
 from ..metalora_core.files.prior import Prior
 from ..metalora_core.images import Photo, fit
 from ..metalora_core.provenance.consent import ConsentRecord, Purpose
-from ..metalora_core.references.captions import build_captions
+from ..metalora_core.references.captions import build_captions, word_findings
 from ..metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
 from ..metalora_core.references.findings import Severity
 from ..metalora_core.references.guidance import assess_references
+from ..metalora_core.references.quality import QualityThresholds
 from .bridge.pictures import photo_hash, to_image
 from .consent import require_consent
 
-USUAL_RESOLUTION = 512
+USUAL_RESOLUTION = 512  # pixels; where a prior does not say what it was trained on
+
+
+def trained_px(prior: Prior | None) -> int:
+    """Side of the pictures that a model will learn from, as far as the prior tells."""
+    return (prior and prior.metadata.picture_px) or USUAL_RESOLUTION
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,9 @@ class References:
         if self.consent is not None:
             require_consent(self.consent, [photo.sha256 for photo in self.photos], Purpose.TRAINING)
 
-    def usual_resolution(self) -> int:
-        """512, or the largest side below it that every photo has, in steps that every model can halve."""
-        side = min([USUAL_RESOLUTION, *(min(photo.pixels.shape[-2:]) for photo in self.photos)])
+    def usual_resolution(self, prior: Prior) -> int:
+        """The prior's own side, or the largest below it that every photo has, in steps that every model can halve."""
+        side = min([trained_px(prior), *(min(photo.pixels.shape[-2:]) for photo in self.photos)])
         return max(64, side // 64 * 64)
 
     def training_set(self, side: int) -> TrainingSet:
@@ -95,7 +101,8 @@ def prepare(brief: Brief) -> Prepared:
     photos = tuple(Photo(f"photo {n}", pixels, photo_hash(pixels)) for n, pixels in enumerate(brief.photos, start=1))
     features = None if brief.prior is None else brief.prior.features
     domain = "" if brief.prior is None else brief.prior.metadata.domain
-    report = assess_references(photos, domain=features, domain_name=domain)
+    limits = QualityThresholds(training_side_px=trained_px(brief.prior))
+    report = assess_references(photos, thresholds=limits, domain=features, domain_name=domain)
     built = build_captions("\n".join(brief.captions), trigger=trigger, class_word=class_word, count=len(photos))
     captions = [_with_trigger(caption, trigger, class_word) for caption in built]
     if brief.unusable_photos == "stop":
@@ -111,13 +118,7 @@ def prepare(brief: Brief) -> Prepared:
 
 
 def _check_words(trigger: str, class_word: str) -> None:
-    findings: list[str] = []
-    if not trigger:
-        findings.append("the trigger is empty; choose a rare word such as ohwx")
-    if not class_word:
-        findings.append("the class word is empty; say what the subject is, such as person or mug")
-    if trigger and trigger.lower() == class_word.lower():
-        findings.append(f"trigger and class word are both {trigger!r}; choose a rare trigger such as ohwx")
+    findings = word_findings(trigger, class_word)
     if findings:
         raise UnusableReferences(f"Prepare Reference Photos: {'; '.join(findings)}.")
 

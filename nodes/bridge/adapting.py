@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from ...metalora_core import __version__
-from ...metalora_core.adaptation import PRESETS, AdaptationOptions, AdaptationProgress, adapt
+from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt
 from ...metalora_core.errors import TrainingCancelled
+from ...metalora_core.evaluation.step_preset import step_preset
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.plain_text import plain_line
 from ..learned import LearnedIdentity
 from ..photos import References
 from .comfy_host import ComfyHost
-from .folders import ADAPTED, IDENTITIES, new_file
+from .folders import ADAPTED, IDENTITIES, new_file, shown
 from .layers import targets_of
 from .lora_tensors import lora_tensors
 from .memory import wants_checkpointing
@@ -45,7 +46,7 @@ class Request:
     preview_every: int = 0
 
     def options(self) -> AdaptationOptions:
-        preset = PRESETS["standard"]
+        preset = step_preset(len(self.references.photos))
         steps = self.steps or preset.steps
         return replace(
             preset,
@@ -83,15 +84,16 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     """
     targets_of_prior(request.prior, targets_of(model))
     request.references.check_consent()
-    resolution = request.resolution or request.references.usual_resolution()
+    resolution = request.resolution or request.references.usual_resolution(request.prior)
     key = _key(model, clip, vae, request, resolution)
     name = f"{ADAPTED}/{_file_stem(request.references.trigger)}_{key[:16]}"
     path = new_file(IDENTITIES, name)
+    place = shown(IDENTITIES, path)
     if path.is_file():
         identity = _bound(load_identity(path), request.references.consent_id, path)
-        return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {path}")
+        return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {place}")
     identity, note = _train(model, clip, vae, request, resolution, path)
-    return _outcome(identity, request.prior, f"{note} Saved {path}")
+    return _outcome(identity, request.prior, f"{note} Saved {place}")
 
 
 def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, path: Path) -> tuple[Identity, str]:
@@ -105,10 +107,17 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     )
     unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
     photos = request.references.training_set(resolution)
+    notes = list[str]()
     try:
         with torch.enable_grad():
             result = adapt(
-                host, request.prior, photos, request.options(), on_progress=_on_progress, checkpoint=unfinished
+                host,
+                request.prior,
+                photos,
+                request.options(),
+                on_progress=_on_progress,
+                checkpoint=unfinished,
+                on_note=notes.append,
             )
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
@@ -119,7 +128,9 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     identity = replace(result.identity, metadata=record)
     save_identity(path, identity)
     unfinished.unlink(missing_ok=True)
-    return identity, f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px."
+    return identity, " ".join(
+        [f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px.", *notes]
+    )
 
 
 def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...metalora_core.errors import InvalidOptions, TrainingCancelled
+from ...metalora_core.errors import IncompatibleBaseModel, InvalidOptions, TrainingCancelled
 from ...metalora_core.host import Conditioning
 from ...metalora_core.objective import Objective
 from ...metalora_core.targets import Target
@@ -94,9 +94,17 @@ class ComfyHost:
         vae = _connected(self._vae, "VAE")
         with torch.inference_mode():
             latents = vae.encode(images.detach().float().cpu().movedim(1, -1))
+            self._check_latents(latents)
             latents = self._patcher.model.process_latent_in(latents.float())
         with torch.inference_mode(False):
             return latents.clone().to(self.device)
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if latents.dim() != 4 or latents.shape[1] != self.latent_channels:
+            raise IncompatibleBaseModel(
+                f"The connected VAE gives latents of shape {tuple(latents.shape[1:])}, the connected model takes "
+                f"{self.latent_channels} channels of a still picture. Connect the VAE that belongs to the model."
+            )
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         if self._active is not None and self.device.type != "cpu":
@@ -136,7 +144,7 @@ class ComfyHost:
                 return self.predict(noisy, t, conditioning)
         options = dict(self._active.model_options.get("transformer_options", {}))
         options["optimized_attention_override"] = _differentiable_attention
-        with _cancelling():
+        with _cancelling(), _explained():
             given = {name: _ordinary(value) for name, value in conditioning.items()}
             prediction = self._active.model.apply_model(
                 _ordinary(noisy), _ordinary(t), transformer_options=options, **given, **self._constants
@@ -193,6 +201,20 @@ def _differentiable_attention(_default: Any, *args: Any, **kwargs: Any) -> Tenso
     from comfy.ldm.modules.attention import attention_pytorch
 
     return attention_pytorch(*args, **kwargs)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say which connection is wrong where torch would only name two matrices."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "mat1 and mat2 shapes" not in str(error):
+            raise
+        raise IncompatibleBaseModel(
+            f"The connected text encoder does not fit the connected model ({error}). Connect the CLIP that belongs "
+            "to the model."
+        ) from error
 
 
 @contextmanager

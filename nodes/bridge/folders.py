@@ -54,6 +54,12 @@ def roots_of(folder: str) -> list[Path]:
     return [Path(path) for path in folder_paths.get_folder_paths(folder)]
 
 
+def shown(folder: str, path: Path) -> str:
+    """A file's place as reports show it: the model folder and the name in it, on every machine the same."""
+    root = next((root for root in roots_of(folder) if path.is_relative_to(root.absolute())), path.parent)
+    return f"{folder}/{path.relative_to(root.absolute()).as_posix()}"
+
+
 def missing_file(folder: str, name: str) -> str:
     """Why a widget's file cannot be loaded, or an empty text."""
     try:

@@ -11,7 +11,7 @@ from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, SubjectDataset, meta_train
 from ...metalora_core.subject_folders import FolderSubjects
 from .comfy_host import ComfyHost
-from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file
+from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
 from .memory import wants_checkpointing
 from .progress import cancelled, interruption, show_progress
 
@@ -53,6 +53,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         InterruptProcessingException: ComfyUI's own, when the user cancels; the next run continues.
     """
     path = new_file(PRIORS, request.filename)
+    place = shown(PRIORS, path)
     host = ComfyHost(
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
@@ -84,7 +85,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         raise interruption() from cancellation
     prior = save_prior(path, prior)
     unfinished.unlink(missing_ok=True)
-    report = f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. Saved {path}"
+    report = f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. Saved {place}"
     return PriorOutcome(prior, losses, report)
 
 

@@ -16,26 +16,27 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
         picture: (3, H, W) in 0..1.
         loss: Of this step.
     """
-    from comfy_api.latest import ComfyAPISync
-
-    preview = None if picture is None else _to_pil(picture)
-    try:
-        ComfyAPISync().execution.set_progress(step, steps, preview_image=preview)
-    except (ValueError, AttributeError):
-        # Outside a prompt there is no node to show it on; a script or a test runs on without a bar.
-        return
-    if loss is not None:
-        _send_loss(step, steps, loss)
-
-
-def _send_loss(step: int, steps: int, loss: float) -> None:
-    """Tell the pack's own part of the page; core's progress event has no place for a loss."""
+    from comfy.cli_args import args
+    from comfy_execution.progress import get_progress_state
     from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    if context is None:
+        return  # outside a prompt there is no node to show it on; a script or a test runs on without a bar
+    # Not through ComfyAPISync, which has no `execution` in older hosts.
+    image: Any = None if picture is None else ("JPEG", _to_pil(picture), args.preview_size)
+    get_progress_state().update_progress(context.node_id, step, steps, image)
+    if loss is not None:
+        _send_loss(context.node_id, step, steps, loss)
+
+
+def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:
+    """Tell the pack's own part of the page; core's progress event has no place for a loss."""
     from server import PromptServer
 
-    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
-    if context is not None and server is not None:
-        event = {"node": context.node_id, "step": step, "steps": steps, "loss": loss}
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        event = {"node": node_id, "step": step, "steps": steps, "loss": loss}
         server.send_sync("metalora.progress", event, server.client_id)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from comfy_host import ROOT, python_of
 
 PACK = "meta-lora"
+# A folder for priors that the user has named in extra_model_paths.yaml, below the server's base folder.
+SHARED_PRIORS = "shared/priors"
 
 
 def free_port() -> int:
@@ -32,11 +34,14 @@ class ComfyServer:
         self.log_path = base / "server.log"
         for name in ("custom_nodes", "input", "output", "temp", "user", "models/loras"):
             (base / name).mkdir(parents=True, exist_ok=True)
+        (base / SHARED_PRIORS).mkdir(parents=True)
+        (base / "extra_model_paths.yaml").write_text(f"shared:\n  base_path: {base}\n  metalora: {SHARED_PRIORS}\n")
         (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
 
     def __enter__(self) -> ComfyServer:
         options = ["--cpu", "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
         options += ["--disable-api-nodes", "--disable-auto-launch"]
+        options += ["--extra-model-paths-config", str(self.base / "extra_model_paths.yaml")]
         database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"
         self._log = self.log_path.open("w")
         self._process = subprocess.Popen(

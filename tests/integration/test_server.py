@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-sys.path += [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "nodes")]
+sys.path.append(str(Path(__file__).resolve().parent))
 import graphs
 import shipped
-from comfy_server import PACK, ComfyServer, failure
-from hosts import each_version, folder_of
+from comfy_server import PACK, SHARED_PRIORS, ComfyServer, failure
+from comfy_versions import each_version, folder_of
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 SNAPSHOT = Path(__file__).resolve().parent.parent / "snapshots" / "object_info.json"
@@ -122,6 +122,7 @@ def test_workflow_03_draws_two_identities(server: ComfyServer) -> None:
 def test_workflow_04_trains_a_prior(server: ComfyServer) -> None:
     outputs = server.run(graphs.meta_train())
     assert "4 subjects, 4 steps" in outputs["prior"]["text"][0]
+    assert (server.base / SHARED_PRIORS / "trained_here.safetensors").is_file(), "extra_model_paths.yaml was not asked"
     names = server.get("object_info/MetaLoRA_LoadPrior")["MetaLoRA_LoadPrior"]["input"]["required"]["prior_name"]
     assert "trained_here.safetensors" in json.dumps(names)
 

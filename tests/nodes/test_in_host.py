@@ -12,7 +12,7 @@ import pytest
 from comfy_host import run_in_comfyui
 
 sys.path.append(str(Path(__file__).resolve().parent))
-from hosts import each_version, folder_of
+from comfy_versions import each_version, folder_of
 from run_checks import MARK
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
@@ -21,6 +21,7 @@ SCRIPT = (
 )
 EXACT = 0.99999
 CHECKS = (
+    "check_gradients_in_half_precision",
     "check_training_leaves_no_trace",
     "check_patch_and_bypass_agree",
     "check_strength_zero_is_no_node",
@@ -31,6 +32,8 @@ CHECKS = (
     "check_wrong_base_is_refused_in_words",
     "check_cancelled_and_queued_again_is_bit_identical",
     "check_same_inputs_never_train_twice",
+    "check_zero_takes_the_preset_and_the_priors_size",
+    "check_photos_are_judged_at_the_priors_size",
     "check_base_is_unchanged_by_adaptation",
     "check_lora_model_has_only_pairs_that_core_reads",
     "check_all_ways_give_the_same_latents",
@@ -40,6 +43,7 @@ CHECKS = (
     "check_files",
     "check_settings",
     "check_wrong_base",
+    "check_text_encoder_and_vae_of_another_model",
     "check_lists_match_the_record",
     "check_configured_folders_come_first",
 )
@@ -60,7 +64,7 @@ def _figures(version: str, check: str) -> Any:
 
 
 @pytest.mark.parametrize("version", each_version())
-@pytest.mark.parametrize("family", ["flux", "sd3", "unet"])
+@pytest.mark.parametrize("family", ["flux", "sd3", "unet", "sdxl"])
 def test_gradients_are_exact(version: str, family: str) -> None:
     """Every trained tensor against float64, blocks kept and recomputed, and float64 against a finite difference."""
     figures = _figures(version, "check_gradients")[family]

@@ -5,13 +5,14 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
 FLAGS.push("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage");
 // On a machine that does much else the page takes minutes; a test that hangs is ended by its caller.
 const START_MS = 600_000;
+const ACTION_MS = 120_000;
 const COMPLAINT = '[data-testid="error-overlay"], .comfy-missing-nodes, .comfy-missing-models';
 
 /** Open the page and wait until the application stands. Errors that the page throws are collected. */
 export async function openPage(url, executablePath) {
   const browser = await chromium.launch({ executablePath, args: FLAGS });
   const page = await browser.newPage({ viewport: { width: 1600, height: 950 } });
-  page.setDefaultTimeout(START_MS);
+  page.setDefaultTimeout(ACTION_MS);
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error.stack ?? error).slice(0, 400)));
   await page.goto(url, { waitUntil: "domcontentloaded", timeout: START_MS });

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from checks.support import adapt, folders, pack, pocket
+from checks.support import adapt, folders, pack, pocket, prepare
 
 
 def _files() -> dict[str, bytes]:
@@ -77,6 +77,32 @@ def check_same_inputs_never_train_twice() -> dict[str, Any]:
     other = adapt(seed=32)
     assert len(_files()) == len(files) + 1 and "Learned before" not in other[3]
     return {"report": again[3], "losses": len(first[2]["loss"])}
+
+
+def check_zero_takes_the_preset_and_the_priors_size() -> dict[str, Any]:
+    """Steps and rates for this number of photos; the pictures as large as the prior knows them."""
+    request = pack("nodes.bridge.adapting").Request
+    preset = pack("metalora_core.evaluation.step_preset").step_preset
+    prior, photos = pocket()[3], pocket()[4]
+    larger = torch.nn.functional.interpolate(photos.movedim(-1, 1), scale_factor=4).movedim(1, -1)
+    references = prepare(larger, prior=prior)[0]
+    options = request(prior, references, learning_rate=2.0).options()
+    wanted = preset(len(photos))
+    assert (options.steps, options.r_mid, options.final_rate) == (wanted.steps, wanted.r_mid, wanted.final_rate)
+    assert options.up_learning_rate == 2 * wanted.up_learning_rate
+    assert request(prior, references, steps=7).options().steps == 7
+    assert references.usual_resolution(prior) == 128
+    report = adapt(references=references, seed=35)[3]
+    assert "at 128 px" in report and "metalora_identities/adapted/ohwx_" in report, report
+    assert str(folders()) not in report, "the report names a folder of this machine"
+    return {"report": report}
+
+
+def check_photos_are_judged_at_the_priors_size() -> dict[str, str]:
+    prior, photos = pocket()[3], pocket()[4]
+    told = {"with the prior": prepare(photos, prior=prior)[2], "without": prepare(photos)[2]}
+    assert "512 px" not in told["with the prior"] and "512 px" in told["without"], told
+    return told
 
 
 def check_base_is_unchanged_by_adaptation() -> None:

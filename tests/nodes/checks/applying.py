@@ -32,7 +32,7 @@ def _output(model: Any, family: str, times: torch.Tensor = TIMES) -> torch.Tenso
 def check_patch_and_bypass_agree() -> dict[str, float]:
     """In every family, and both differ from the base."""
     figures: dict[str, float] = {}
-    for family in ("flux", "sd3", "unet"):
+    for family in ("flux", "sd3", "unet", "sdxl"):
         model = build(family)
         base = _output(model, family)
         factors = random_factors(_targets(model))

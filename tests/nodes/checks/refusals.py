@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from checks.support import adapt, folders, message_of, pack, pocket, prepare
+from checks.support import adapt, conditioning, folders, message_of, pack, pocket, prepare, sampled
 
 
 def check_photos() -> dict[str, str]:
@@ -83,16 +85,27 @@ def check_consent() -> dict[str, str]:
     return told
 
 
+def _prior_gone() -> None:
+    identity = adapt()[0].identity
+    record = identity.metadata.model_copy(update={"prior_sha256": "0" * 64})
+    pack("nodes.bridge.library").prior_of(replace(identity, metadata=record))
+
+
 def check_files() -> dict[str, str]:
     folders()
     files = pack("nodes.files")
     told = {
         "missing prior": files.LoadPrior.validate_inputs("nobody.safetensors"),
         "missing identity": files.LoadIdentity.validate_inputs("nobody.safetensors"),
+        "missing photos": message_of(lambda: pack("nodes.bridge.folders").input_folder("nobody")),
+        "missing prior of an identity": message_of(_prior_gone),
         "outside": message_of(lambda: files.SaveIdentity.execute(adapt()[0], "../../outside")),
         "empty": message_of(lambda: files.SaveIdentity.execute(adapt()[0], " ")),
     }
     assert "was not found in models/metalora" in told["missing prior"], told
+    assert "was not found in models/metalora_identities" in told["missing identity"], told
+    assert "was not found in" in told["missing photos"] and "press R" in told["missing photos"], told
+    assert "needs the prior" in told["missing prior of an identity"], told
     assert "leads out of" in told["outside"] and "is empty" in told["empty"], told
     return told
 
@@ -112,12 +125,55 @@ def check_settings() -> dict[str, str]:
 
 
 def check_wrong_base() -> dict[str, str]:
-    """Before any training: the prior names the model that it was made for."""
+    """Before any training: the prior names the model that it was made for. A hook is asked when it meets its model."""
+    from comfy.hooks import set_conds_props
+
     from checks.small_models import build
 
-    text = message_of(lambda: adapt(model=build("sd3")))
-    assert text.startswith("IncompatibleBaseModel") and "does not fit the connected model" in text, text
-    return {"prior": text}
+    learned = adapt()[0]
+    prompt = conditioning("photo of a ohwx person")
+    with torch.inference_mode():
+        other_size = pack("nodes.apply").IdentityHook.execute(_narrowed(learned), 1.0).args[0]
+    hooked = set_conds_props([prompt], strength=1.0, set_cond_area="default", hooks=other_size)[0]
+    told = {
+        "prior": message_of(lambda: adapt(model=build("sd3"))),
+        "apply": message_of(lambda: pack("nodes.apply").ApplyIdentity.execute(build("sd3"), learned, 1.0)),
+        "hook": message_of(lambda: sampled(pocket()[0], hooked)),
+    }
+    assert all(text.startswith("IncompatibleBaseModel") for text in told.values()), told
+    assert all("does not fit the connected model" in text for text in told.values()), told
+    return told
+
+
+def _narrowed(learned: Any) -> Any:
+    """The identity as one of a narrower model."""
+    prior = learned.prior
+    layers = {name: replace(layer, meta_down=layer.meta_down[:, :64]) for name, layer in prior.layers.items()}
+    return replace(learned, prior=replace(prior, layers=layers))
+
+
+def check_text_encoder_and_vae_of_another_model() -> dict[str, str]:
+    """Both are loaded by ComfyUI's own classes; nothing but their size is wrong."""
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+
+    own = pack("nodes.bridge.pocket_model")
+
+    class WideTextModel(own.PocketTextModel):
+        def encode_token_weights(self, tokens: Any) -> Any:
+            words, pooled = super().encode_token_weights(tokens)
+            return torch.cat([words, words], dim=-1), pooled
+
+    wide = comfy.sd.CLIP(SimpleNamespace(params={}, clip=WideTextModel, tokenizer=own.WordTokenizer), parameters=1)
+    wide.load_sd(pocket()[1].cond_stage_model.encoder.state_dict())
+    four_channels = comfy.sd.VAE(sd=TAESD(latent_channels=4).state_dict())
+    told = {
+        "clip": message_of(lambda: adapt(seed=51, clip=wide)),
+        "vae": message_of(lambda: adapt(seed=51, vae=four_channels)),
+    }
+    assert "Connect the CLIP that belongs to the model" in told["clip"], told
+    assert "Connect the VAE that belongs to the model" in told["vae"], told
+    return told
 
 
 def check_lists_match_the_record() -> None:

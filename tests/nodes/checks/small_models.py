@@ -64,21 +64,34 @@ UNET = {
     "use_temporal_attention": False,
     "adm_in_channels": None,
 }
+SDXL = {
+    **UNET,
+    "num_heads": -1,
+    "num_head_channels": 32,
+    "transformer_depth": [0, 0, 1, 1],
+    "num_res_blocks": [2, 2],
+    "transformer_depth_output": [0, 0, 0, 1, 1, 1],
+    "context_dim": 48,
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 40,
+}
 SIZES = {
     "flux": {"x": (16, 8, 8), "c_crossattn": (5, 24), "y": (16,)},
     "sd3": {"x": (16, 8, 8), "c_crossattn": (5, 4096), "y": (2048,)},
     "unet": {"x": (4, 8, 8), "c_crossattn": (7, 768)},
+    "sdxl": {"x": (4, 8, 8), "c_crossattn": (7, 48), "y": (40,)},
 }
 
 
-def build(family: str, seed: int = 0) -> Any:
+def build(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """A random model as ComfyUI's MODEL, made in inference mode as its loaders do."""
-    kinds = {"flux": ("FluxSchnell", FLUX), "sd3": ("SD3", SD3), "unet": ("SD15", UNET)}
+    kinds = {"flux": ("FluxSchnell", FLUX), "sd3": ("SD3", SD3), "unet": ("SD15", UNET), "sdxl": ("SDXL", SDXL)}
     name, settings = kinds[family]
     settings = {key: value for key, value in settings.items() if key != "txt_ids_dims" or _knows_txt_ids_dims()}
     with torch.inference_mode():
         config = getattr(comfy.supported_models, name)(dict(settings))
-        config.set_inference_dtype(torch.float32, None)
+        config.set_inference_dtype(dtype, None)
         model = config.get_model({}, "")
         generator = torch.Generator().manual_seed(seed)
         for buffer in model.diffusion_model.buffers():

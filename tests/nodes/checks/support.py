@@ -12,6 +12,7 @@ import torch
 
 from checks.small_models import load_pack
 
+SAMPLER_STEPS = 2
 ROOT = Path(__file__).resolve().parents[3]
 _pack = load_pack(ROOT)
 
@@ -58,7 +59,8 @@ def adapt(**settings: Any) -> Any:
     references = settings.pop("references", None) or prepare(photos)[0]
     inputs = {"prior": prior, "references": references, "steps": 6, "seed": 0} | settings
     with torch.inference_mode():
-        return pack("nodes.adapt").AdaptIdentity.execute(inputs.pop("model", model), clip, vae, **inputs).args
+        parts = {"model": model, "clip": clip, "vae": vae} | inputs
+        return pack("nodes.adapt").AdaptIdentity.execute(**parts).args
 
 
 def random_factors(targets: Any, seed: int = 3, r_meta: int = 4, r_mid: int = 3, size: float = 0.05) -> dict[str, Any]:
@@ -87,14 +89,16 @@ def conditioning(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def sampled(model: Any, positive: Any, steps: int = 4) -> torch.Tensor:
+def sampled(model: Any, positive: Any) -> torch.Tensor:
     """Latents from core's KSampler: euler, simple, no guidance."""
     import nodes
 
     with torch.inference_mode():
         latent = {"samples": torch.zeros(1, 16, 16, 16)}
         empty = conditioning("")
-        (result,) = nodes.KSampler().sample(model, 1, steps, 1.0, "euler", "simple", positive, empty, latent, 1.0)
+        settings = {"seed": 1, "steps": SAMPLER_STEPS, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+        inputs = {"positive": positive, "negative": empty, "latent_image": latent}
+        (result,) = nodes.KSampler().sample(model, **settings, **inputs)
     return result["samples"]
 
 
