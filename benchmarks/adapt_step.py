@@ -3,9 +3,9 @@
     python benchmarks/adapt_step.py --json speed.json
     python benchmarks/adapt_step.py --models pocket --rounds 5
 
-Every contestant runs in a process of its own, one after the other in turns, on the same random model, targets, photo
-and caption. A ratio is the median over the rounds of the two figures of one round. Core's rows need a ComfyUI with its
-own .venv (COMFYUI_PATH, or beside this folder); the 12 B rows need a GPU. What is missing is said.
+Every contestant has a process of its own; they run one after the other in turns, on the same random model, targets,
+photo and caption. A ratio is the median over the rounds of the two figures of one round. Core's rows need a ComfyUI
+with its own .venv (COMFYUI_PATH, or beside this folder); the 12 B rows need a GPU. What is missing is said.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -27,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import apply as putting_in
 from comfy_host import find_comfyui, python_of
+from speed_prepare import prepared
 
 from metalora_core.terminal import table
 
@@ -48,45 +51,71 @@ RATIOS = {
     "memory_vs_core": ("ours_comfy", "core_same", "extra_bytes"),
     "memory_vs_diffusers_peft": ("ours", "peft", "extra_bytes"),
 }
-STEPS = {"pocket": 40, "300m": 5}
+TURNS = {"pocket": (7, 15), "300m": (2, 3)}
+"""Rounds and steps a turn, by default."""
 
 
-def run_worker(name: str, folder: Path, steps: int, comfyui: Path | None) -> dict[str, Any] | None:
-    """Figures of one contestant, or None where its host is missing or it failed."""
-    interpreter: Path | str | None = sys.executable
-    arguments = [name, str(folder), str(steps)]
-    if name in IN_COMFYUI:
-        if comfyui is None:
+class Contestant:
+    """A worker that waits for its turns."""
+
+    def __init__(self, name: str, comfyui: Path | None, log: IO[str]) -> None:
+        self.name, self._log = name, log
+        command = [sys.executable, str(HERE / "speed_worker.py"), name]
+        if name in IN_COMFYUI and comfyui is not None:
+            command = [str(python_of(comfyui)), *command[1:], str(comfyui)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+
+    def turn(self, folder: Path, steps: int) -> dict[str, Any] | None:
+        """Figures of some steps, of memory and gradient for 0 steps; None once it has failed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        if self._process.poll() is not None:
             return None
-        interpreter, arguments = python_of(comfyui), [*arguments, str(comfyui)]
-    done = subprocess.run(
-        [str(interpreter), str(HERE / "speed_worker.py"), *arguments], capture_output=True, text=True, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+        self._process.stdin.write(f"{folder} {steps}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("RESULT "):
+                return json.loads(line.removeprefix("RESULT "))
+        self._process.wait()
+        self._log.seek(0)
+        print(f"{self.name} failed:\n{self._log.read()[-2000:]}", file=sys.stderr)
         return None
-    result = json.loads(lines[-1].removeprefix("RESULT "))
-    readings = result["step_ms"]
-    result["step_ms"] = statistics.median(readings[1:] or readings)  # the first ones warm up
-    return result
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
-def measure_model(model: str, rounds: int, contestants: list[str], comfyui: Path | None) -> list[dict[str, Any]]:
-    """One dictionary a round: contestant to figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = [sys.executable, str(HERE / "speed_prepare.py"), model, folder]
-        subprocess.run(made, check=True)
-        results: list[dict[str, Any]] = []
-        for number in range(rounds):
-            results.append({})
-            for name in contestants:
-                figures = run_worker(name, Path(folder), STEPS[model], comfyui)
-                if figures is not None:
-                    results[-1][name] = figures
-                    megabytes = figures["extra_bytes"] / 2**20
-                    print(f"{model} {number + 1}/{rounds} {name}: {figures['step_ms']:.1f} ms, {megabytes:.1f} MB")
-        return results
+@contextmanager
+def contestants_for(names: list[str], comfyui: Path | None) -> Generator[list[Contestant]]:
+    """Their processes; those of core are left out where there is no ComfyUI."""
+    with ExitStack() as stack:
+        contestants: list[Contestant] = []
+        for name in names:
+            if comfyui is not None or name not in IN_COMFYUI:
+                log = stack.enter_context(tempfile.TemporaryFile("w+"))
+                contestants.append(Contestant(name, comfyui, log))
+                stack.callback(contestants[-1].end)
+        yield contestants
+
+
+def measure_model(
+    model: str, folder: Path, rounds: int, steps: int, contestants: list[Contestant]
+) -> list[dict[str, Any]]:
+    """One dictionary a round: contestant to figures. Memory and gradient are alike in all rounds: measured once."""
+    weights = {c.name: c.turn(folder, 0) for c in contestants}
+    results: list[dict[str, Any]] = []
+    for number in range(rounds):
+        results.append({})
+        for contestant in contestants:
+            figures, weight = contestant.turn(folder, steps), weights[contestant.name]
+            if figures is not None and weight is not None:
+                results[-1][contestant.name] = weight | figures
+                megabytes = weight["extra_bytes"] / 2**20
+                told = f"{figures['step_ms']:.1f} ms, {megabytes:.1f} MB"
+                print(f"{model} {number + 1}/{rounds} {contestant.name}: {told}", flush=True)
+    return results
 
 
 def median_ratio(results: list[dict[str, Any]], ratio: str) -> float | None:
@@ -119,28 +148,37 @@ def rows_of(results: list[dict[str, Any]], contestants: list[str]) -> list[tuple
 
 def main(
     models: Annotated[str, typer.Option(help="pocket, 300m, or both with a comma.")] = "pocket,300m",
-    rounds: Annotated[int, typer.Option(help="Times that every contestant runs.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Turns of every contestant; 0 for 7 on pocket, 2 on 300m.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Core's bf16 training too; minutes on a CPU.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
 ) -> None:
-    comfyui = find_comfyui()
-    contestants = [name for name in NAMES if bf16 or name != "core_same_bf16"]
-    results = {model: measure_model(model, rounds, contestants, comfyui) for model in models.split(",")}
-    for model, rounds_of_model in results.items():
-        print(f"\n{model}\n{table(rows_of(rounds_of_model, contestants))}")
-        for ratio in RATIOS:
-            value = median_ratio(rounds_of_model, ratio)
-            print(f"{ratio}: {'not measured' if value is None else f'{value:.3f}'}")
+    comfyui, chosen = find_comfyui(), models.split(",")
+    names = [name for name in NAMES if bf16 or name != "core_same_bf16"]
+    results: dict[str, list[dict[str, Any]]] = {}
+    with prepared(chosen) as folders:
+        with contestants_for(names, comfyui) as contestants:
+            for model in chosen:
+                usual, steps = TURNS[model]
+                results[model] = measure_model(model, folders[model], rounds or usual, steps, contestants)
+        show(results, names)
+        applied = putting_in.measure(folders)
+    putting_in.show(applied)
     large = subprocess.run([sys.executable, str(HERE / "flux_12b.py")], capture_output=True, text=True, check=False)
     print(f"\n{large.stdout}{large.stderr[-2000:] if large.returncode else ''}")
-    applied = putting_in.measure(list(results))
-    putting_in.show(applied)
     summary = summarise(results)
     summary["apply_vs_core_load_lora"] = next(iter(applied.values()), {}).get("apply_vs_core_load_lora")
     for name, value in summary.items():
         print(f"{name}: {'not measured' if value is None else value}")
     if json_file is not None:
         json_file.write_text(json.dumps({"summary": summary, "models": results, "apply": applied}, indent=1) + "\n")
+
+
+def show(results: dict[str, list[dict[str, Any]]], names: list[str]) -> None:
+    for model, rounds_of_model in results.items():
+        print(f"\n{model}\n{table(rows_of(rounds_of_model, names))}")
+        for ratio in RATIOS:
+            value = median_ratio(rounds_of_model, ratio)
+            print(f"{ratio}: {'not measured' if value is None else f'{value:.3f}'}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +107,15 @@ def _ratio(ours: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, other, strict=True))
 
 
-def measure(models: list[str]) -> dict[str, dict[str, float]]:
-    """Figures per model; empty where there is no ComfyUI."""
+def measure(folders: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """Figures per model from the folders of their cases; empty where there is no ComfyUI."""
     from comfy_host import find_comfyui, python_of
 
     comfyui = find_comfyui()
     results: dict[str, dict[str, float]] = {}
-    for model in models if comfyui else ():
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, str(HERE / "speed_prepare.py"), model, folder], check=True)
-            command = [str(python_of(comfyui)), str(Path(__file__)), "worker", folder, str(TURNS[model]), str(comfyui)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for model, folder in folders.items() if comfyui else ():
+        command = [str(python_of(comfyui)), str(Path(__file__)), "worker", str(folder), str(TURNS[model]), str(comfyui)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
         if not lines:
             print(f"apply on {model} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
@@ -142,12 +139,15 @@ def show(results: dict[str, dict[str, float]]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
         folder, turns, comfyui = sys.argv[2:5]
-        sys.argv = ["speed_worker.py", "none", folder, turns, comfyui]  # read when speed_worker prepares ComfyUI
+        sys.argv = ["speed_worker.py", "none", comfyui]  # read when speed_worker prepares ComfyUI
         import speed_worker  # noqa: F401
 
         print("RESULT " + json.dumps(in_comfyui(Path(folder), int(turns))), flush=True)
     else:
-        found = measure(["pocket", "300m"])
+        from speed_prepare import prepared
+
+        with prepared(["pocket", "300m"], reference=False) as folders:
+            found = measure(folders)
         show(found)
         if "--json" in sys.argv:
             Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps(found, indent=1) + "\n")

@@ -76,7 +76,7 @@ def operations(host: case.CaseHost, tokens: int) -> float:
     double = sum(layer.weight.numel() for layer in layers if layer.out_features != 6 * layer.in_features)
     blocks = FLUX_DEV.double + FLUX_DEV.single
     attention = 4 * tokens**2 * 128 * FLUX_DEV.heads * blocks
-    passes = 3 if host.gradient_checkpointing else 2
+    passes = 3 if host.checkpointing else 2
     return passes * 2 * (weights - double / 2) * tokens + (passes + 0.5) * attention
 
 
@@ -98,7 +98,7 @@ def measure_side(host: case.CaseHost, prior: Prior, pixels: int, rate: float) ->
     tokens = (side // 2) ** 2 + FLUX_DEV.words
     return {
         "pixels": pixels,
-        "checkpointing": host.gradient_checkpointing,
+        "checkpointing": host.checkpointing,
         "step_s": step_s,
         "share_of_bf16_rate": operations(host, tokens) / step_s / rate,
         "peak_gb": (torch.cuda.max_memory_allocated()) / 2**30,
@@ -117,7 +117,7 @@ def main() -> None:
     host = make_host(checkpointing=False)
     prior = make_prior(host)
     for pixels, checkpointing in ((512, False), (512, True), (1024, True)):
-        host.gradient_checkpointing = checkpointing
+        host.checkpointing = checkpointing
         try:
             rows.append(measure_side(host, prior, pixels, rate))
             print(", ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)

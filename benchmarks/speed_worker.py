@@ -1,6 +1,9 @@
-"""One contestant of benchmarks/adapt_step.py in a process of its own; prints one line of JSON.
+"""One contestant of benchmarks/adapt_step.py in a process of its own, which stays alive between its turns.
 
-python speed_worker.py CONTESTANT CASE_FOLDER STEPS [COMFYUI_FOLDER]
+python speed_worker.py CONTESTANT [COMFYUI_FOLDER]
+
+Every line of standard input is a case's folder and a number of steps; each is answered with one line of JSON. No steps
+means: measure memory and gradient instead of time.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +19,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ARGUMENTS = sys.argv[1:]
-if len(ARGUMENTS) > 3:  # inside a ComfyUI: its folder first, ours last, since both have a "nodes"
+if len(ARGUMENTS) > 1:  # inside a ComfyUI: its folder first, ours last, since both have a "nodes"
     sys.argv = ["main.py", "--cpu"]
-    sys.path.insert(0, ARGUMENTS[3])
+    sys.path.insert(0, ARGUMENTS[1])
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -207,20 +211,39 @@ CONTESTANTS = {
 }  # fmt: skip
 
 
-def main(name: str, folder: Path, steps: int) -> None:
-    torch.set_num_threads(1)
-    run, host = CONTESTANTS[name](folder)
+def timed(run: Run, steps: int) -> dict[str, Any]:
     clock = measure.Clock()
     run(steps, clock)
-    result: dict[str, Any] = {"step_ms": clock.step_ms}
-    result["extra_bytes"] = measure.peak_extra_bytes(lambda: run(2, measure.Clock()))
+    return {"step_ms": statistics.median(clock.step_ms)}
+
+
+def weighed(run: Run, host: Any, folder: Path) -> dict[str, Any]:
+    """Extra memory of two steps; where the chain is trained, the gradient beside the float64 one."""
+    result: dict[str, Any] = {"extra_bytes": measure.peak_extra_bytes(lambda: run(2, measure.Clock()))}
     if host is not None:
         sample, prior = case.load_case(folder)
         with torch.inference_mode(False):
             ours = measure.gradient_of(host, prior, sample)
         result["cosine"] = measure.cosine(ours, load_file(folder / "reference.safetensors"))
-    print("RESULT " + json.dumps(result), flush=True)
+    return result
+
+
+def main(name: str) -> None:
+    torch.set_num_threads(1)
+    loaded: Path | None = None
+    run: Any = None
+    host: Any = None
+    for line in sys.stdin:
+        folder_name, steps = line.rsplit(maxsplit=1)
+        folder = Path(folder_name)
+        if folder != loaded:
+            run = host = None  # a model before the next one, never two
+            run, host = CONTESTANTS[name](folder)
+            run(2, measure.Clock())
+            loaded = folder
+        result = timed(run, int(steps)) if int(steps) else weighed(run, host, folder)
+        print("RESULT " + json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
-    main(ARGUMENTS[0], Path(ARGUMENTS[1]), int(ARGUMENTS[2]))
+    main(ARGUMENTS[0])
