@@ -23,7 +23,8 @@ class MetaTrainingOptions:
     - *split* (``support_query_split``): a pass over support photos trains the slots, then one over query photos of the
       same subjects trains the shared factors;
     - *episodes* (``inner_steps > 0``): as split, but each subject starts at the common identity and takes
-      ``inner_steps`` support steps, as an adaptation would; first-order MAML.
+      ``inner_steps`` support steps, as an adaptation would; first-order MAML. With ``query_every`` the shared factors
+      learn on the way too, so that they serve an adaptation of any length up to that.
 
     Args:
         steps: Outer steps.
@@ -51,6 +52,7 @@ class MetaTrainingOptions:
         support_photos: Photos of an episode's support passes, drawn anew for each step, the rest being query photos;
             as many as an adaptation will have. 0 for the first half of them.
         inner_steps: Support steps of an episode; 0 keeps the slots in a bank.
+        query_every: Support steps between two query passes of an episode; 0 for a single one at its end.
         caption_dropout: Probability that a caption is empty.
         seed: Of initial values and all draws.
         read_every: Steps between two looks at the loss (each is one sync with the device).
@@ -85,6 +87,7 @@ class MetaTrainingOptions:
     support_query_split: bool = False
     support_photos: int = 0
     inner_steps: int = 0
+    query_every: int = 0
     caption_dropout: float = 0.0
     seed: int = 0
     read_every: int = 20
@@ -99,13 +102,20 @@ class MetaTrainingOptions:
         """Whether slots and shared factors are trained in passes of their own."""
         return self.support_query_split or self.inner_steps > 0
 
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Support steps before each query pass of an outer step; the shared factors' optimizer steps after each."""
+        steps = self.inner_steps or int(self.support_query_split)
+        every = self.query_every or steps
+        return tuple(min(every, steps - done) for done in range(0, steps, every)) if steps else (0,)
+
     def check(self) -> None:
         """Raise ``InvalidOptions`` with every finding at once."""
         findings = COUNT.findings(
             self, "steps", "subjects_per_batch", "photos_per_subject", "read_every", "checkpoint_every"
         )
         findings += RANK.findings(self, "r_meta", "r_mid") + WHOLE.findings(
-            self, "support_photos", "inner_steps", "warmup_steps"
+            self, "support_photos", "inner_steps", "query_every", "warmup_steps"
         )
         findings += [
             f"rank_by_pattern gives {pattern!r} {rank!r}, {RANK} is needed"

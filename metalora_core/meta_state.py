@@ -146,7 +146,7 @@ class MetaState:
         saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=usual)
         require_tensors(saved, path, own)
         with refusing_damage(path):
-            restore_optimizer(self.optimizer, saved.state["optimizer"], saved.step)
+            restore_optimizer(self.optimizer, saved.state["optimizer"], saved.step * len(self.options.rounds))
             self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
             reported = [step for step, _ in self.losses]
             if not 0 < saved.step <= self.options.steps or reported != sorted(set(reported)):

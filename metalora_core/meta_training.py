@@ -111,7 +111,7 @@ def _train(
 ) -> None:
     """The loop: slots of the batch learn from support photos, shared factors from query photos, or both at once."""
     options, unread = state.options, list[Tensor]()
-    support_steps = options.inner_steps or int(options.support_query_split)
+    rounds = options.rounds
     for step in range(start, options.steps):
         factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)
         rates = SlotRates(options.mid_learning_rate * factor, options.up_learning_rate * factor, options.slot_decay)
@@ -119,18 +119,20 @@ def _train(
         chosen = batches.subjects_at(step)
         bank, rows = state.bank_for(chosen)
 
-        for inner in range(support_steps):
-            batch = batches.draw(chosen, step * support_steps + inner, "support", step)
+        passes = step * sum(rounds)
+        for query, support_steps in enumerate(rounds, start=step * len(rounds)):
+            for support in range(passes, passes + support_steps):
+                batch = batches.draw(chosen, support, "support", step)
+                slots = state.slots(bank, rows)
+                _backward(host, state, slots, batch, captions, train_shared=False)
+                bank.update(rows, gradient_of(slots), rates)
+            passes += support_steps
+            batch = batches.draw(chosen, query, "query", step)
             slots = state.slots(bank, rows)
-            _backward(host, state, slots, batch, captions, train_shared=False)
-            bank.update(rows, gradient_of(slots), rates)
-
-        batch = batches.draw(chosen, step, "query", step)
-        slots = state.slots(bank, rows)
-        unread.append(_backward(host, state, slots, batch, captions, train_shared=True))
-        state.update_shared(bank, rows, slots)
-        if not support_steps:
-            bank.update(rows, gradient_of(slots), rates)
+            unread.append(_backward(host, state, slots, batch, captions, train_shared=True))
+            state.update_shared(bank, rows, slots)
+            if not support_steps:
+                bank.update(rows, gradient_of(slots), rates)
 
         done = step + 1
         if done % options.read_every == 0 or done % options.checkpoint_every == 0 or done == options.steps:

@@ -25,6 +25,7 @@ DESIGNS = {
     "split": replace(OPTIONS, support_query_split=True, warm_start="none"),
     "episodes": replace(OPTIONS, inner_steps=2, warm_start="learned", step_sizes=True),
     "one shot": replace(OPTIONS, inner_steps=2, support_photos=1, warm_start="learned"),
+    "on the way": replace(OPTIONS, inner_steps=5, query_every=2, warm_start="learned", step_sizes=True),
     "photos": replace(OPTIONS, photos_per_subject=3, max_grad_norm=1.0, caption_dropout=0.3),
 }
 
@@ -172,6 +173,13 @@ def test_an_earlier_prior_of_other_ranks_is_refused_layer_by_layer():
     earlier = meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, steps=1))
     with pytest.raises(InvalidOptions, match=r"meta_down of .* is .* here and .* there"):
         meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, r_meta=4), earlier=earlier)
+
+
+@pytest.mark.parametrize(
+    "inner_steps, query_every, rounds", [(0, 0, (0,)), (8, 0, (8,)), (8, 3, (3, 3, 2)), (6, 3, (3, 3)), (2, 5, (2,))]
+)
+def test_every_episode_ends_with_a_query(inner_steps: int, query_every: int, rounds: tuple[int, ...]):
+    assert replace(OPTIONS, inner_steps=inner_steps, query_every=query_every).rounds == rounds
 
 
 def test_support_photos_of_an_episode_stay_and_are_never_its_query_photos():
