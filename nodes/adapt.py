@@ -17,10 +17,8 @@ class AdaptIdentity(io.ComfyNode):
             "AdaptIdentity",
             "Adapt Identity",
             description="Learns the person or product in the reference photos. Progress and pictures are shown while "
-            "it "
-            "runs; cancel and queue again, and it goes on where it was. The result is kept on disk, so the same photos "
-            "and "
-            "settings are never trained twice.",
+            "it runs; cancel and queue again, and it goes on where it was. The result is kept on disk, so the same "
+            "photos and settings are never trained twice.",
             search_aliases=["train lora", "dreambooth", "fine-tune", "meta lora", "learn face", "personalize", "train"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model that the prior was made for. It stays unchanged."),
@@ -34,8 +32,7 @@ class AdaptIdentity(io.ComfyNode):
                     min=0,
                     max=20000,
                     tooltip="Training steps; 0 takes the preset for this number of photos. Raise it when the likeness "
-                    "is "
-                    "faint, lower it when pose or background of the photos are copied.",
+                    "is faint, lower it when pose or background of the photos are copied.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -52,8 +49,8 @@ class AdaptIdentity(io.ComfyNode):
                         min=0,
                         max=2048,
                         step=16,
-                        tooltip="Side of the training pictures in pixels; 0 takes the prior's, or the photos' own "
-                        "if that is smaller. Raise it for fine detail: time and memory grow with its square.",
+                        tooltip="Side of the training pictures in pixels; 0 takes the prior's, or the photos' own if "
+                        "that is smaller. Raise it for fine detail: time and memory grow with its square.",
                     )
                 ),
                 advanced(
@@ -81,8 +78,7 @@ class AdaptIdentity(io.ComfyNode):
                         options=["adamw", "adam", "sgd", "prodigy", "schedulefree_adamw", "adamw8bit"],
                         default="adamw",
                         tooltip="The presets are made for adamw. prodigy, schedulefree_adamw and adamw8bit need a "
-                        "package "
-                        "more and say which.",
+                        "package more and say which.",
                     )
                 ),
                 advanced(
@@ -102,8 +98,7 @@ class AdaptIdentity(io.ComfyNode):
                         max=30.0,
                         step=0.1,
                         tooltip="Guidance value that guidance-distilled models (FLUX.1-dev) are trained at. 1 keeps "
-                        "their "
-                        "usual behaviour.",
+                        "their usual behaviour.",
                     )
                 ),
                 advanced(

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 STRENGTH = (
     "How strongly the identity shows. 1 is as learned; raise it to 1.2 when the likeness is faint, lower it to 0.7 "
-    "when "
-    "the prompt is not followed; 0 switches it off."
+    "when the prompt is not followed; 0 switches it off."
 )
 START = (
     "When the identity begins to act, as a share of sampling. Raise it to let the prompt settle the composition first."
@@ -44,8 +43,7 @@ class ApplyIdentity(io.ComfyNode):
                         options=["auto", "patch", "bypass"],
                         default="auto",
                         tooltip="patch: into the weights, no cost while sampling. bypass: beside the weights, needed "
-                        "for "
-                        "8-bit and GGUF models, where a small change would be rounded away. auto chooses.",
+                        "for 8-bit and GGUF models, where a small change would be rounded away. auto chooses.",
                     )
                 ),
             ],
@@ -80,8 +78,8 @@ class IdentityHook(io.ComfyNode):
         return node_schema(
             "IdentityHook",
             "Identity as Hook",
-            description="An identity for one conditioning only, so that several subjects stand in one picture, each in "
-            "its own mask. Connect it to Cond Set Props or Cond Pair Set Props.",
+            description="An identity for one conditioning only, so that several subjects stand in one picture, each "
+            "in its own mask. Connect it to Cond Set Props or Cond Pair Set Props.",
             search_aliases=["regional lora", "lora hook", "mask", "two characters", "couple", "multiple subjects"],
             inputs=[
                 IdentitySocket.Input("identity", tooltip="From Adapt Identity or Load Identity."),

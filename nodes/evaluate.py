@@ -18,8 +18,7 @@ class EvaluateIdentity(io.ComfyNode):
             "EvaluateIdentity",
             "Evaluate Identity",
             description="Compares pictures with photos of the subject that were not trained on, so that a copied pose "
-            "does "
-            "not count as a likeness.",
+            "does not count as a likeness.",
             search_aliases=["score", "similarity", "compare faces", "quality", "likeness", "meta lora"],
             inputs=[
                 io.Image.Input("generated", tooltip="Pictures made with the identity."),

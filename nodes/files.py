@@ -24,8 +24,7 @@ class LoadPrior(io.ComfyNode):
             "LoadPrior",
             "Load Meta-LoRA Prior",
             description="Loads what was meta-trained for a kind of subject, such as people, on one base model. With "
-            "it, a "
-            "new subject is learned in a fraction of the usual steps.",
+            "it, a new subject is learned in a fraction of the usual steps.",
             search_aliases=["meta lora", "prior", "meta down", "load meta"],
             inputs=[
                 io.Combo.Input(
@@ -109,8 +108,7 @@ class SaveIdentity(io.ComfyNode):
             "SaveIdentity",
             "Save Identity",
             description="Saves a learned identity under a name of yours in models/metalora_identities. The file is "
-            "small "
-            "and can be shared together with the workflow; it needs the same prior.",
+            "small and can be shared together with the workflow; it needs the same prior.",
             search_aliases=["meta lora", "save lora", "character"],
             is_output_node=True,
             inputs=[
@@ -139,9 +137,8 @@ class ExportLoRA(io.ComfyNode):
         return node_schema(
             "ExportLoRA",
             "Export Identity as LoRA",
-            description="Writes the identity as an ordinary LoRA file into models/loras, for any LoRA loader. It needs "
-            "no "
-            "prior any more.",
+            description="Writes the identity as an ordinary LoRA file into models/loras, for any LoRA loader. It "
+            "needs no prior any more.",
             search_aliases=["save lora", "convert", "meta lora", "kohya", "peft", "diffusers"],
             is_output_node=True,
             inputs=[
@@ -156,8 +153,7 @@ class ExportLoRA(io.ComfyNode):
                     options=["comfyui", "kohya", "diffusers"],
                     default="comfyui",
                     tooltip="Names inside the file. comfyui and kohya load in ComfyUI; diffusers is for scripts that "
-                    "use "
-                    "diffusers or PEFT.",
+                    "use diffusers or PEFT.",
                 ),
                 advanced(
                     io.Combo.Input(

@@ -15,17 +15,15 @@ class LoadPocketModel(io.ComfyNode):
             "LoadPocketModel",
             "Load Pocket Model",
             description="A complete small model that ships with the pack and runs on any computer in seconds: try "
-            "every "
-            "node before you download anything. Pictures are 128 × 128 pixels of drawn people and products.",
+            "every node before you download anything. Pictures are 128 × 128 pixels of drawn people and products.",
             search_aliases=["demo", "tiny", "example", "test model", "meta lora", "pocket"],
             inputs=[
                 io.Combo.Input(
                     "domain",
                     options=["avatars", "products"],
                     default="avatars",
-                    tooltip="Kind of subject: avatars are faces (class word person); products are a mug, bottle, vase, "
-                    "bowl "
-                    "or jar.",
+                    tooltip="Kind of subject: avatars are faces (class word person); products are a mug, bottle, "
+                    "vase, bowl or jar.",
                 ),
                 io.Int.Input(
                     "subject",

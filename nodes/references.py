@@ -21,9 +21,9 @@ class PrepareReferences(io.ComfyNode):
         return node_schema(
             "PrepareReferences",
             "Prepare Reference Photos",
-            description="Looks at your photos like a photographer and says what to mend: focus, light, size, sameness, "
-            "and "
-            "whether the prior knows this kind of subject. Takes one photo, a batch, or a list from a dataset node.",
+            description="Looks at your photos like a photographer and says what to mend: focus, light, size, "
+            "sameness, and whether the prior knows this kind of subject. Takes one photo, a batch, or a list from a "
+            "dataset node.",
             search_aliases=["dataset", "training images", "photos", "caption", "quality check", "meta lora"],
             is_input_list=True,
             inputs=[
@@ -44,8 +44,8 @@ class PrepareReferences(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=False,
                     tooltip="What the photos show, one line a photo, or one line for all. Name pose, light and "
-                    "background: "
-                    "what is named is not learned as a part of the subject. Empty: photo of a TRIGGER CLASS.",
+                    "background: what is named is not learned as a part of the subject. Empty: photo of a TRIGGER "
+                    "CLASS.",
                 ),
                 PriorSocket.Input(
                     "prior", optional=True, tooltip="If connected, photos outside the prior's domain are pointed out."
@@ -91,8 +91,7 @@ class RecordConsent(io.ComfyNode):
             "RecordConsent",
             "Record Consent",
             description="Records who permits what with which photos, until when. The record is stored beside the "
-            "identities, "
-            "bound to what is learned from the photos, and asked whenever the identity is used.",
+            "identities, bound to what is learned from the photos, and asked whenever the identity is used.",
             search_aliases=["permission", "licence", "rights", "release form", "governance", "meta lora"],
             inputs=[
                 io.String.Input(
@@ -135,8 +134,7 @@ class RecordConsent(io.ComfyNode):
                     "images",
                     optional=True,
                     tooltip="The photos it holds for; the same pictures as go to Prepare Reference Photos. Not "
-                    "connected: "
-                    "every photo of the subject.",
+                    "connected: every photo of the subject.",
                 ),
                 advanced(
                     io.String.Input(

@@ -18,8 +18,8 @@ class MetaTrainPrior(io.ComfyNode):
             "MetaTrainPrior",
             "Meta-Train Prior",
             description="Learns from many subjects what they share, once per kind of subject and base model. Every "
-            "later "
-            "subject is then learned in a fraction of the steps. Cancel and queue again, and it goes on where it was.",
+            "later subject is then learned in a fraction of the steps. Cancel and queue again, and it goes on where "
+            "it was.",
             search_aliases=["train", "meta learning", "prior", "meta lora", "stage 1"],
             is_output_node=True,
             inputs=[
@@ -30,8 +30,7 @@ class MetaTrainPrior(io.ComfyNode):
                     "subjects",
                     options=subject_sources(),
                     tooltip="A folder in ComfyUI's input folder that holds one folder of photos per subject, or the "
-                    "drawn "
-                    "subjects of the pocket model. A hundred subjects are a start, a thousand are good.",
+                    "drawn subjects of the pocket model. A hundred subjects are a start, a thousand are good.",
                 ),
                 io.String.Input("class_word", default="person", tooltip="What the subjects are, in one everyday word."),
                 io.String.Input(
@@ -99,8 +98,7 @@ class MetaTrainPrior(io.ComfyNode):
                         options=["mean", "learned", "none"],
                         default="mean",
                         tooltip="Where adaptation begins: at the mean of the trained subjects, at a learned common "
-                        "identity, "
-                        "or at nothing as in the paper.",
+                        "identity, or at nothing as in the paper.",
                     )
                 ),
                 advanced(

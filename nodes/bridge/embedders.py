@@ -29,8 +29,7 @@ def embedder_of(name: str, clip_vision: Any) -> Embedder:
     if clip_vision is None:
         raise InvalidOptions(
             "Evaluate Identity: the embedder clip vision needs a CLIP_VISION model, and none is connected. Add Load "
-            "CLIP "
-            "Vision and connect it, or choose a pocket embedder for pictures of the pocket model."
+            "CLIP Vision and connect it, or choose a pocket embedder for pictures of the pocket model."
         )
 
     def embed(pictures: Tensor) -> Tensor:
