@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
+from ..fast_pass import fast_pass
 from ..host import Conditioning
 from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
 from ..targets import Target
 from ..weights_digest import weights_digest
-from .denoisers import DENOISERS, base_of, family_of, remembered_rotations
+from .denoisers import DENOISERS, Denoiser, base_of, family_of, remembered_rotations
 from .latents import LatentSpace, load_latent_space, require_multiple
 from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
 from .single_file import load_denoiser, load_denoiser_folder
@@ -61,7 +63,7 @@ class DiffusersHost:
         self.latent_channels = _latent_channels(model, self.family)
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
-        self._denoise = DENOISERS[self.family]
+        self.denoise: Denoiser = DENOISERS[self.family]
         self._targets: tuple[Target, ...] | None = None
 
     @property
@@ -138,7 +140,22 @@ class DiffusersHost:
         if self._wants_guidance and "guidance" not in conditioning:
             guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
             conditioning = {**conditioning, "guidance": guidance}
-        return self._denoise(self.model, noisy.to(self.dtype), t, conditioning).to(noisy.dtype)
+        return self.denoise(self.model, noisy.to(self.dtype), t, conditioning).to(noisy.dtype)
+
+    @contextmanager
+    def fast_training(self) -> Generator[None]:
+        """Passes of a long training in this block are compiled and in bfloat16, see `fast_pass`; drawing stays."""
+        plain = self.denoise
+        compiled = fast_pass(partial(plain, self.model), self.device.type)
+
+        def denoise(model: Any, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+            return compiled(noisy, t, conditioning) if torch.is_grad_enabled() else plain(model, noisy, t, conditioning)
+
+        self.denoise = denoise
+        try:
+            yield
+        finally:
+            self.denoise = plain
 
     @contextmanager
     def training(self) -> Generator[None]:

@@ -15,6 +15,7 @@ pocket_app.add_typer(train_app, name="train")
 
 Folder = Annotated[Path, typer.Option(help="Where rendered photos and latents are kept.")]
 Steps = Annotated[int, typer.Option(help="Training steps; 0 for the shipped number.", min=0)]
+Fast = Annotated[bool, typer.Option("--fast", help="Compiled passes in bfloat16: for processors with AMX, and cards.")]
 DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both, one after the other.")]
 _FOLDER = Path("output/pocket")
 
@@ -82,6 +83,7 @@ def base(
     steps: Steps = 0,
     rate: Annotated[float, typer.Option(help="Learning rate; 0 for the shipped one.", min=0)] = 0.0,
     go_on: Annotated[bool, typer.Option("--continue", help="Go on from the shipped weights.")] = False,
+    fast: Fast = False,
 ) -> None:
     """Train the text encoder and the tiny Flux."""
     from dataclasses import replace
@@ -89,7 +91,8 @@ def base(
     from .train_base import BaseOptions, load_base, save_base, train_base, training_photos
 
     options = BaseOptions()
-    options = replace(options, steps=steps or options.steps, learning_rate=rate or options.learning_rate)
+    rate = rate or options.learning_rate
+    options = replace(options, steps=steps or options.steps, learning_rate=rate, fast=fast)
     start, earlier = load_base() if go_on else (None, [])
     trained = train_base(training_photos(folder), options, start=start, report=typer.echo)
     save_base(trained, options, earlier)
@@ -108,9 +111,17 @@ def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0) 
 
 
 @train_app.command()
-def prior(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0) -> None:
+def prior(
+    folder: Folder = _FOLDER,
+    domain: DomainName = "",
+    steps: Steps = 0,
+    go_on: Annotated[bool, typer.Option("--continue", help="Go on from the shipped prior.")] = False,
+    fast: Fast = False,
+) -> None:
     """Meta-train the priors, with the same stage 1 that serves large models."""
+    from .load import load_pocket_prior
     from .train_prior import make_prior, shipped_options
 
     for one in _domains(domain):
-        make_prior(one, folder, shipped_options(one, steps), typer.echo)
+        earlier = load_pocket_prior(one) if go_on else None
+        make_prior(one, folder, shipped_options(one, steps), typer.echo, earlier=earlier, fast=fast)

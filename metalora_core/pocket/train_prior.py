@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from .latents_cache import PhotoSubjects, encoded_photos
 from .load import load_autoencoder, load_pocket_host, prior_file
 
 if TYPE_CHECKING:
+    from ..files.prior import Prior
     from ..meta_training import MetaTrainingOptions, MetaTrainingProgress
 
 # So few that each one's slot is visited often enough to become an identity; with all 1,000 it stays near the start.
@@ -42,7 +44,13 @@ def shipped_options(domain: Domain, steps: int = 0) -> MetaTrainingOptions:
 
 
 def make_prior(
-    domain: Domain, folder: Path, options: MetaTrainingOptions, report: Callable[[str], None] = print
+    domain: Domain,
+    folder: Path,
+    options: MetaTrainingOptions,
+    report: Callable[[str], None] = print,
+    *,
+    earlier: Prior | None = None,
+    fast: bool = False,
 ) -> None:
     """Meta-train and write the prior of a domain, with the statistics of its training photos.
 
@@ -51,6 +59,8 @@ def make_prior(
         folder: Where photos, latents and the checkpoint of a running training are kept.
         options: Settings of stage 1.
         report: Gets a line of text now and then.
+        earlier: A prior to go on from.
+        fast: Compiled passes in bfloat16.
     """
     import torch
 
@@ -66,7 +76,9 @@ def make_prior(
             report(f"step {progress.step} loss {progress.loss:.4f} {progress.seconds:.0f} s")
 
     checkpoint = folder / f"prior-{domain}.checkpoint.safetensors"
-    prior = meta_train(load_pocket_host(), subjects, options, on_progress=tell, checkpoint=checkpoint)
+    host = load_pocket_host()
+    with host.fast_training() if fast else nullcontext():
+        prior = meta_train(host, subjects, options, earlier=earlier, on_progress=tell, checkpoint=checkpoint)
     photos = rendered_photos(plan, folder)[: _STATISTICS_PHOTOS * plan.photos : plan.photos]
     statistics = feature_statistics(to_pictures(photos))
     metadata = prior.metadata.model_copy(update={"feature_extractor": EXTRACTOR, "base_name": "Pocket Flux"})
@@ -81,5 +93,4 @@ def make_prior(
     }
     save_prior(prior_file(domain), replace(prior, layers=layers, metadata=metadata, features=statistics))
     # A finished checkpoint would be taken for the next training, also on another base model.
-    checkpoint.unlink(missing_ok=True)
     checkpoint.unlink(missing_ok=True)

@@ -137,3 +137,9 @@ def test_a_factor_that_no_photo_shows_is_the_same_for_all():
     unmarked = [s for s in draw_subjects("products", "validation", 50) if s.vector[where["mark_kind"]][0] == 1]
     assert unmarked
     assert all(bool((s.vector[where["mark"]] == 0.5).all()) for s in unmarked)
+
+
+def test_a_mirror_image_swaps_left_and_right_in_pose_and_light_alone():
+    scene = Scene(turn="left", light="right", tilt="up", background="blue", expression="sad")
+    assert scene.mirrored().words("avatars") == "sad, looking right, head up, light from left, blue background"
+    assert scene.mirrored().mirrored() == scene

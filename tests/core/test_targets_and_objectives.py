@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from metalora_core.objective import (
     VObjective,
     scaled_linear_alphas,
 )
-from metalora_core.schedule import step_generator, warmup_cosine
+from metalora_core.schedule import step_generator, warmup_cosine, warmup_linear
 from metalora_core.targets import Part, Target, choose_targets, default_patterns, fingerprint, rank_for
 
 OBJECTIVES = [
@@ -110,3 +112,11 @@ def test_step_generators_differ_by_seed_purpose_and_step():
         for key in [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
     }
     assert len(draws) == 4
+
+
+def test_the_rate_is_held_and_then_falls_in_a_straight_line():
+    rates = [warmup_linear(step, 20, 2, 0.5, 0.1) for step in range(21)]
+    assert rates[:2] == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+    assert rates[2:11] == [1.0] * 9
+    falls = {round(a - b, 9) for a, b in pairwise(rates[10:])}
+    assert falls == {0.09} and rates[-1] == pytest.approx(0.1)

@@ -1,0 +1,38 @@
+"""Forward and backward passes of a long training, compiled and in bfloat16.
+
+For a small model on a processor most of a pass is not the products but what lies between them; compiling fuses that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["fast_pass"]
+
+
+def fast_pass(function: Callable[..., Tensor], device_type: str = "cpu") -> Callable[..., Tensor]:
+    """Compile a function that calls a model; products are computed in bfloat16, the result is float32.
+
+    Worth it for thousands of passes of one shape: the first one takes a minute or more, and a C++ compiler is needed.
+    Gradients agree with the plain pass to bfloat16's three digits.
+
+    Args:
+        function: Tensors, or dictionaries of them, to one tensor.
+        device_type: Where it runs, "cpu" or "cuda".
+
+    Returns:
+        The same function, faster on processors with AMX or AVX-512 bfloat16 instructions and on cards.
+    """
+    # Fused attention is slow backwards for short sequences; the pattern matcher would fuse the plain one again.
+    compiled: Any = torch.compile(function, dynamic=False, options={"pattern_matcher": False})
+
+    def call(*inputs: Any) -> Tensor:
+        with torch.autocast(device_type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            return compiled(*inputs).float()
+
+    return call
