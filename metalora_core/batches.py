@@ -122,6 +122,7 @@ class SubjectBatches:
             "query": StratifiedTimesteps(objective, samples, options.seed),
         }
         self._split, self._support_photos = options.two_passes, options.support_photos
+        self._episodes = options.inner_steps > 0
 
     def subjects_at(self, step: int) -> list[int]:
         """Distinct subjects of a step; every epoch is a new permutation."""
@@ -160,6 +161,8 @@ class SubjectBatches:
             return list(range(count))
         if not self._support_photos:
             return list(range(count // 2)) if role == "support" else list(range(count // 2, count))
+        # A slot that stays in the bank must never learn from a photo that shared factors are judged by.
+        episode = episode if self._episodes else 0
         order = torch.randperm(count, generator=step_generator(self._seed, f"episode of subject {subject}", episode))
         cut = min(self._support_photos, count - 1)
         return (order[:cut] if role == "support" else order[cut:]).tolist()

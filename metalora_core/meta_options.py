@@ -49,8 +49,8 @@ class MetaTrainingOptions:
         step_sizes: Learn a multiplier of the learning rate for each target's mid and up.
         step_size_learning_rate: Of their logarithms.
         support_query_split: Train slots and shared factors on different photos of the same subjects.
-        support_photos: Photos of an episode's support passes, drawn anew for each step, the rest being query photos;
-            as many as an adaptation will have. 0 for the first half of them.
+        support_photos: Photos of a subject's support passes, the rest being query photos; as many as an adaptation
+            will have. An episode draws them anew, a slot of the bank keeps its own. 0 for the first half of them.
         inner_steps: Support steps of an episode; 0 keeps the slots in a bank.
         query_every: Support steps between two query passes of an episode; 0 for a single one at its end.
         caption_dropout: Probability that a caption is empty.

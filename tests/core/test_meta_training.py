@@ -192,3 +192,11 @@ def test_support_photos_of_an_episode_stay_and_are_never_its_query_photos():
         assert len(support) == 1 and not support & query
         episodes.add(frozenset(support))
     assert len(episodes) > 1
+
+
+def test_a_slot_that_stays_in_the_bank_keeps_its_support_photo():
+    options = replace(OPTIONS, support_query_split=True, support_photos=1, warm_start="none")
+    batches = SubjectBatches(ToySubjects(), options, ToyHost().objective)
+    support = {c for step in range(12) for c in batches.draw([0], step, "support", step).captions}
+    query = {c for step in range(12) for c in batches.draw([0], step, "query", step).captions}
+    assert len(support) == 1 < len(query) and not support & query
