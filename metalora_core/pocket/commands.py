@@ -120,8 +120,8 @@ def prior(
 ) -> None:
     """Meta-train the priors, with the same stage 1 that serves large models."""
     from .load import load_pocket_prior
-    from .train_prior import make_prior, shipped_options
+    from .train_prior import make_prior, shipped_stages
 
     for one in _domains(domain):
         earlier = load_pocket_prior(one) if go_on else None
-        make_prior(one, folder, shipped_options(one, steps), typer.echo, earlier=earlier, fast=fast)
+        make_prior(one, folder, shipped_stages(one, steps), typer.echo, earlier=earlier, fast=fast)
