@@ -35,7 +35,7 @@ class PlainLoRAOptions:
     """What plain LoRA has beside the settings that it shares with an adaptation.
 
     Args:
-        learning_rate: Of A and B; tuned on validation subjects with `tune_learning_rate`.
+        learning_rate: Of A and B; `bench tune` finds it on validation subjects.
         rank: Of every layer.
         alpha: The delta is scaled by alpha / rank.
     """

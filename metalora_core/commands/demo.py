@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Learn a subject with Meta-LoRA and with plain LoRA; write a picture and print a table."""
     from ..demo.report import demo_fields, demo_figure, demo_table
-    from ..demo.run import DemoOptions, compare
+    from ..demo.run import DemoOptions, compare, tuned_options
     from ..errors import InvalidOptions
     from ..pictures import save_picture
     from ..pocket import load_pocket_prior
@@ -43,7 +43,7 @@ def demo(
     runs = []
     for one in _subjects(photos, class_word, domain, subject, photo_count, prompts):
         with progress_bars(quiet=json) as bars:
-            chosen = DemoOptions(steps=steps, seed=seed)
+            chosen = tuned_options(DemoOptions(steps, seed), one.domain, len(one.training_set.images))
             runs.append((one, compare(host, load_pocket_prior(one.domain), one, chosen, bars)))
     save_picture(demo_figure(runs, steps), output)
     fields = {"picture": str(output), "rows": demo_fields(runs)}

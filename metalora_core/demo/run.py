@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ..adaptation import AdaptationOptions, adapt
 from ..baselines import PlainLoRAOptions, applied_plain_lora, train_plain_lora
+from ..evaluation.methods import META_WARM, PLAIN
+from ..evaluation.plan import BenchPlan
+from ..evaluation.tuning import load_rates
 from ..files.identity import chain_factors, save_identity
 from ..files.prior import targets_of_prior
 from ..generation import Request, generate_pictures
@@ -46,6 +49,17 @@ class DemoOptions:
     guidance: float = 2.0
     meta: AdaptationOptions = field(default_factory=AdaptationOptions)
     plain: PlainLoRAOptions = field(default_factory=PlainLoRAOptions)
+
+
+def tuned_options(options: DemoOptions, domain: str, photos: int) -> DemoOptions:
+    """The same with each method's learning rate as the benchmark tuned it on the domain's validation subjects."""
+    rates = BenchPlan(groups=(), rates=load_rates())
+    meta, plain = (rates.rate_of(method, photos, domain) for method in (META_WARM, PLAIN))
+    return replace(
+        options,
+        meta=replace(options.meta, mid_learning_rate=meta, up_learning_rate=meta),
+        plain=replace(options.plain, learning_rate=plain),
+    )
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from .text import TOKENS, WordTextEncoder
 class BaseOptions:
     """How the base model is trained."""
 
-    steps: int = 20_000
+    steps: int = 8400
     batch_size: int = 64
-    learning_rate: float = 1.6e-3
+    learning_rate: float = 1.8e-3
     warmup_steps: int = 150
-    held: float = 0.5  # share of the steps at the full rate; then it falls in a straight line
+    held: float = 0.35  # share of the steps at the full rate; then it falls in a straight line
     final_rate: float = 0.02  # rate at the end as a share of the full one
     ema_decay: float = 0.999
     captions: CaptionOptions = field(default_factory=CaptionOptions)
