@@ -143,7 +143,7 @@ class _Run:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return str(error)
+            return str(error) or type(error).__name__
         return None
 
     def _smaller_plan(self, failure: str) -> MemoryPlan:

@@ -87,6 +87,10 @@ class OutOfMemory(MetaLoRAError):
     """A step does not fit into memory, even with every saving."""
 
 
+# Of CUDA, of the machine's allocator on Linux and on Windows, of cuBLAS.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, on a card or in the machine, did not suffice.
 
@@ -95,4 +99,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, OutOfMemory)) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)

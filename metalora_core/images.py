@@ -23,7 +23,7 @@ from .errors import UnusableReferences
 SMALLEST_SIDE_PX = 16
 LARGEST_SIDE_PX = 16_384
 MOST_PIXELS = 89_000_000  # below Pillow's own warning against decompression bombs
-MOST_JPEG_PIXELS = 500_000_000  # a JPEG can be decoded at an eighth of its size
+MOST_JPEG_PIXELS = 500_000_000  # a baseline JPEG can be decoded at an eighth of its size
 KEPT_SIDE_PX = 2048  # of the shorter side: more than any model learns from
 LARGEST_FILE_BYTES = 256 * 1024**2
 PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -191,8 +191,10 @@ def _decode(name: str, data: bytes) -> tuple[Tensor, tuple[str, ...]]:
 def _open_jpeg(name: str, data: bytes) -> Image.Image:
     # Not Image.open: it refuses by the size in the file, before a smaller one can be asked for.
     image = JpegImageFile(io.BytesIO(data))
-    if image.width * image.height > MOST_JPEG_PIXELS:
-        raise _too_large(name, image.width, image.height, MOST_JPEG_PIXELS)
+    # Reduced decoding spares nothing in a progressive file, whose coefficients are all kept until its end.
+    most = MOST_PIXELS if "progressive" in image.info else MOST_JPEG_PIXELS
+    if image.width * image.height > most:
+        raise _too_large(name, image.width, image.height, most)
     image.draft(None, (KEPT_SIDE_PX, KEPT_SIDE_PX))
     return image
 

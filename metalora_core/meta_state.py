@@ -89,14 +89,19 @@ class MetaState:
                     findings.append(f"{part} of {name} is {tuple(own.shape)} here and {found} there")
                     continue
                 own.copy_(new)
-            if layer is not None and layer.step_size is not None and self.options.step_sizes:
-                self.log_steps[i] = layer.step_size.float().log()
+            if layer is not None and layer.step_size is not None:
+                if not self.options.step_sizes:
+                    findings.append(f"the step sizes of {name} were learned there and are not here")
+                # A layer that stood still could never move again: its logarithm has no gradient.
+                self.log_steps[i] = layer.step_size.float().clamp(min=1e-4).log()
+        if prior.metadata.scale != self.options.scale:
+            findings.append(f"the scale is {self.options.scale:g} here and {prior.metadata.scale:g} there")
         surplus = prior.layers.keys() - self.meta_downs.keys()
         findings += [f"{name} is not trained here" for name in sorted(surplus)]
         if findings:
             raise InvalidOptions(
                 f"Meta-training cannot go on from the prior {prior.metadata.name!r}: {summarise(findings, 3)}. "
-                "Choose the same layers and ranks, or start anew."
+                "Choose the same layers, ranks, scale and step_sizes, or start anew."
             )
         self.earlier = dict(prior.metadata.training)
 
@@ -171,6 +176,7 @@ class MetaState:
         """Raise ``TrainingDiverged`` if a shared factor became NaN or infinite, so that no such state is kept."""
         wrong = [name for name, down in self.meta_downs.items() if not bool(down.isfinite().all())]
         wrong += [] if bool(self.common.isfinite().all()) else ["the common identity"]
+        wrong += [] if bool(self.log_steps.isfinite().all()) else ["a step size"]
         if wrong:
             raise TrainingDiverged(
                 f"{wrong[0]} became NaN or infinite at or before step {step}. Lower the learning rates "

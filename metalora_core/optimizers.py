@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,7 +79,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     """
     for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         _compare_options(own, saved, changing=type(optimizer) not in _TORCH.values())
-    optimizer.load_state_dict(dict(state))
+    # A copy: torch takes over tensors as they are, and the next step would write into the saved ones.
+    optimizer.load_state_dict(copy.deepcopy(dict(state)))
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         values = optimizer.state.get(parameter, {})
         if steps and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):

@@ -57,7 +57,7 @@ def adapt(
     size_px = picture_size_px(host, model, size)
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
     training, validation = split_training_set(everything, held_out)
-    chosen = step_preset(len(training.images), asked)
+    chosen = step_preset(used_prior, len(training.images), asked)
     if steps:
         chosen = replace(chosen, steps=steps)
     with progress_bars(json, checkpoint=checkpoint_path) as bars:

@@ -89,11 +89,13 @@ def preset(
     fresh: Fresh = False,
 ) -> None:
     """Choose the steps for each number of photos on validation subjects and write step_preset.json."""
+    from ..pocket import load_pocket_prior
     from .preset import preset_plan, save_preset
     from .step_preset import PRESET_FILE
 
     plan = preset_plan(usual_and_tuned_rates(), subjects)
-    record = save_preset(plan, run(plan, output / "preset", processes, fresh), _command())
+    base = load_pocket_prior("avatars").metadata.base_fingerprint
+    record = save_preset(plan, run(plan, output / "preset", processes, fresh), _command(), base)
     for photos, entry in record["photos"].items():
         typer.echo(f"{photos} photos: {entry['steps']} steps at rate {entry['learning_rate']:g}")
     typer.echo(f"Written to {PRESET_FILE}")

@@ -6,6 +6,7 @@ the folder is run, nothing is downloaded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MissingDependency, UnreadableFile
+from ..weights_digest import weights_digest
 
 __all__ = ["Embedder", "load_embedder"]
 
@@ -27,10 +29,15 @@ class Embedder:
         model: Of transformers, in evaluation mode.
         processor: Its image processor.
         tokenizer: For a model that reads prompts too (CLIP, SigLIP); None for others.
+        pooled: Whether its pooled vector is meaningful; the class token is taken where it is not.
     """
 
-    def __init__(self, model: Any, processor: Any, tokenizer: Any = None) -> None:
-        self._model, self._processor, self._tokenizer = model, processor, tokenizer
+    def __init__(self, model: Any, processor: Any, tokenizer: Any = None, *, pooled: bool = True) -> None:
+        self._model, self._processor, self._tokenizer, self._pooled = model, processor, tokenizer, pooled
+
+    def weights_digest(self) -> str:
+        """Of the model's parameters."""
+        return weights_digest(self._model.named_parameters())
 
     @property
     def reads_prompts(self) -> bool:
@@ -45,7 +52,8 @@ class Embedder:
         for part in pictures.clamp(0, 1).split(_AT_ONCE):
             pixels = [(picture.cpu() * 255).round().byte().movedim(0, -1).numpy() for picture in part]
             given = self._processor(images=pixels, return_tensors="pt")["pixel_values"]
-            rows.append(_vectors(look(pixel_values=given.to(self._model.device, self._model.dtype))))
+            seen = look(pixel_values=given.to(self._model.device, self._model.dtype))
+            rows.append(_vectors(seen, self._pooled))
         return F.normalize(torch.cat(rows).float().cpu(), dim=-1)
 
     @torch.no_grad()
@@ -62,11 +70,11 @@ class Embedder:
         return (sharpness * self.pictures(pictures) @ self.prompts(prompts).mT).softmax(dim=1)
 
 
-def _vectors(output: Any) -> Tensor:
+def _vectors(output: Any, use_pooled: bool = True) -> Tensor:
     """One vector a row, however the model hands them out."""
     if isinstance(output, Tensor):
         return output
-    pooled: Tensor | None = getattr(output, "pooler_output", None)
+    pooled: Tensor | None = getattr(output, "pooler_output", None) if use_pooled else None
     return output.last_hidden_state[:, 0] if pooled is None else pooled
 
 
@@ -90,7 +98,8 @@ def load_embedder(folder: Path, device: torch.device | str = "cpu") -> Embedder:
         if not (folder / "config.json").is_file():
             raise OSError("there is no config.json")
         loader: Any = AutoModel
-        model: Any = loader.from_pretrained(str(folder), use_safetensors=True, **local).eval().requires_grad_(False)
+        model, report = loader.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **local)
+        pooled = _pooled(report["missing_keys"])
         processor: Any = AutoImageProcessor.from_pretrained(str(folder), **local)
         words = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"))
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **local) if words else None
@@ -99,4 +108,16 @@ def load_embedder(folder: Path, device: torch.device | str = "cpu") -> Embedder:
             f"{folder} holds no vision model that transformers can load ({str(error)[:300]}). Give a folder with "
             "config.json, preprocessor_config.json and model.safetensors."
         ) from error
-    return Embedder(model.to(device), processor, tokenizer)
+    return Embedder(model.eval().requires_grad_(False).to(device), processor, tokenizer, pooled=pooled)
+
+
+def _pooled(missing: Iterable[str]) -> bool:
+    """Whether the model's pooler is in the file; a missing one is made of random numbers and must not be used.
+
+    Raises:
+        ValueError: If anything else is missing.
+    """
+    others = sorted(name for name in missing if "pooler" not in name.split("."))
+    if others:
+        raise ValueError(f"model.safetensors lacks {', '.join(others[:3])}")
+    return not list(missing)

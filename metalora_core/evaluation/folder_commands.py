@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +44,7 @@ def folder(
     from .commands import finish, named_methods, numbers, run, usual_and_tuned_rates
     from .photo_folders import PROMPTS, FolderOptions, folder_plan
 
-    asked = tuple(filter(None, map(str.strip, Path(prompts).read_text("utf-8").splitlines()))) if prompts else PROMPTS
+    asked = prompts_in(Path(prompts)) if prompts else PROMPTS
     options = FolderOptions(
         photos_in, prior, embedder, Path(prompt_embedder) if prompt_embedder else None, model, class_word, held_out,
         asked, size, device, dtype, pipeline_config,
@@ -51,25 +53,47 @@ def folder(
     world = open_photo_folders(options)
     plan = folder_plan(world, named_methods(methods), numbers(photos, "photos"), numbers(steps, "steps"))
     plan = replace(
-        plan, sampling_steps=sampling_steps, guidance=guidance, rates={**usual_and_tuned_rates(), **_own_rates(rates)}
-    )  # fmt: skip
+        plan, sampling_steps=sampling_steps, guidance=guidance, rates=own_rates(rates, usual_and_tuned_rates())
+    )
     rows = run(plan, output, 1, fresh, lambda: world)
     finish(plan, rows, output, Path(json) if json else None, 3, world)
 
 
-def _own_rates(text: str) -> dict[str, float]:
-    """Rates of "plain_lora=1e-4,meta_warm=1e-3", for any number of photos."""
+def prompts_in(path: Path) -> tuple[str, ...]:
+    """The prompts of a text file, one a line.
+
+    Raises:
+        InvalidOptions: If it is no text in UTF-8.
+    """
     from ..errors import InvalidOptions
 
-    rates: dict[str, float] = {}
     try:
-        for pair in filter(None, text.split(",")):
-            name, rate = pair.split("=")
-            # Given ones count for every number of photos, in place of what was tuned for some.
-            rates |= {f"{name.strip()}@{count}": float(rate) for count in range(1, 9)}
-    except ValueError as error:
-        raise InvalidOptions(f"--rates is {text!r}; give them as plain_lora=1e-4,meta_warm=1e-3.") from error
-    return rates
+        return tuple(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOptions(f"{path} cannot be read as text in UTF-8 ({error}). Save it anew.") from error
+
+
+def own_rates(text: str, known: Mapping[str, float]) -> dict[str, float]:
+    """Known rates, those of "plain_lora=1e-4,meta_warm=1e-3" in place of all that was known of these methods.
+
+    Raises:
+        InvalidOptions: If a method is unknown or a rate no positive number.
+    """
+    from ..errors import InvalidOptions
+    from .methods import method_named
+
+    given: dict[str, float] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, _, rate = (part.strip() for part in pair.partition("="))
+        method_named(name)
+        try:
+            given[name] = float(rate)
+        except ValueError:
+            given[name] = 0.0
+        if not 0 < given[name] < math.inf:
+            raise InvalidOptions(f"--rates holds {pair!r}; give positive numbers: plain_lora=1e-4,meta_warm=1e-3.")
+    others = {key: rate for key, rate in known.items() if key.split("@")[0] not in given}
+    return others | {f"{name}@1": rate for name, rate in given.items()}
 
 
 def open_photo_folders(options: FolderOptions) -> PhotoFolders:

@@ -115,8 +115,8 @@ class PhotoFolders:
         learned = TrainingSet(
             tuple(spoiled), tuple(photos.captions[i] for i in order), photos.class_word, photos.trigger
         )
-        asked = tuple(prompt.format(subject=f"a {options.class_word}") for prompt in options.prompts)
-        prompts = tuple(prompt.format(subject=f"{TRIGGER} {options.class_word}") for prompt in options.prompts)
+        asked = tuple(prompt.replace("{subject}", f"a {options.class_word}") for prompt in options.prompts)
+        prompts = tuple(prompt.replace("{subject}", f"{TRIGGER} {options.class_word}") for prompt in options.prompts)
         truth = torch.stack(kept.images)
         score = partial(embedded_scores, learned.images, truth, asked, self.whose, self.what)
         return LearnedSubject(number, learned, prompts, asked, "", truth, score)
@@ -196,5 +196,7 @@ def folder_plan(
         domains=tuple(world.priors),
         prompts=len(world.options.prompts),
         at_once=1,
-        models=folder_digest(world.options) + world.host.weights_digest(),
+        models="".join(
+            (folder_digest(world.options), *(part.weights_digest() for part in (world.host, world.whose, world.what)))
+        ),
     )

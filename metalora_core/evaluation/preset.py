@@ -34,8 +34,18 @@ def preset_plan(rates: Mapping[str, float], subjects: int = 16) -> BenchPlan:
     return BenchPlan((group,), subjects=subjects, split="validation", prompts=4, rates=pooled)
 
 
-def save_preset(plan: BenchPlan, rows: Sequence[Row], command: str, path: Path = PRESET_FILE) -> dict[str, Any]:
-    """Choose steps for every number of photos and write them with the table that is their reason."""
+def save_preset(
+    plan: BenchPlan, rows: Sequence[Row], command: str, base_fingerprint: str, path: Path = PRESET_FILE
+) -> dict[str, Any]:
+    """Choose steps for every number of photos and write them with the table that is their reason.
+
+    Args:
+        plan: From `preset_plan`.
+        rows: Of its runs.
+        command: That made them.
+        base_fingerprint: Of the base model that they hold for.
+        path: File to write.
+    """
     curves = curves_of(rows)
     chosen: dict[str, Any] = {}
     for photos in _PHOTOS:
@@ -49,7 +59,13 @@ def save_preset(plan: BenchPlan, rows: Sequence[Row], command: str, path: Path =
             "combined_error_by_steps": {str(s): round(float(e), 5) for s, e in zip(own[0].steps, errors, strict=True)},
             "subjects": sum(len(curve.subjects) for curve in own),
         }
-    record = {"command": command, "start": "warm", "final_rate": 1.0, "photos": chosen}
+    record = {
+        "command": command,
+        "base_fingerprint": base_fingerprint,
+        "start": "warm",
+        "final_rate": 1.0,
+        "photos": chosen,
+    }
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 

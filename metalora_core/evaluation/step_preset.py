@@ -11,22 +11,28 @@ from pathlib import Path
 
 from ..adaptation_options import AdaptationOptions
 from ..errors import InvalidOptions, UnreadableFile
+from ..files.prior import Prior
 
 __all__ = ["PRESET_FILE", "step_preset"]
 
 PRESET_FILE = Path(__file__).parent / "step_preset.json"
 
 
-def step_preset(photos: int, base: AdaptationOptions | None = None, path: Path = PRESET_FILE) -> AdaptationOptions:
+def step_preset(
+    prior: Prior, photos: int, base: AdaptationOptions | None = None, path: Path = PRESET_FILE
+) -> AdaptationOptions:
     """Settings for a number of photos: those that were chosen for the most photos that are not more than these.
 
+    It holds for the base model that it was chosen on and for priors with a warm start; others keep ``base``.
+
     Args:
+        prior: What will be adapted from.
         photos: Reference photos that are learned from.
         base: Holds every setting that the preset says nothing about; the defaults if None.
         path: The preset file, written by ``python -m metalora_core bench preset``.
 
     Returns:
-        ``base`` with the preset's steps, rates, rank and schedule, or ``base`` as it is where no preset was made yet.
+        ``base`` with the preset's steps, rates, rank and schedule, or ``base`` as it is where the preset says nothing.
 
     Raises:
         UnreadableFile: If the preset file is damaged.
@@ -36,6 +42,9 @@ def step_preset(photos: int, base: AdaptationOptions | None = None, path: Path =
         return base
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        warm = all(layer.mid_init is not None for layer in prior.layers.values())
+        if not warm or record["base_fingerprint"] != prior.metadata.base_fingerprint:
+            return base
         table = {int(count): entry for count, entry in record["photos"].items()}
         entry = table[max((count for count in table if count <= photos), default=min(table))]
         chosen = replace(

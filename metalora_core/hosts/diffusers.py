@@ -65,6 +65,7 @@ class DiffusersHost:
         self._text_encoder = text_encoder
         self.denoise: Denoiser = DENOISERS[self.family]
         self._targets: tuple[Target, ...] | None = None
+        self._fast = False
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +89,9 @@ class DiffusersHost:
         return self._targets
 
     def weights_digest(self) -> str:
-        """Of the denoiser's parameters."""
-        return weights_digest(self.model.named_parameters())
+        """Of the denoiser's parameters, and of whether passes are fast, so that a training goes on as it began."""
+        digest = weights_digest(self.model.named_parameters())
+        return f"{digest} fast" if self._fast else digest
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -151,11 +153,11 @@ class DiffusersHost:
         def denoise(model: Any, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
             return compiled(noisy, t, conditioning) if torch.is_grad_enabled() else plain(model, noisy, t, conditioning)
 
-        self.denoise = denoise
+        self.denoise, self._fast = denoise, True
         try:
             yield
         finally:
-            self.denoise = plain
+            self.denoise, self._fast = plain, False
 
     @contextmanager
     def training(self) -> Generator[None]:

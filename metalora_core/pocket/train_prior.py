@@ -97,8 +97,9 @@ def make_prior(
     for options, checkpoint in zip(stages, checkpoints, strict=True):
         with host.fast_training() if fast else nullcontext():
             earlier = meta_train(host, subjects, options, earlier=earlier, on_progress=tell, checkpoint=checkpoint)
+    # Not before the last stage: an interrupted one is found again by the prior that all of them went on from.
+    if earlier is not None:
         save_pocket_prior(earlier, domain, folder)
-    # A finished checkpoint would be taken for the next training, also on another base model.
     for checkpoint in checkpoints:
         checkpoint.unlink(missing_ok=True)
 

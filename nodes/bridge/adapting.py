@@ -46,7 +46,7 @@ class Request:
     preview_every: int = 0
 
     def options(self) -> AdaptationOptions:
-        preset = step_preset(len(self.references.photos))
+        preset = step_preset(self.prior, len(self.references.photos))
         steps = self.steps or preset.steps
         return replace(
             preset,

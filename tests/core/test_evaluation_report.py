@@ -33,6 +33,7 @@ from metalora_core.evaluation.tuning import (
     save_rates,
     tuning_plan,
 )
+from metalora_core.pocket import load_pocket_prior
 
 
 def with_photos(rows: list[Row]) -> list[Row]:
@@ -149,16 +150,21 @@ def test_the_preset_takes_the_fewest_steps_that_are_good_enough(tmp_path: Path) 
         for d in ("avatars", "products")
     ]
     path = tmp_path / "preset.json"
-    save_preset(
-        preset_plan({"meta_warm@1": 2e-3, "meta_warm@4": 5e-3, "meta_warm@1@avatars": 1.0}), rows, "the command", path
-    )
-    one = step_preset(1, AdaptationOptions(seed=7), path)
+    chosen = preset_plan({"meta_warm@1": 2e-3, "meta_warm@4": 5e-3, "meta_warm@1@avatars": 1.0})
+    prior = load_pocket_prior("avatars")
+    save_preset(chosen, rows, "the command", prior.metadata.base_fingerprint, path)
+    one = step_preset(prior, 1, AdaptationOptions(seed=7), path)
     assert (one.steps, one.mid_learning_rate, one.seed) == (10, 2e-3, 7)
-    assert step_preset(5, path=path).up_learning_rate == 5e-3
-    assert step_preset(3, AdaptationOptions(steps=9), tmp_path / "missing.json") == AdaptationOptions(steps=9)
-    path.write_text('{"photos": {"1": {"steps": -3}}}')
+    assert step_preset(prior, 5, path=path).up_learning_rate == 5e-3
+    asked = AdaptationOptions(steps=9)
+    assert step_preset(prior, 3, asked, tmp_path / "missing.json") == asked
+    cold = {name: replace(layer, mid_init=None, up_init=None) for name, layer in prior.layers.items()}
+    other = prior.metadata.model_copy(update={"base_fingerprint": "0" * 64})
+    for unlike in (replace(prior, layers=cold), replace(prior, metadata=other)):
+        assert step_preset(unlike, 1, asked, path) == asked
+    path.write_text(json.dumps({"base_fingerprint": prior.metadata.base_fingerprint, "photos": {"1": {"steps": -3}}}))
     with pytest.raises(UnreadableFile, match="no step preset"):
-        step_preset(1, path=path)
+        step_preset(prior, 1, path=path)
 
 
 def test_a_file_keeps_what_was_trained() -> None:

@@ -205,6 +205,12 @@ def test_a_jpeg_of_20_000_pixels_is_read_at_a_fraction_of_its_size(
         load_photo(tmp_path / "a.jpg")
 
 
+def test_a_progressive_jpeg_of_many_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (20_000, 4_500), 255).save(tmp_path / "a.jpg", progressive=True)
+    with pytest.raises(UnusableReferences, match=r"20000×4500 px; .*89 million"):
+        load_photo(tmp_path / "a.jpg")
+
+
 def test_no_photo_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(UnusableReferences, match="has no photos"):
         load_photos(tmp_path)

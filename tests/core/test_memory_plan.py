@@ -40,7 +40,13 @@ class Cramped(ToyHost):
 
 @pytest.mark.parametrize("fails_at", [1, 13, 30])
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        MemoryError(),
+    ],
 )
 def test_goes_on_from_the_last_good_step_and_ends_bit_identical(fails_at: int, error, prior: Prior):
     notes: list[str] = []
@@ -71,6 +77,39 @@ def test_says_so_when_nothing_helps_and_keeps_the_finished_steps(prior: Prior, t
         adapt(host, prior, photos(), OPTIONS, checkpoint=path)
     resumed = adapt(ToyHost(), prior, photos(), OPTIONS, checkpoint=path)
     assert same(resumed.identity, adapt(ToyHost(), prior, photos(), OPTIONS).identity)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("out of memory")])
+def test_running_out_again_before_the_next_look_up_goes_back_to_the_same_step(error: Exception, prior: Prior):
+    class Twice(Cramped):
+        def predict(self, noisy, t, conditioning):
+            # Passes 11 to 13 follow step 10; pass 14 repeats the first of them, pass 15 fails once more.
+            self.largest = 1 if self.calls + 1 >= 15 else 64
+            return super().predict(noisy, t, conditioning)
+
+    notes: list[str] = []
+    result = adapt(Twice(13, error), prior, photos(), TWO, on_note=notes.append)
+    assert [note.split("from step ")[1].split(",")[0] for note in notes] == ["10", "10"]
+    assert len(result.losses) == TWO.steps
+
+
+def test_an_interrupt_after_a_lack_of_memory_leaves_a_checkpoint_that_goes_on(prior: Prior, tmp_path: Path):
+    class Interrupted(Cramped):
+        def predict(self, noisy, t, conditioning):
+            if self.calls + 1 == 15:
+                raise KeyboardInterrupt
+            return super().predict(noisy, t, conditioning)
+
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        adapt(Interrupted(13, MemoryError()), prior, photos(), OPTIONS, checkpoint=path)
+    resumed = adapt(ToyHost(), prior, photos(), OPTIONS, checkpoint=path)
+    assert same(resumed.identity, adapt(ToyHost(), prior, photos(), OPTIONS).identity)
+
+
+def test_a_lack_of_memory_without_words_is_told_in_words(prior: Prior):
+    with pytest.raises(OutOfMemory, match="It was said: MemoryError"):
+        adapt(Cramped(1, MemoryError(), largest=0), prior, photos(), OPTIONS)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(prior: Prior):

@@ -175,6 +175,15 @@ def test_an_earlier_prior_of_other_ranks_is_refused_layer_by_layer():
         meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, r_meta=4), earlier=earlier)
 
 
+def test_an_earlier_prior_keeps_its_scale_and_step_sizes_or_is_refused():
+    earlier = meta_train(ToyHost(), ToySubjects(), replace(DESIGNS["learned"], steps=1))
+    same_design = replace(DESIGNS["learned"], steps=1)
+    with pytest.raises(InvalidOptions, match="scale is 2 here and 1 there"):
+        meta_train(ToyHost(), ToySubjects(), replace(same_design, scale=2.0), earlier=earlier)
+    with pytest.raises(InvalidOptions, match=r"step sizes of .* were learned there"):
+        meta_train(ToyHost(), ToySubjects(), replace(same_design, step_sizes=False), earlier=earlier)
+
+
 @pytest.mark.parametrize(
     "inner_steps, query_every, rounds", [(0, 0, (0,)), (8, 0, (8,)), (8, 3, (3, 3, 2)), (6, 3, (3, 3)), (2, 5, (2,))]
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.evaluation.embedders import load_embedder
+from metalora_core.evaluation.folder_commands import own_rates, prompts_in
 from metalora_core.evaluation.photo_folders import FolderOptions, embedded_scores
 
 
@@ -46,3 +47,33 @@ def test_what_cannot_work_is_refused_in_words(tmp_path: Path) -> None:
     options = FolderOptions(tmp_path, tmp_path, tmp_path, prompts=("a dog",), held_out=0)
     with pytest.raises(InvalidOptions, match=r"does not name.*at least 2.*held_out is 0"):
         options.check()
+
+
+def test_a_pooler_that_the_file_lacks_is_not_used(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ViTForImageClassification(ViTConfig(**size, image_size=32, patch_size=16))
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    one, two = (load_embedder(tmp_path) for _ in range(2))
+    assert torch.equal(one.pictures(pictures), two.pictures(pictures))
+
+
+def test_given_rates_replace_all_that_was_tuned_for_their_methods() -> None:
+    known = {"plain_lora@1": 1.0, "plain_lora@1@avatars": 2.0, "meta_warm@1": 3.0}
+    assert own_rates("plain_lora=1e-4", known) == {"plain_lora@1": 1e-4, "meta_warm@1": 3.0}
+    assert own_rates("", known) == known
+    for wrong in ("plain_lora=nan", "plain_lora", "plain_lora=-1", "unknown=1"):
+        with pytest.raises(InvalidOptions):
+            own_rates(wrong, known)
+
+
+def test_a_prompt_file_of_another_encoding_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("photo of {subject}, caf\u00e9\n\n".encode("latin-1"))
+    with pytest.raises(InvalidOptions, match="UTF-8"):
+        prompts_in(path)
+    path.write_text("photo of {subject}, {red} hat\n\n", encoding="utf-8")
+    assert prompts_in(path) == ("photo of {subject}, {red} hat",)
