@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -33,6 +36,7 @@ from metalora_core.pocket.readers import error_floor, prompt_error
 from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
 from metalora_core.pocket.text import PAD, SPARE_FIRST, token_of
 from metalora_core.pocket.train_base import BaseOptions, TrainingPhotos, channel_gains, noise_levels, train_base
+from metalora_core.pocket.train_prior import shipped_stages
 from metalora_core.pocket.world import render
 
 MEGABYTE = 2**20
@@ -184,3 +188,12 @@ def test_a_channel_that_moves_the_picture_more_has_more_gain(photos):
     autoencoder = load_autoencoder()
     gains = channel_gains(autoencoder, encode(autoencoder, photos))
     assert gains.shape == (16,) and gains[0] > 5 * gains[-1] > 0
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_shipped_priors_were_made_by_the_recipe_that_the_code_names(domain):
+    record = load_pocket_prior(domain).metadata.training
+    stages = [json.loads(json.dumps(asdict(stage))) for stage in shipped_stages(domain)]
+    assert record["settings"] == stages[-1]
+    first = record["earlier"]["settings"]
+    assert {**first, "steps": 0} == {**stages[0], "steps": 0}
