@@ -190,7 +190,7 @@ _OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_
 QUICK = BenchPlan(
     groups=(
         Group((PLAIN,), (1, 4), (10, 25, 50, 100, 200)),
-        Group((META_WARM,), (1, 4), (2, 5, 10, 15, 25, 50, 100)),
+        Group((META_WARM,), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
         Group((META_OUTSIDE,), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (50,)),
     ),
