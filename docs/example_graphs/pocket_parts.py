@@ -9,7 +9,7 @@ from .graph import Graph, Node, Output
 
 PIXELS = 128
 SAMPLER_STEPS, CFG = 20, 2.0
-ADAPT_STEPS = 100
+ADAPT_STEPS = 200
 PERSON, SECOND_PERSON, MUG = 6, 1, 4
 """Sample subjects of Load Pocket Model; 4 of the products is a mug."""
 

@@ -34,10 +34,12 @@ def demo(
     from ..pictures import save_picture
     from ..pocket import load_pocket_prior
     from ..terminal import answer, progress_bars
-    from .base_model import POCKET, load_base_model, require_output
+    from .base_model import POCKET, load_base_model, load_prior_for, require_output
 
     if photos and not class_word:
         raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
+    if photos:
+        load_prior_for("", POCKET, class_word)
     require_output(output, ".png")
     host = load_base_model(POCKET, "cpu", "float32")
     runs = []

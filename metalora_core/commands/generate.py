@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from math import isfinite
 from pathlib import Path
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help='What to draw, such as "photo of a ohwx mug, red background".')],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            help='What to draw: "photo of a ohwx mug, turned right, from above, light from front, red background".'
+        ),
+    ],
     identity: Annotated[str, typer.Option(help="Identity file; empty for the base model alone.")] = "",
     prior: options.PriorChoice = "",
     model: options.Model = "pocket",
@@ -25,7 +31,10 @@ def generate(
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("output"),
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Sampling steps.", min=1)] = 28,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Classifier-free guidance; 1 is none. Left out: 2 for the pocket model, else 1."),
+    ] = None,
     negative: Annotated[str, typer.Option(help="What not to draw; counts with guidance above 1.")] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
@@ -41,20 +50,24 @@ def generate(
     from ..files.atomic import require_writable
     from ..generation import Request, generate_pictures, save_pictures
     from ..terminal import answer
-    from .base_model import load_base_model, picture_size_px
+    from .base_model import POCKET, load_base_model, picture_size_px
 
+    usual_guidance = 2.0 if model == POCKET else 1.0
     request = Request(
         prompts=tuple(prompt for prompt in prompts for _ in range(count)),
         size_px=size or 1,  # the model's usual size is known when it is loaded
         steps=steps,
-        guidance=guidance,
+        guidance=usual_guidance if guidance is None else guidance,
         negative=negative,
         seed=seed,
     )
     request.check()
     if not isfinite(strength):
         raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as it was learned.")
+    _check_folder(output)
     require_writable(output / f"{seed}_00.png")
+    if model == POCKET:
+        _tell_what_prompts_lack(prompts)
     host = load_base_model(model, device, dtype, pipeline_config)
     request = replace(request, size_px=picture_size_px(host, model, size))
     with _applied(host, model, identity, prior, strength) as injection:
@@ -66,6 +79,26 @@ def generate(
         "coverage": injection.coverage.text if injection else None,
     }
     answer(fields, "\n".join(str(path) for path in paths), json)
+
+
+def _check_folder(output: Path) -> None:
+    from ..errors import InvalidOptions
+    from ..images import PHOTO_SUFFIXES
+
+    if output.suffix.lower() in PHOTO_SUFFIXES:
+        raise InvalidOptions(f"{output} is the name of a picture; --output takes the folder that pictures go to.")
+
+
+def _tell_what_prompts_lack(prompts: Sequence[str]) -> None:
+    from ..pocket.scenes import missing_parts
+    from ..terminal import remark
+
+    missing = sorted({part for prompt in prompts for part in missing_parts(prompt)})
+    if missing:
+        remark(
+            f"The small model knows whole captions only; a prompt lacks {', '.join(missing)}. Try: photo of a ohwx "
+            "mug, turned right, from above, light from front, red background."
+        )
 
 
 def _applied(host: Host, model: str, identity: str, prior: str, strength: float) -> Injection | nullcontext[None]:

@@ -207,3 +207,13 @@ def test_held_out_photos_are_not_learned_from(photos: Path) -> None:
     assert held_out is not None
     assert len(training.images) == len(held_out.images) == 1
     assert torch.equal(torch.stack([*training.images, *held_out.images]), torch.stack(everything.images))
+
+
+def test_a_wrong_word_or_folder_is_said_by_the_other_commands_too(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = run(capsys, "demo", "--photos", photos, "--class-word", "dog", "--output", tmp_path / "demo.png")
+    assert code == 1 and "None of the shipped priors is for a 'dog'" in told["error"]
+    code, told = run(capsys, "generate", "photo of a mug", "--output", tmp_path / "mug.png")
+    assert code == 1 and "takes the folder" in told["error"]
+    assert not (tmp_path / "demo.png").exists() and not (tmp_path / "mug.png").exists()
