@@ -87,7 +87,7 @@ def check_zero_takes_the_preset_and_the_priors_size() -> dict[str, Any]:
     larger = torch.nn.functional.interpolate(photos.movedim(-1, 1), scale_factor=4).movedim(1, -1)
     references = prepare(larger, prior=prior)[0]
     options = request(prior, references, learning_rate=2.0).options()
-    wanted = preset(len(photos))
+    wanted = preset(prior, len(photos))
     assert (options.steps, options.r_mid, options.final_rate) == (wanted.steps, wanted.r_mid, wanted.final_rate)
     assert options.up_learning_rate == 2 * wanted.up_learning_rate
     assert request(prior, references, steps=7).options().steps == 7
