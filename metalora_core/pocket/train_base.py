@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from .autoencoder import decode
 from .base_model import image_ids, make_base_model, pack
 from .caption_rows import CaptionOptions, CaptionRows
 from .dataset import PhotoPlan
-from .factors import DOMAINS
-from .latents_cache import encoded_photos
+from .factors import DOMAINS, SPLIT_BASE, draw_subjects
+from .latents_cache import encoded_photos, patch_map
 from .load import BASE_FILE, TEXT_FILE, PocketMetadata, load_autoencoder, load_part, save_part
+from .scenes import EXPRESSIONS, draw_scenes
 from .text import TOKENS, WordTextEncoder
+from .world import render
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class BaseOptions:
     time_spread: float = 1.3  # standard deviation of the logit of the noise level
     time_centre: float = 0.4  # its mean: above 0, levels where structure is decided come up more often
     channel_power: float = 0.75  # of the channels' weights: 0 counts all alike, 1 counts as the picture does
+    focus: float = 4.0  # weight of the place where an expression shows most, beyond the 1 of a place where none does
     fast: bool = False  # compiled passes in bfloat16, see fast_pass: 5.5 instead of 13 ms a photo with AMX
     report_every: int = 100  # steps
     seed: int = 0
@@ -92,12 +95,14 @@ class TrainingPhotos:
         captions: N captions.
         looks: N lists of phrases that describe the photo's subject; they may be empty.
         gains: How much each latent channel moves the picture, (16,); None for all alike.
+        focus: How much of what matters a photo shows in each of its tokens, 0 to 1, (N, 64); None for all alike.
     """
 
     latents: Tensor
     captions: Sequence[str]
     looks: Sequence[Sequence[str]]
     gains: Tensor | None = None
+    focus: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (len(self.latents), len(self.captions), len(self.looks))
@@ -119,6 +124,14 @@ def _channel_weights(photos: TrainingPhotos, power: float) -> Tensor:
     """
     gains = torch.ones(photos.latents.shape[1]) if photos.gains is None else photos.gains.pow(power)
     return (gains / gains.mean()).repeat_interleave(4)
+
+
+def place_weights(photos: TrainingPhotos, rows: Tensor, focus: float) -> Tensor:
+    """Weights of the tokens of some photos, (B, T, 1), mean 1 for each photo."""
+    if photos.focus is None:
+        return torch.ones(1, 1, 1)
+    weights = 1 + focus * photos.focus[rows]
+    return (weights / weights.mean(1, keepdim=True))[..., None]
 
 
 class _BaseTraining:
@@ -178,7 +191,8 @@ def train_base(
         t = noise_levels(len(rows), options.time_centre, options.time_spread, generator)
         noisy = clean + (noise - clean) * t[:, None, None]
         velocity = training.velocity(noisy, t, rows_of.draw(rows, generator), ids)
-        loss = ((velocity - (noise - clean)).square() * weights).mean()
+        places = place_weights(photos, rows, options.focus)
+        loss = ((velocity - (noise - clean)).square() * weights * places).mean()
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step + 1))
         loss.backward()
         training.update(step)
@@ -201,6 +215,29 @@ def channel_gains(autoencoder: Any, latents: Tensor) -> Tensor:
     return torch.stack(gains)
 
 
+@torch.no_grad()
+def expression_places(autoencoder: Any, gains: Tensor, subjects: int = 48) -> Tensor:
+    """Where an avatar's expression shows, (64,): the change of each token with it, 1 where it is largest.
+
+    Args:
+        autoencoder: The pocket autoencoder.
+        gains: How much each latent channel moves the picture, (16,).
+        subjects: Training subjects that are photographed with every expression in one scene each.
+    """
+    weight, bias = patch_map(autoencoder)
+    who = draw_subjects("avatars", "train", subjects)
+    scenes = draw_scenes("avatars", subjects, SPLIT_BASE["train"] + 78)
+
+    def tokens(expression: str) -> Tensor:
+        photos = render(who, [replace(scene, expression=expression) for scene in scenes])
+        return pack(torch.nn.functional.conv2d(photos, weight, bias, stride=8))
+
+    shown = torch.stack([tokens(expression) for expression in EXPRESSIONS])
+    change = (shown.var(0) * gains.repeat_interleave(4)).sum(-1).mean(0)
+    change = (change + change.view(8, 8).flip(-1).flatten()) / 2
+    return (change / change.max()).sqrt()
+
+
 def training_photos(folder: Path) -> TrainingPhotos:
     """All training photos, and the mirror images of the avatars: a mirrored mug would have its handle elsewhere."""
     autoencoder = load_autoencoder()
@@ -212,7 +249,9 @@ def training_photos(folder: Path) -> TrainingPhotos:
         phrases += plan.looks()
     joined = torch.cat(latents)
     gains = channel_gains(autoencoder, joined[:: len(joined) // 32].float())
-    return TrainingPhotos(joined, captions, phrases, gains)
+    places = expression_places(autoencoder, gains)
+    focus = torch.cat([places.expand(2 * len(latents[0]), -1), torch.zeros(len(latents[2]), len(places))])
+    return TrainingPhotos(joined, captions, phrases, gains, focus)
 
 
 def load_base() -> tuple[PocketBase, list[JsonValue]]:

@@ -35,7 +35,15 @@ from metalora_core.pocket.patch_start import start_from_patches
 from metalora_core.pocket.readers import error_floor, prompt_error
 from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
 from metalora_core.pocket.text import PAD, SPARE_FIRST, token_of
-from metalora_core.pocket.train_base import BaseOptions, TrainingPhotos, channel_gains, noise_levels, train_base
+from metalora_core.pocket.train_base import (
+    BaseOptions,
+    TrainingPhotos,
+    channel_gains,
+    expression_places,
+    noise_levels,
+    place_weights,
+    train_base,
+)
 from metalora_core.pocket.train_prior import shipped_stages
 from metalora_core.pocket.world import render
 
@@ -169,6 +177,32 @@ def test_training_captions_are_described_named_and_dropped_in_the_asked_shares()
     kept = rows[~empty]
     assert abs(float((kept[:, 3] >= SPARE_FIRST).float().mean()) - 0.5) < 0.03
     assert abs(float((kept == token_of("nose")).any(1).float().mean()) - 0.5) < 0.03
+
+
+def test_a_share_of_the_training_captions_leaves_half_of_the_scene_out():
+    captions = ["photo of a person, smiling, looking left, blue background"] * 2
+    draw = CaptionRows(captions, [[], []], CaptionOptions(drop=0, add_trigger=0, describe=0, shorten=0.5)).draw
+    rows = draw(torch.zeros(4000, dtype=torch.long), torch.Generator().manual_seed(0))
+    assert (rows[:, 3] == token_of("person")).all()
+    shares = [float((rows == token_of(word)).any(1).float().mean()) for word in ("smiling", "left", "background")]
+    assert all(abs(share - 0.75) < 0.03 for share in shares)
+    whole = (rows != PAD).sum(1) == 4 + 1 + 2 + 2
+    assert abs(float(whole.float().mean()) - (0.5 + 0.5 / 8)) < 0.03
+
+
+def test_the_places_of_an_expression_are_the_mouth_and_the_brows():
+    places = expression_places(load_autoencoder(), torch.ones(16), subjects=4).view(8, 8)
+    assert float(places.max()) == 1 and torch.equal(places, places.flip(-1))
+    assert places[4, 3] == 1 and float(places[2, 3]) > 0.2
+    assert float(places[[0, 7]].max()) < 0.1 and float(places[:, [0, 1]].max()) < 0.1
+
+
+def test_places_and_channels_are_weighted_with_mean_one_for_each_photo():
+    focus = torch.tensor([[0.0, 1.0, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]])
+    photos = TrainingPhotos(torch.zeros(2, 16, 4, 4), ["photo of a person"] * 2, [[]] * 2, focus=focus)
+    weights = place_weights(photos, torch.tensor([0, 1]), 4.0)
+    torch.testing.assert_close(weights[:, :, 0].mean(1), torch.ones(2))
+    assert float(weights[0, 1] / weights[0, 0]) == 5 and (weights[1] == 1).all()
 
 
 def test_noise_levels_fall_one_into_each_equally_likely_slice():
