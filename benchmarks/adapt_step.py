@@ -37,6 +37,8 @@ IN_COMFYUI = ("ours_comfy", "core_same", "core_all", "core_same_bf16")
 NAMES = {
     "floor": "frozen base, forward and backward to its first targets",
     "ours": "Meta-LoRA, diffusers model",
+    "ours_recomputing": "Meta-LoRA, diffusers model, recomputing blocks",
+    "ours_compiled": "Meta-LoRA, diffusers model, compiled",
     "peft": "plain LoRA, diffusers + peft",
     "ours_comfy": "Meta-LoRA, in ComfyUI",
     "core_same": "core Train LoRA, same targets",
@@ -50,6 +52,10 @@ RATIOS = {
     "step_vs_floor": ("ours", "floor", "step_ms"),
     "memory_vs_core": ("ours_comfy", "core_same", "extra_bytes"),
     "memory_vs_diffusers_peft": ("ours", "peft", "extra_bytes"),
+    "step_recomputing_vs_diffusers_peft": ("ours_recomputing", "peft", "step_ms"),
+    "memory_recomputing_vs_diffusers_peft": ("ours_recomputing", "peft", "extra_bytes"),
+    "step_compiled_vs_diffusers_peft": ("ours_compiled", "peft", "step_ms"),
+    "step_compiled_vs_floor": ("ours_compiled", "floor", "step_ms"),
 }
 TURNS = {"pocket": (7, 15), "300m": (2, 3)}
 """Rounds and steps a turn, by default."""
@@ -150,10 +156,12 @@ def main(
     models: Annotated[str, typer.Option(help="pocket, 300m, or both with a comma.")] = "pocket,300m",
     rounds: Annotated[int, typer.Option(help="Turns of every contestant; 0 for 7 on pocket, 2 on 300m.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Core's bf16 training too; minutes on a CPU.")] = False,
+    compiled: Annotated[bool, typer.Option(help="Ours compiled too; a minute or more a turn.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
 ) -> None:
     comfyui, chosen = find_comfyui(), models.split(",")
-    names = [name for name in NAMES if bf16 or name != "core_same_bf16"]
+    left_out = {"core_same_bf16": bf16, "ours_compiled": compiled}
+    names = [name for name in NAMES if left_out.get(name, True)]
     results: dict[str, list[dict[str, Any]]] = {}
     with prepared(chosen) as folders:
         with contestants_for(names, comfyui) as contestants:

@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,16 @@ from metalora_core.adaptation import adapt
 Run = Callable[[int, measure.Clock], object]
 
 
-def ours(folder: Path) -> tuple[Run, Any]:
+def ours(folder: Path, **settings: bool) -> tuple[Run, Any]:
+    """The pack's own loop.
+
+    Args:
+        folder: The case's.
+        settings: Attributes of the host, such as ``checkpointing``.
+    """
     host = case.load_case_host(folder)
+    for name, value in settings.items():
+        setattr(host, name, value)
     _, prior = case.load_case(folder)
 
     def run(steps: int, clock: measure.Clock) -> None:
@@ -206,8 +215,9 @@ def _pack() -> str:
 
 
 CONTESTANTS = {
-    "floor": floor, "ours": ours, "peft": peft, "ours_comfy": ours_comfy, "core_same": core_same, "core_all": core_all,
-    "core_same_bf16": core_same_bf16,
+    "floor": floor, "ours": ours, "ours_recomputing": partial(ours, checkpointing=True),
+    "ours_compiled": partial(ours, compiled=True), "peft": peft, "ours_comfy": ours_comfy, "core_same": core_same,
+    "core_all": core_all, "core_same_bf16": core_same_bf16,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,15 +20,15 @@ from .adaptation_batches import HeldOut, PhotoBatches
 from .adaptation_options import PRESETS, AdaptationOptions, AdaptationProgress, AdaptationResult, TrainingSet
 from .adaptation_state import AdaptationState
 from .batches import denoising_losses
-from .errors import OutOfMemory, TrainingDiverged, is_out_of_memory
+from .errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
 from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .host import Host
 from .inject import Injection
-from .memory_plan import MemoryPlan, free_memory
 from .sampling import sample
 from .schedule import step_generator
+from .step_plan import StepPlan, free_memory
 from .targets import Target
 
 __all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
@@ -58,7 +59,8 @@ def adapt(
         checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
             where it exists the run continues from it and ends bit-identical to an unbroken one.
         validation: Held-out photos for early stopping.
-        on_note: Told in one line when a step did not fit into memory and the run goes on more sparingly.
+        on_note: Told in one line when a step did not fit into memory, or its passes could not be compiled, and how the
+            run goes on.
 
     Returns:
         The identity, not yet saved, and how it went.
@@ -90,11 +92,24 @@ def adapt(
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
     run = _Run(host, state, batches, held_out, on_progress, checkpoint, digest)
     with run.kept_on_failure(prior, training_set):
-        stop_reason = run.train_within_memory(targets, on_note)
+        stop_reason = run.train_as_possible(targets, on_note)
     kept = state.result() if state.best is None else state.best
     identity = state.identity(kept, host, prior, training_set, state.step)
     seconds = time.monotonic() - run.began
     return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds, run.plan.text)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a plan did not work.
+
+    Args:
+        said: The error's first line.
+        of_compiler: The passes could not be compiled; otherwise the memory did not suffice.
+    """
+
+    said: str
+    of_compiler: bool
 
 
 class _Run:
@@ -114,10 +129,10 @@ class _Run:
         self.on_progress, self.checkpoint, self.digest = on_progress, checkpoint, digest
         self.began = time.monotonic()
         self.last_good: Checkpoint = state.snapshot(digest)
-        self.plan = MemoryPlan.of(host)
+        self.plan = StepPlan.of(host)
 
-    def train_within_memory(self, targets: Sequence[Target], on_note: Callable[[str], None] | None) -> str:
-        """Train to the end, more sparingly from the last good step on whenever a step does not fit."""
+    def train_as_possible(self, targets: Sequence[Target], on_note: Callable[[str], None] | None) -> str:
+        """Train to the end, from the last good step on with another plan whenever the one before does not work."""
         asked = self.plan
         try:
             while True:
@@ -128,33 +143,38 @@ class _Run:
                 # Here nothing of the failed step is alive any more: its frames went with the exception.
                 self.state.restore(self.last_good)
                 free_memory(self.host.device)
-                self.plan = self._smaller_plan(failure)
+                self.plan, reason = self._other_plan(failure)
                 if on_note is not None:
-                    on_note(f"A step did not fit into memory; going on from step {self.state.step}, {self.plan.text}.")
+                    on_note(f"{reason}; going on from step {self.state.step}, {self.plan.text}.")
         finally:
             asked.set_on(self.host)
 
-    def _train_as_planned(self, targets: Sequence[Target]) -> str | None:
-        """Train; returns what was said if the memory did not suffice."""
+    def _train_as_planned(self, targets: Sequence[Target]) -> _Failure | None:
+        """Train; returns what was said if the memory did not suffice or the passes could not be compiled."""
         try:
             with self.host.training(), Injection(self.host.model, targets, self.state.factors) as put:
                 put.require_all()
                 self._stop_reason = self.train()
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            uncompiled = self.plan.compiled and is_compile_failure(error)
+            if not (uncompiled or is_out_of_memory(error)):
                 raise
-            return str(error) or type(error).__name__
+            said = (str(error) or type(error).__name__).splitlines()[0][:200]
+            return _Failure(said, of_compiler=uncompiled)
         return None
 
-    def _smaller_plan(self, failure: str) -> MemoryPlan:
+    def _other_plan(self, failure: _Failure) -> tuple[StepPlan, str]:
+        """The plan to go on with, and why in words."""
+        if failure.of_compiler:
+            return replace(self.plan, compiled=False), f"The passes could not be compiled ({failure.said})"
         batch = self.state.options.batch_size + (self.state.options.preservation_weight > 0)
         plan = self.plan.smaller(self.host, batch)
         if plan is None:
             raise OutOfMemory(
                 f"Step {self.state.step + 1} does not fit into memory, even {self.plan.text}. Use smaller pictures, "
-                f"free memory, or load the base in fewer bits. It was said: {failure.splitlines()[0][:200]}"
+                f"free memory, or load the base in fewer bits. It was said: {failure.said}"
             )
-        return plan
+        return plan, "A step did not fit into memory"
 
     def train(self) -> str:
         """Train to the end; returns why it stopped."""

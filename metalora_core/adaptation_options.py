@@ -182,7 +182,7 @@ class AdaptationResult:
         validation_losses: (step, loss on the held-out photos) pairs.
         stop_reason: "finished", or why it stopped early.
         seconds: Of this call.
-        memory: How the steps were computed in the end, in words; see `metalora_core.memory_plan`.
+        memory: How the steps were computed in the end, in words; see `metalora_core.step_plan`.
     """
 
     identity: Identity

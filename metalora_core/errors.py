@@ -87,6 +87,14 @@ class OutOfMemory(MetaLoRAError):
     """A step does not fit into memory, even with every saving."""
 
 
+def is_compile_failure(error: BaseException) -> bool:
+    """Whether an error comes from torch's compiler: no C++ compiler, no Triton, or a model that it cannot take.
+
+    Told by where the error's class was defined, since the compiler is not loaded before it is used.
+    """
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
+
+
 # Of CUDA, of the machine's allocator on Linux and on Windows, of cuBLAS.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
 

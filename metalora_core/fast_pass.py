@@ -1,4 +1,4 @@
-"""Forward and backward passes of a long training, compiled and in bfloat16.
+"""Forward and backward passes of a long training, compiled, and in bfloat16 where its three digits suffice.
 
 For a small model on a processor most of a pass is not the products but what lies between them; compiling fuses that.
 """
@@ -12,13 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["fast_pass"]
+__all__ = ["compiled_pass", "fast_pass"]
+
+
+def compiled_pass(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
+    """Compile a function that calls a model, at its first call.
+
+    Worth it for many passes of one shape: the first one takes a minute or more, and a C++ compiler is needed.
+
+    Args:
+        function: Tensors, or dictionaries of them, to one tensor.
+        options: Of torch's compiler.
+    """
+    return torch.compile(function, dynamic=False, options=options)
 
 
 def fast_pass(function: Callable[..., Tensor], device_type: str = "cpu") -> Callable[..., Tensor]:
-    """Compile a function that calls a model; products are computed in bfloat16, the result is float32.
+    """As `compiled_pass`; products are computed in bfloat16, the result is float32.
 
-    Worth it for thousands of passes of one shape: the first one takes a minute or more, and a C++ compiler is needed.
     Gradients agree with the plain pass to bfloat16's three digits.
 
     Args:
@@ -29,7 +40,7 @@ def fast_pass(function: Callable[..., Tensor], device_type: str = "cpu") -> Call
         The same function, faster on processors with AMX or AVX-512 bfloat16 instructions and on cards.
     """
     # Fused attention is slow backwards for short sequences; the pattern matcher would fuse the plain one again.
-    compiled: Any = torch.compile(function, dynamic=False, options={"pattern_matcher": False})
+    compiled = compiled_pass(function, pattern_matcher=False)
 
     def call(*inputs: Any) -> Tensor:
         with torch.autocast(device_type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):

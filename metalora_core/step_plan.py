@@ -1,7 +1,8 @@
-"""What an adaptation does when the memory does not suffice: which savings there are, in which order, and in what words.
+"""How a step of an adaptation is computed, and what is changed when that does not work.
 
-The first steps are the measurement: a run starts with the plan that is fastest and takes the next saving whenever a
-step does not fit. Recomputing blocks changes nothing in the result; a batch in pieces changes its rounding.
+The first steps are the measurement: a run starts with the plan that is asked for. Whenever a step does not fit into
+memory it takes the next saving, and where the passes cannot be compiled it goes on without. Recomputing blocks changes
+nothing in the result; a batch in pieces and compiled passes change its rounding.
 """
 
 from __future__ import annotations
@@ -14,28 +15,30 @@ import torch
 
 from .host import Host
 
-__all__ = ["MemoryPlan", "free_memory"]
+__all__ = ["StepPlan", "free_memory"]
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class StepPlan:
     """How a step is computed.
 
     Args:
+        compiled: Passes are compiled; worth it for long runs only, see `metalora_core.fast_pass`.
         checkpointing: Blocks are computed again in the backward pass: a third more time, a fraction of the memory.
         pieces: Forward and backward passes that a batch is cut into; their gradients are summed.
     """
 
+    compiled: bool = False
     checkpointing: bool = False
     pieces: int = 1
 
     @staticmethod
-    def of(host: Host) -> MemoryPlan:
+    def of(host: Host) -> StepPlan:
         """The plan that a host is set to."""
-        return MemoryPlan(checkpointing=bool(getattr(host, "checkpointing", False)))
+        return StepPlan(*(bool(getattr(host, name, False)) for name in ("compiled", "checkpointing")))
 
-    def smaller(self, host: Host, batch: int) -> MemoryPlan | None:
-        """The next plan that needs less, or None.
+    def smaller(self, host: Host, batch: int) -> StepPlan | None:
+        """The next plan that needs less memory, or None.
 
         Args:
             host: Has an attribute ``checkpointing`` if it can recompute blocks.
@@ -49,8 +52,9 @@ class MemoryPlan:
 
     def set_on(self, host: Host) -> None:
         """Let the host follow the plan from the next `Host.training` on."""
-        if hasattr(host, "checkpointing"):
-            host.checkpointing = self.checkpointing  # pyright: ignore[reportAttributeAccessIssue]
+        for name in ("compiled", "checkpointing"):
+            if hasattr(host, name):
+                setattr(host, name, getattr(self, name))
 
     def cut(self, batch: int) -> Iterator[slice]:
         """Rows of each piece of a batch."""
@@ -60,7 +64,8 @@ class MemoryPlan:
     @property
     def text(self) -> str:
         """In words, e.g. "recomputing blocks, the batch in 2 pieces"."""
-        words = ["recomputing blocks"] if self.checkpointing else ["keeping all activations"]
+        words = ["compiled"] if self.compiled else []
+        words += ["recomputing blocks"] if self.checkpointing else ["keeping all activations"]
         return ", ".join(words + ([f"the batch in {self.pieces} pieces"] if self.pieces > 1 else []))
 
 

@@ -28,6 +28,9 @@ def adapt(
     pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Learn a subject and write its identity file.
@@ -52,7 +55,7 @@ def adapt(
     require_output(output, ".safetensors", prior)
     checkpoint_path = checkpoint_beside(output, checkpoint)
     used_prior = load_prior_for(prior, model, class_word)
-    host = load_base_model(model, device, dtype, pipeline_config)
+    host = load_base_model(model, device, dtype, pipeline_config, compiled=compiled)
     targets_of_prior(used_prior, host.targets())
     size_px = picture_size_px(host, model, size)
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)

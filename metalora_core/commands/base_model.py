@@ -51,7 +51,7 @@ def choose_dtype(dtype: str) -> torch.dtype:
     return found
 
 
-def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = "") -> Host:
+def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = "", *, compiled: bool = False) -> Host:
     """Load the pocket model or a diffusers model as a host.
 
     Args:
@@ -59,6 +59,7 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
         device: As in choose_device.
         dtype: As in choose_dtype; the pocket model is always float32.
         pipeline_config: For a single file, the folder with its pipeline's configuration.
+        compiled: Passes of a training are compiled.
 
     Raises:
         InvalidOptions: If there is nothing at the path.
@@ -70,7 +71,9 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
 
         # It is so small that a second thread costs more than it brings, on a busy machine many times as much.
         torch.set_num_threads(1)
-        return load_pocket_host()
+        pocket = load_pocket_host()
+        pocket.compiled = compiled
+        return pocket
     if not Path(model).exists():
         raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
     from ..hosts.diffusers import load_diffusers_host
@@ -80,6 +83,7 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
         device=choose_device(device),
         dtype=choose_dtype(dtype),
         pipeline_config=Path(pipeline_config) if pipeline_config else None,
+        compiled=compiled,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
-from ..fast_pass import fast_pass
+from ..fast_pass import compiled_pass, fast_pass
 from ..host import Conditioning
 from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
 from ..targets import Target
@@ -38,6 +38,7 @@ class DiffusersHost:
             schedule for a UNet.
         guidance: What a guidance-distilled Flux is told, FLUX.1-dev's usual 3.5 by default.
         gradient_checkpointing: Trade a second forward pass for memory in `training`.
+        compiled: Compile the passes in `training`: a minute or more for the first one, faster steps afterwards.
 
     Raises:
         IncompatibleBaseModel: If the model is of another class or a variant with extra input channels.
@@ -52,6 +53,7 @@ class DiffusersHost:
         *,
         guidance: float = 3.5,
         gradient_checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.family = family_of(model)
         self.base = base_of(model)
@@ -60,12 +62,13 @@ class DiffusersHost:
         self.guidance = guidance
         self._wants_guidance = bool(getattr(getattr(model, "config", None), "guidance_embeds", False))
         self.checkpointing = gradient_checkpointing
+        self.compiled = compiled
         self.latent_channels = _latent_channels(model, self.family)
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
         self.denoise: Denoiser = DENOISERS[self.family]
         self._targets: tuple[Target, ...] | None = None
-        self._fast = False
+        self._mode = ""
 
     @property
     def device(self) -> torch.device:
@@ -89,9 +92,9 @@ class DiffusersHost:
         return self._targets
 
     def weights_digest(self) -> str:
-        """Of the denoiser's parameters, and of whether passes are fast, so that a training goes on as it began."""
+        """Of the denoiser's parameters, and of how passes are computed, so that a training goes on as it began."""
         digest = weights_digest(self.model.named_parameters())
-        return f"{digest} fast" if self._fast else digest
+        return f"{digest} {self._mode or 'compiled' * self.compiled}".rstrip()
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -147,17 +150,23 @@ class DiffusersHost:
     @contextmanager
     def fast_training(self) -> Generator[None]:
         """Passes of a long training in this block are compiled and in bfloat16, see `fast_pass`; drawing stays."""
-        plain = self.denoise
-        compiled = fast_pass(partial(plain, self.model), self.device.type)
+        with self._passes_by(partial(fast_pass, device_type=self.device.type), "fast"):
+            yield
+
+    @contextmanager
+    def _passes_by(self, make: Callable[[Callable[..., Tensor]], Callable[..., Tensor]], mode: str) -> Generator[None]:
+        """Let passes with gradients go through what is made of the plain one."""
+        plain, mode_before = self.denoise, self._mode
+        made = make(partial(plain, self.model))
 
         def denoise(model: Any, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-            return compiled(noisy, t, conditioning) if torch.is_grad_enabled() else plain(model, noisy, t, conditioning)
+            return made(noisy, t, conditioning) if torch.is_grad_enabled() else plain(model, noisy, t, conditioning)
 
-        self.denoise, self._fast = denoise, True
+        self.denoise, self._mode = denoise, mode
         try:
             yield
         finally:
-            self.denoise, self._fast = plain, False
+            self.denoise, self._mode = plain, mode_before
 
     @contextmanager
     def training(self) -> Generator[None]:
@@ -169,7 +178,9 @@ class DiffusersHost:
             model.requires_grad_(False).eval()
             if checkpointing:
                 model.enable_gradient_checkpointing()
-            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model):
+            compiling = self.compiled and not self._mode
+            passes = self._passes_by(compiled_pass, "compiled") if compiling else nullcontext()
+            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model), passes:
                 yield
         finally:
             if checkpointing:
@@ -210,6 +221,7 @@ def load_diffusers_host(
     pipeline_config: Path | str | None = None,
     guidance: float = 3.5,
     gradient_checkpointing: bool = False,
+    compiled: bool = False,
 ) -> DiffusersHost:
     """Load a host from this machine; nothing is downloaded, nothing unpickled.
 
@@ -224,6 +236,7 @@ def load_diffusers_host(
         pipeline_config: See `load_whole_checkpoint`.
         guidance: See `DiffusersHost`.
         gradient_checkpointing: See `DiffusersHost`.
+        compiled: See `DiffusersHost`.
 
     Raises:
         UnreadableFile: If nothing usable stands at the path.
@@ -248,7 +261,7 @@ def load_diffusers_host(
         space.autoencoder.to(device).eval()
     return DiffusersHost(
         model.to(device, dtype).eval(), space, text_encoder, objective,
-        guidance=guidance, gradient_checkpointing=gradient_checkpointing,
+        guidance=guidance, gradient_checkpointing=gradient_checkpointing, compiled=compiled,
     )  # fmt: skip
 
 

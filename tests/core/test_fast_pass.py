@@ -6,7 +6,10 @@ import shutil
 
 import pytest
 import torch
+from core.bench_stand_in import stand_in_host, stand_in_prior
+from torch import Tensor
 
+from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
 from metalora_core.fast_pass import fast_pass
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.pocket.base_model import make_base_model
@@ -44,3 +47,38 @@ def test_a_host_is_as_before_after_a_fast_training():
         assert host.denoise is not plain
         raise RuntimeError("enough")
     assert host.denoise is plain
+
+
+@pytest.fixture
+def learned():
+    """Learn a subject on a small Flux, the passes compiled or not; returns factors, notes and the host."""
+    host = stand_in_host()
+
+    def learn(*, compiled: bool) -> tuple[Tensor, list[str]]:
+        host.compiled = compiled
+        notes: list[str] = []
+        photos = TrainingSet((torch.full((3, 128, 128), 0.5),), ("photo of a ohwx person",), "person", "ohwx")
+        options = AdaptationOptions(steps=3, read_every=1)
+        layers = adapt(host, stand_in_prior(host), photos, options, on_note=notes.append).identity.layers
+        return torch.cat([factor.flatten() for layer in layers.values() for factor in (layer.mid, layer.up)]), notes
+
+    return learn, host
+
+
+@needs_compiler
+def test_a_compiled_adaptation_learns_the_same_to_rounding(learned):
+    learn, host = learned
+    plain, passes = host.denoise, learn(compiled=False)
+    compiled, notes = learn(compiled=True)
+    assert not notes and host.denoise is plain
+    assert not torch.equal(compiled, passes[0])  # or nothing was compiled
+    torch.testing.assert_close(compiled, passes[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_machine_without_a_compiler_learns_the_same_uncompiled(learned, tmp_path):
+    learn, _ = learned
+    without = {"cpp.cxx": (None, str(tmp_path / "no-compiler")), "force_disable_caches": True}
+    with torch._inductor.config.patch(without):
+        factors, notes = learn(compiled=True)
+    assert len(notes) == 1 and notes[0].startswith("The passes could not be compiled (")
+    assert torch.equal(factors, learn(compiled=False)[0])

@@ -1,4 +1,4 @@
-"""Laws of the memory plan: a run that does not fit goes on more sparingly and ends where it would have ended."""
+"""Laws of the step plan: a run whose step does not work goes on in another way and ends where it would have ended."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from core.test_adaptation import prior as prior  # the fixture
 from core.toy_host import ToyHost
 
 from metalora_core.adaptation import adapt
-from metalora_core.errors import OutOfMemory, is_out_of_memory
+from metalora_core.errors import OutOfMemory, is_compile_failure, is_out_of_memory
 from metalora_core.files.prior import Prior
-from metalora_core.memory_plan import MemoryPlan
+from metalora_core.step_plan import StepPlan
 from metalora_core.terminal import EXIT_ERROR, run
 
 TWO = replace(OPTIONS, batch_size=2)
@@ -112,21 +112,42 @@ def test_a_lack_of_memory_without_words_is_told_in_words(prior: Prior):
         adapt(Cramped(1, MemoryError(), largest=0), prior, photos(), OPTIONS)
 
 
+def test_goes_on_uncompiled_where_the_passes_cannot_be_compiled_and_says_why(prior: Prior):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    class WithoutCompiler(ToyHost):
+        compiled = True
+
+        def predict(self, noisy, t, conditioning):
+            if self.compiled:
+                raise InvalidCxxCompiler()
+            return super().predict(noisy, t, conditioning)
+
+    notes: list[str] = []
+    host = WithoutCompiler()
+    result = adapt(host, prior, photos(), OPTIONS, on_note=notes.append)
+    assert same(result.identity, adapt(ToyHost(), prior, photos(), OPTIONS).identity)
+    assert len(notes) == 1 and notes[0].startswith("The passes could not be compiled (No working C++ compiler")
+    assert notes[0].endswith("; going on from step 0, keeping all activations.")
+    assert result.memory == "keeping all activations" and host.compiled
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(prior: Prior):
     host = Cramped(3, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):
         adapt(host, prior, photos(), OPTIONS)
     assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_compile_failure(host.error)
 
 
 def test_savings_come_in_order_and_end():
-    host, plan = Cramped(1, MemoryError()), MemoryPlan()
+    host, plan = Cramped(1, MemoryError()), StepPlan()
     ladder = []
     while (plan := plan.smaller(host, 3)) is not None:
         ladder.append((plan.checkpointing, plan.pieces))
     assert ladder == [(True, 1), (True, 2), (True, 3)]
-    assert [list(range(3))[rows] for rows in MemoryPlan(pieces=2).cut(3)] == [[0, 1], [2]]
-    assert MemoryPlan().smaller(ToyHost(), 1) is None  # it has no blocks to recompute
+    assert [list(range(3))[rows] for rows in StepPlan(pieces=2).cut(3)] == [[0, 1], [2]]
+    assert StepPlan().smaller(ToyHost(), 1) is None  # it has no blocks to recompute
 
 
 def test_the_command_line_says_it_in_one_line(capsys):
