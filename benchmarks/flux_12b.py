@@ -107,22 +107,33 @@ def measure_side(host: case.CaseHost, prior: Prior, pixels: int, rate: float) ->
     }
 
 
+def show(row: dict[str, Any]) -> None:
+    words = [f"{name} {value if isinstance(value, str) else f'{value:.3g}'}" for name, value in row.items()]
+    print(", ".join(words), flush=True)
+
+
 def main() -> None:
     if not torch.cuda.is_available():
         print("12 B Flux at 512 and 1024 px: not measured, there is no GPU")
         return
     rate = matrix_rate()
     print(f"{torch.cuda.get_device_name()}: {rate / 1e12:.0f} TFLOP/s in bf16 products")
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, Any]] = []
     host = make_host(checkpointing=False)
     prior = make_prior(host)
     for pixels, checkpointing in ((512, False), (512, True), (1024, True)):
         host.checkpointing = checkpointing
         try:
-            rows.append(measure_side(host, prior, pixels, rate))
-            print(", ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
+            rows.append(measure_side(host, prior, pixels, rate) | {"blocks": "bf16, on the card"})
+            show(rows[-1])
         except torch.cuda.OutOfMemoryError:
             print(f"{pixels} px, checkpointing {checkpointing}: does not fit this card")
+    for home, name in (("cuda", "fp8, on the card"), ("cpu", "fp8, in main memory")):
+        store = host.blocks_kept(torch.device(home), torch.float8_e4m3fn)
+        torch.cuda.empty_cache()
+        rows.append(measure_side(host, prior, 1024, rate) | {"blocks": name})
+        show(rows[-1])
+        store.bring_back()
     if "--json" in sys.argv:
         Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps({"rate": rate, "rows": rows}, indent=1))
 

@@ -17,6 +17,8 @@ from .host import Host
 
 __all__ = ["StepPlan", "free_memory"]
 
+_OF_HOST = ("compiled", "checkpointing", "swapped")
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -25,34 +27,39 @@ class StepPlan:
     Args:
         compiled: Passes are compiled; worth it for long runs only, see `metalora_core.fast_pass`.
         checkpointing: Blocks are computed again in the backward pass: a third more time, a fraction of the memory.
+        swapped: The blocks' weights lie in main memory, and are on the card only while they compute.
         pieces: Forward and backward passes that a batch is cut into; their gradients are summed.
     """
 
     compiled: bool = False
     checkpointing: bool = False
+    swapped: bool = False
     pieces: int = 1
 
     @staticmethod
     def of(host: Host) -> StepPlan:
         """The plan that a host is set to."""
-        return StepPlan(*(bool(getattr(host, name, False)) for name in ("compiled", "checkpointing")))
+        return StepPlan(*(bool(getattr(host, name, False)) for name in _OF_HOST))
 
     def smaller(self, host: Host, batch: int) -> StepPlan | None:
         """The next plan that needs less memory, or None.
 
         Args:
-            host: Has an attribute ``checkpointing`` if it can recompute blocks.
+            host: Has an attribute ``checkpointing`` if it can recompute blocks; ``can_swap`` says whether it can keep
+                them elsewhere.
             batch: Samples a step.
         """
         if not self.checkpointing and hasattr(host, "checkpointing"):
             return replace(self, checkpointing=True)
         if self.pieces < batch:
             return replace(self, pieces=min(2 * self.pieces, batch))
+        if self.checkpointing and not self.swapped and getattr(host, "can_swap", False):
+            return replace(self, compiled=False, swapped=True)
         return None
 
     def set_on(self, host: Host) -> None:
         """Let the host follow the plan from the next `Host.training` on."""
-        for name in ("compiled", "checkpointing"):
+        for name in _OF_HOST:
             if hasattr(host, name):
                 setattr(host, name, getattr(self, name))
 
@@ -65,6 +72,7 @@ class StepPlan:
     def text(self) -> str:
         """In words, e.g. "recomputing blocks, the batch in 2 pieces"."""
         words = ["compiled"] if self.compiled else []
+        words += ["blocks in main memory"] if self.swapped else []
         words += ["recomputing blocks"] if self.checkpointing else ["keeping all activations"]
         return ", ".join(words + ([f"the batch in {self.pieces} pieces"] if self.pieces > 1 else []))
 

@@ -31,6 +31,12 @@ def adapt(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")
     ] = False,
+    swap_blocks: Annotated[
+        bool, typer.Option("--swap-blocks", help="Keep the model's blocks in main memory: for a card smaller than it.")
+    ] = False,
+    fp8_blocks: Annotated[
+        bool, typer.Option("--fp8-blocks", help="Keep the blocks' matrices in 8 bits: half the memory, another model.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Learn a subject and write its identity file.
@@ -47,7 +53,7 @@ def adapt(
     from ..files.prior import targets_of_prior
     from ..terminal import answer, progress_bars, remark
     from ..training_photos import load_training_set, split_training_set
-    from .base_model import checkpoint_beside, load_base_model, load_prior_for, picture_size_px, require_output
+    from .base_model import Saving, checkpoint_beside, load_base_model, load_prior_for, picture_size_px, require_output
 
     _require_words(trigger, class_word)
     asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
@@ -55,7 +61,9 @@ def adapt(
     require_output(output, ".safetensors", prior)
     checkpoint_path = checkpoint_beside(output, checkpoint)
     used_prior = load_prior_for(prior, model, class_word)
-    host = load_base_model(model, device, dtype, pipeline_config, compiled=compiled)
+    host = load_base_model(
+        model, device, dtype, pipeline_config, compiled=compiled, saving=Saving(swap_blocks, fp8_blocks)
+    )
     targets_of_prior(used_prior, host.targets())
     size_px = picture_size_px(host, model, size)
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,19 @@ POCKET_DOMAINS = ("avatars", "products")
 _USUAL_SIZE_PX = {POCKET: 128, "sd15": 512}
 LARGEST_PICTURE_PX = 8192
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Memory that a model is asked to do without.
+
+    Args:
+        swap_blocks: Blocks lie in main memory and are copied to the card while they compute.
+        fp8_blocks: The blocks' matrices are kept in eight bits.
+    """
+
+    swap_blocks: bool = False
+    fp8_blocks: bool = False
 
 
 def choose_device(device: str) -> torch.device:
@@ -51,7 +65,15 @@ def choose_dtype(dtype: str) -> torch.dtype:
     return found
 
 
-def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = "", *, compiled: bool = False) -> Host:
+def load_base_model(
+    model: str,
+    device: str,
+    dtype: str,
+    pipeline_config: str = "",
+    *,
+    compiled: bool = False,
+    saving: Saving | None = None,
+) -> Host:
     """Load the pocket model or a diffusers model as a host.
 
     Args:
@@ -60,13 +82,17 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
         dtype: As in choose_dtype; the pocket model is always float32.
         pipeline_config: For a single file, the folder with its pipeline's configuration.
         compiled: Passes of a training are compiled.
+        saving: Memory to save.
 
     Raises:
-        InvalidOptions: If there is nothing at the path.
+        InvalidOptions: If there is nothing at the path, or the memory cannot be saved as asked.
     """
-    if model == POCKET:
-        import torch
+    import torch
 
+    saving = saving or Saving()
+    if model == POCKET:
+        if saving != Saving():
+            raise InvalidOptions("The pocket model is 5 MB; leave --swap-blocks and --fp8-blocks out.")
         from ..pocket import load_pocket_host
 
         # It is so small that a second thread costs more than it brings, on a busy machine many times as much.
@@ -76,7 +102,7 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
         return pocket
     if not Path(model).exists():
         raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
-    from ..hosts.diffusers import load_diffusers_host
+    from ..hosts.diffusers import BlockPlace, load_diffusers_host
 
     return load_diffusers_host(
         Path(model),
@@ -84,6 +110,7 @@ def load_base_model(model: str, device: str, dtype: str, pipeline_config: str = 
         dtype=choose_dtype(dtype),
         pipeline_config=Path(pipeline_config) if pipeline_config else None,
         compiled=compiled,
+        blocks=BlockPlace(saving.swap_blocks, torch.float8_e4m3fn if saving.fp8_blocks else None),
     )
 
 

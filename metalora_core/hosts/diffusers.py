@@ -17,6 +17,7 @@ from ..host import Conditioning
 from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
 from ..targets import Target
 from ..weights_digest import weights_digest
+from .block_store import BlockPlace, BlockStore
 from .denoisers import DENOISERS, Denoiser, base_of, family_of, remembered_rotations
 from .latents import LatentSpace, load_latent_space, require_multiple
 from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
@@ -39,6 +40,7 @@ class DiffusersHost:
         guidance: What a guidance-distilled Flux is told, FLUX.1-dev's usual 3.5 by default.
         gradient_checkpointing: Trade a second forward pass for memory in `training`.
         compiled: Compile the passes in `training`: a minute or more for the first one, faster steps afterwards.
+        swapped: Keep the blocks in main memory during `training`; needs gradient_checkpointing to save anything.
 
     Raises:
         IncompatibleBaseModel: If the model is of another class or a variant with extra input channels.
@@ -54,6 +56,7 @@ class DiffusersHost:
         guidance: float = 3.5,
         gradient_checkpointing: bool = False,
         compiled: bool = False,
+        swapped: bool = False,
     ) -> None:
         self.family = family_of(model)
         self.base = base_of(model)
@@ -63,6 +66,7 @@ class DiffusersHost:
         self._wants_guidance = bool(getattr(getattr(model, "config", None), "guidance_embeds", False))
         self.checkpointing = gradient_checkpointing
         self.compiled = compiled
+        self.swapped = swapped
         self.latent_channels = _latent_channels(model, self.family)
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
@@ -79,6 +83,11 @@ class DiffusersHost:
     def dtype(self) -> torch.dtype:
         """Of the model's weights."""
         return next(self.model.parameters()).dtype
+
+    @property
+    def can_swap(self) -> bool:
+        """Whether blocks can lie in main memory: not where they compute there, nor in a UNet, whose parts recompute."""
+        return self.device.type != "cpu" and self.family != "unet"
 
     @property
     def downscale(self) -> int:
@@ -180,7 +189,9 @@ class DiffusersHost:
                 model.enable_gradient_checkpointing()
             compiling = self.compiled and not self._mode
             passes = self._passes_by(compiled_pass, "compiled") if compiling else nullcontext()
-            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model), passes:
+            swapping = self.swapped and self.can_swap
+            blocks = self.blocks_kept(torch.device("cpu")).for_a_while() if swapping else nullcontext()
+            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model), passes, blocks:
                 yield
         finally:
             if checkpointing:
@@ -188,6 +199,20 @@ class DiffusersHost:
             model.train(was_training)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    def blocks_kept(self, home: torch.device, dtype: torch.dtype | None = None) -> BlockStore:
+        """Keep the blocks at home, for a training or for good, see `BlockStore`.
+
+        Args:
+            home: Where.
+            dtype: What matrices are kept in; None for what they have.
+
+        Raises:
+            InvalidOptions: For a UNet, which recomputes smaller parts than its blocks.
+        """
+        if self.family == "unet":
+            raise InvalidOptions("The blocks of a UNet cannot be kept elsewhere; load it in float16 instead.")
+        return BlockStore(self.model, self.device, home, dtype)
 
     def _require_space(self) -> LatentSpace:
         if self._space is None:
@@ -222,6 +247,7 @@ def load_diffusers_host(
     guidance: float = 3.5,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
+    blocks: BlockPlace | None = None,
 ) -> DiffusersHost:
     """Load a host from this machine; nothing is downloaded, nothing unpickled.
 
@@ -237,13 +263,18 @@ def load_diffusers_host(
         guidance: See `DiffusersHost`.
         gradient_checkpointing: See `DiffusersHost`.
         compiled: See `DiffusersHost`.
+        blocks: Where the denoiser's blocks are kept; blocks in main memory are recomputed in a training.
 
     Raises:
         UnreadableFile: If nothing usable stands at the path.
         IncompatibleBaseModel: If the architecture is not one of Flux, SD3, SD1.5 and SDXL.
-        InvalidOptions: If a whole checkpoint lacks its pipeline configuration.
+        InvalidOptions: If a whole checkpoint lacks its pipeline configuration, or blocks cannot be kept as asked.
     """
     path = Path(path)
+    device = torch.device(device)
+    blocks = blocks or BlockPlace()
+    if blocks.in_main_memory and device.type == "cpu":
+        raise InvalidOptions("The blocks are in main memory as it is: this model computes on the processor.")
     pipeline = _find_pipeline(path, dtype, Path(pipeline_config) if pipeline_config else None)
     if pipeline is not None:
         model: nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
@@ -259,10 +290,21 @@ def load_diffusers_host(
     space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
     if space is not None:
         space.autoencoder.to(device).eval()
-    return DiffusersHost(
-        model.to(device, dtype).eval(), space, text_encoder, objective,
-        guidance=guidance, gradient_checkpointing=gradient_checkpointing, compiled=compiled,
+    _place(model.to(dtype).eval(), device, leave_blocks=blocks.in_main_memory)
+    host = DiffusersHost(
+        model, space, text_encoder, objective, guidance=guidance, compiled=compiled,
+        gradient_checkpointing=gradient_checkpointing or blocks.in_main_memory,
     )  # fmt: skip
+    if blocks != BlockPlace():
+        host.blocks_kept(torch.device("cpu") if blocks.in_main_memory else device, blocks.dtype)
+    return host
+
+
+def _place(model: nn.Module, device: torch.device, *, leave_blocks: bool) -> None:
+    """Move a model to its device, or all of it but the blocks."""
+    for child in model.children():
+        if not (leave_blocks and isinstance(child, nn.ModuleList)):
+            child.to(device)
 
 
 def _find_pipeline(path: Path, dtype: torch.dtype, pipeline_config: Path | None) -> Any:

@@ -12,11 +12,16 @@ from core.test_hosts import latents_for, timesteps_for, to_original_names
 from core.tiny_models import MODELS, conditioning_for, tiny_autoencoder, tiny_flux, tiny_unet
 
 from metalora_core.errors import InvalidOptions, UnreadableFile
+from metalora_core.commands.base_model import Saving, load_base_model
 from metalora_core.files.atomic import atomic_save_safetensors
+from metalora_core.hosts.block_store import BlockPlace
 from metalora_core.hosts.diffusers import DiffusersHost, load_diffusers_host
 from metalora_core.hosts.pipelines import objective_of
 from metalora_core.hosts.single_file import load_denoiser
 from metalora_core.objective import EpsObjective, FlowObjective, VObjective
+
+
+FP8 = torch.float8_e4m3fn
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
@@ -51,6 +56,25 @@ def test_a_folder_gives_the_same_predictions(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         assert torch.equal(ours.predict(noisy, t, conditioning), loaded.predict(noisy, t, conditioning))
         assert loaded.encode_images(torch.rand(1, 3, 32, 32)).shape[-1] == 4
+
+
+def test_a_model_loads_with_its_blocks_in_eight_bits_and_is_told_apart(tmp_path: Path) -> None:
+    tiny_flux().save_pretrained(tmp_path)
+    whole, kept = load_diffusers_host(tmp_path), load_diffusers_host(tmp_path, blocks=BlockPlace(dtype=FP8))
+    assert {p.dtype for p in kept.model.parameters()} == {torch.float32, FP8} and kept.dtype == torch.float32
+    assert kept.targets() == whole.targets() and kept.weights_digest() != whole.weights_digest()
+    noisy, t, conditioning = latents_for(whole), timesteps_for(whole), conditioning_for("flux")
+    with torch.no_grad():
+        difference = kept.predict(noisy, t, conditioning) - whole.predict(noisy, t, conditioning)
+        assert 0 < float(difference.norm()) < 0.2 * float(whole.predict(noisy, t, conditioning).norm())
+
+
+def test_a_processor_has_no_other_memory_to_keep_blocks_in(tmp_path: Path) -> None:
+    tiny_flux().save_pretrained(tmp_path)
+    with pytest.raises(InvalidOptions, match="in main memory as it is"):
+        load_diffusers_host(tmp_path, blocks=BlockPlace(in_main_memory=True))
+    with pytest.raises(InvalidOptions, match="leave --swap-blocks"):
+        load_base_model("pocket", "", "float32", saving=Saving(swap_blocks=True))
 
 
 def tiny_clip_tokenizer(folder: Path) -> Any:

@@ -1,0 +1,123 @@
+"""Laws of blocks that are kept elsewhere: same numbers, few copies at a time, nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from core.bench_stand_in import StandInHost, stand_in_prior
+from core.tiny_models import tiny_flux, tiny_sd3, tiny_unet
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from metalora_core.adaptation import AdaptationOptions, AdaptationResult, TrainingSet, adapt
+from metalora_core.errors import InvalidOptions
+from metalora_core.hosts.block_store import BlockStore, blocks_of
+from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.step_plan import StepPlan
+
+CPU = torch.device("cpu")
+
+
+class Swapping(StandInHost):
+    """Keeps blocks in main memory although it computes there: the same path without a card."""
+
+    can_swap = True  # pyright: ignore[reportAssignmentType]
+
+
+def learn(host: StandInHost) -> AdaptationResult:
+    photos = TrainingSet((torch.full((3, 128, 128), 0.5),), ("photo of a ohwx person",), "person", "ohwx")
+    return adapt(host, stand_in_prior(host), photos, AdaptationOptions(steps=4, read_every=2))
+
+
+def factors(result: AdaptationResult) -> Tensor:
+    layers = result.identity.layers.values()
+    return torch.cat([factor.flatten() for layer in layers for factor in (layer.mid, layer.up)])
+
+
+def test_an_adaptation_with_blocks_kept_elsewhere_is_bit_identical_and_leaves_the_model_as_it_was():
+    model = tiny_flux()
+    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    host = Swapping(model, gradient_checkpointing=True, swapped=True)
+    result = learn(host)
+    assert result.memory == "blocks in main memory, recomputing blocks"
+    assert torch.equal(factors(result), factors(learn(StandInHost(tiny_flux()))))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(value, before[name][1]) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many blocks' copies are alive whenever one is made ready, by weak references to their last matrix."""
+    seen: list[StorageWeakRef] = []
+    counts: list[int] = []
+    copies = BlockStore._copies
+
+    def counting(self: BlockStore, number: int) -> list[Tensor]:
+        made = copies(self, number)
+        matrix = max(i for i, copy in enumerate(made) if copy.dim() > 1)
+        seen.append(StorageWeakRef(made[matrix].untyped_storage()))
+        counts.append(sum(not one.expired() for one in seen))
+        return made
+
+    monkeypatch.setattr(BlockStore, "_copies", counting)
+    yield counts
+
+
+def test_with_recomputing_only_one_block_is_there_at_a_time(alive: list[int]):
+    learn(Swapping(tiny_flux(), gradient_checkpointing=True, swapped=True))
+    assert len(alive) == 4 * 2 * 3 and max(alive) <= 2  # forward and again backward, three blocks, four steps
+
+
+def test_without_recomputing_autograd_keeps_every_block(alive: list[int]):
+    learn(Swapping(tiny_flux(), swapped=True))
+    assert max(alive) == 3
+
+
+@pytest.mark.parametrize("make", [tiny_flux, tiny_sd3])
+def test_matrices_in_eight_bits_compute_as_the_rounded_model(make):
+    model, rounded = make(), make()
+    for block in blocks_of(rounded):
+        for parameter in block.parameters():
+            if parameter.dim() > 1:
+                parameter.data = parameter.data.to(torch.float8_e4m3fn).float()
+    kept = DiffusersHost(model)
+    store = kept.blocks_kept(CPU, torch.float8_e4m3fn)
+    matrices = [p for block in blocks_of(model) for p in block.parameters() if p.dim() > 1]
+    assert matrices and all(p.dtype == torch.float8_e4m3fn for p in matrices)
+    noisy, t = torch.randn(1, 16, 4, 4), torch.tensor([0.5])
+    pooled = 24 if kept.family == "sd3" else 8
+    conditioning = {"context": torch.randn(1, 5, 16), "pooled": torch.randn(1, pooled)}
+    with torch.no_grad():
+        assert torch.equal(kept.predict(noisy, t, conditioning), DiffusersHost(rounded).predict(noisy, t, conditioning))
+    store.bring_back()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), rounded.parameters(), strict=True))
+
+
+def test_a_pass_that_fails_puts_the_stored_weights_back():
+    model = tiny_flux()
+    stored = [id(parameter) for parameter in model.parameters()]
+    DiffusersHost(model).blocks_kept(CPU)
+    with pytest.raises(RuntimeError):
+        model.transformer_blocks[0](torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(1, 3), None)
+    assert [id(parameter) for parameter in model.parameters()] == stored
+
+
+def test_a_unet_is_refused_and_a_processor_has_nothing_to_swap():
+    with pytest.raises(InvalidOptions, match="float16"):
+        DiffusersHost(tiny_unet()).blocks_kept(CPU)
+    assert not DiffusersHost(tiny_flux()).can_swap
+
+
+def test_blocks_go_to_main_memory_last_and_only_when_they_are_recomputed():
+    host, plan = Swapping(tiny_flux(), compiled=True), StepPlan.of(Swapping(tiny_flux(), compiled=True))
+    ladder = [plan]
+    while (plan := plan.smaller(host, 2)) is not None:
+        ladder.append(plan)
+    assert [p.text for p in ladder] == [
+        "compiled, keeping all activations",
+        "compiled, recomputing blocks",
+        "compiled, recomputing blocks, the batch in 2 pieces",
+        "blocks in main memory, recomputing blocks, the batch in 2 pieces",
+    ]
