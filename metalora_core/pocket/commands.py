@@ -15,7 +15,7 @@ pocket_app.add_typer(train_app, name="train")
 
 Folder = Annotated[Path, typer.Option(help="Where rendered photos and latents are kept.")]
 Steps = Annotated[int, typer.Option(help="Training steps; 0 for the shipped number.", min=0)]
-Fast = Annotated[bool, typer.Option("--fast", help="Compiled passes in bfloat16: for processors with AMX, and cards.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Passes in bfloat16, compiled: for processors with AMX, and cards.")]
 DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both, one after the other.")]
 _FOLDER = Path("output/pocket")
 
@@ -99,7 +99,7 @@ def base(
 
 
 @train_app.command()
-def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0) -> None:
+def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0, fast: Fast = False) -> None:
     """Train the factor readers."""
     from dataclasses import replace
 
@@ -107,7 +107,7 @@ def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0) 
 
     options = ReaderOptions()
     for one in _domains(domain):
-        make_reader(one, folder, replace(options, steps=steps or options.steps), typer.echo)
+        make_reader(one, folder, replace(options, steps=steps or options.steps, fast=fast), typer.echo)
 
 
 @train_app.command()

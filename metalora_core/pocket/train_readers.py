@@ -30,10 +30,12 @@ _RESTORED_EVERY = 5
 class ReaderOptions:
     """How a reader is trained."""
 
-    steps: int = 4000
-    batch_size: int = 32
+    steps: int = 9000
+    batch_size: int = 64
     learning_rate: float = 2e-3
     noise: float = 0.03  # largest standard deviation of the pixel noise
+    shift: int = 5  # pixels by which a batch is moved at most; no caption speaks of where a subject stands
+    fast: bool = False  # passes in bfloat16: 2.1 instead of 3.3 ms a photo with AMX
     seed: int = 0
 
 
@@ -66,6 +68,13 @@ def _mirror(pictures: Tensor, scenes: Tensor, generator: torch.Generator) -> tup
     signs = torch.ones(scenes.shape[1])
     signs[_MIRRORED] = -1
     return pictures, torch.where(chosen[:, None], scenes * signs, scenes)
+
+
+def _shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Move all photos by some pixels; what comes in repeats the edge."""
+    down, right = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
+    height, width = pictures.shape[-2:]
+    return F.pad(pictures, (most,) * 4, mode="replicate")[..., down : down + height, right : right + width]
 
 
 def _exchange_colours(
@@ -115,8 +124,9 @@ def train_reader(
         who = identity[rows]
         if plan.domain == "products":
             pictures, who, shown = _exchange_colours(pictures, who, shown, generator)
-        pictures = _disturb(pictures, options, generator).contiguous(memory_format=torch.channels_last)
-        logits = reader.logits(pictures)
+        pictures = _disturb(_shift(pictures, options.shift, generator), options, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.fast):
+            logits = reader.logits(pictures.contiguous(memory_format=torch.channels_last)).float()
         found = logits[:, -reader.scene_size :]
         loss = _identity_loss(logits, who, reader) + 3 * F.mse_loss(found, shown)
         optimizer.zero_grad(set_to_none=True)
