@@ -159,7 +159,8 @@ class _Run:
             uncompiled = self.plan.compiled and is_compile_failure(error)
             if not (uncompiled or is_out_of_memory(error)):
                 raise
-            said = (str(error) or type(error).__name__).splitlines()[0][:200]
+            cause = getattr(error, "inner_exception", error)  # a compiler's backend wraps what it met
+            said = (str(cause) or type(cause).__name__).splitlines()[0][:200]
             return _Failure(said, of_compiler=uncompiled)
         return None
 

@@ -15,7 +15,7 @@ from ...metalora_core.objective import Objective
 from ...metalora_core.targets import Target
 from .conditioning import encode_prompt, merge_conds, model_conds
 from .gradients import exact_gradients
-from .layers import compute_dtype, family_of, targets_of
+from .layers import compile_wrappers, compute_dtype, family_of, targets_of
 from .sampling_rules import objective_of, raw_prediction
 from .weights_digest import model_digest
 
@@ -26,7 +26,8 @@ class ComfyHost:
     """A loaded ComfyUI model as a `Host`.
 
     Nothing is copied or reloaded: the model is used through a clone of its patcher, so patches that stand before this
-    node (LoRAs, attention patches) are part of the base. Leaving `training` or `sampling` restores everything.
+    node (LoRAs, attention patches) are part of the base. Leaving `training` or `sampling` restores everything. Where
+    core's Torch Compile Model stands before it, passes of a training are compiled too.
 
     Args:
         model: ComfyUI's MODEL.
@@ -52,6 +53,8 @@ class ComfyHost:
         self._constants: dict[str, Any] = {}
         self._active: Any = None
         self.checkpointing = checkpointing
+        self._compilers = compile_wrappers(model)
+        self.compiled = bool(self._compilers)
         self.resolution = resolution
         self._rules = model.get_model_object("model_sampling")
         self._objective = objective_of(self._rules)
@@ -144,6 +147,8 @@ class ComfyHost:
                 return self.predict(noisy, t, conditioning)
         options = dict(self._active.model_options.get("transformer_options", {}))
         options["optimized_attention_override"] = _differentiable_attention
+        if self.compiled and torch.is_grad_enabled():
+            options["wrappers"] = self._compilers
         with _cancelling(), _explained():
             given = {name: _ordinary(value) for name, value in conditioning.items()}
             prediction = self._active.model.apply_model(

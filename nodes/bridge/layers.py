@@ -19,6 +19,15 @@ def family_of(model: Any) -> str:
     return _FAMILIES.get(name, name.lower())
 
 
+def compile_wrappers(patcher: Any) -> dict[str, dict[str, list[Any]]]:
+    """What core's Torch Compile Model has put around a model, as transformer options take it; empty for nothing."""
+    from comfy.patcher_extension import WrappersMP
+    from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+
+    found = patcher.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    return {WrappersMP.APPLY_MODEL: {COMPILE_KEY: list(found)}} if found else {}
+
+
 def compute_dtype(model: Any) -> torch.dtype:
     """The dtype that a MODEL computes in, which is not that of packed or 8-bit weights."""
     base = model.model

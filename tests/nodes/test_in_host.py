@@ -31,6 +31,8 @@ CHECKS = (
     "check_packed_weights_train_and_apply",
     "check_wrong_base_is_refused_in_words",
     "check_cancelled_and_queued_again_is_bit_identical",
+    "check_compiled_passes_learn_the_same",
+    "check_passes_that_cannot_be_compiled_are_told",
     "check_same_inputs_never_train_twice",
     "check_zero_takes_the_preset_and_the_priors_size",
     "check_photos_are_judged_at_the_priors_size",

@@ -67,6 +67,44 @@ def _cancel_at(step: int, settings: dict[str, Any]) -> int:
     raise AssertionError("the run was not interrupted")
 
 
+def _compiled_by(backend: Any) -> Any:
+    """The pocket model as core's Torch Compile Model leaves it, with a backend of choice."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    with torch.inference_mode():
+        model = pocket()[0].clone()
+        set_torch_compile_wrapper(model=model, backend=backend)
+    return model
+
+
+def check_compiled_passes_learn_the_same() -> dict[str, Any]:
+    graphs: list[int] = []
+
+    def counting(graph: Any, _inputs: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    before = set(_files())
+    plain = adapt(seed=41, steps=3)[2]["loss"]
+    _remove(set(_files()) - before)
+    for _ in range(2):  # the second run finds the passes compiled, but must not meet the first one's chains in them
+        compiled = adapt(seed=41, steps=3, model=_compiled_by(counting))[2]["loss"]
+        assert max(abs(a - b) for a, b in zip(plain, compiled, strict=True)) < 1e-4, (plain, compiled)
+        _remove(set(_files()) - before)
+    assert graphs, "nothing was compiled"
+    return {"plain": plain, "compiled": compiled}
+
+
+def check_passes_that_cannot_be_compiled_are_told() -> dict[str, Any]:
+    def broken(_graph: Any, _inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    report = adapt(seed=43, steps=2, model=_compiled_by(broken))[3]
+    assert "The passes could not be compiled" in report and "no compiler here" in report, report
+    assert "going on from step 0" in report, report
+    return {"report": report}
+
+
 def check_same_inputs_never_train_twice() -> dict[str, Any]:
     first = adapt(seed=31)
     files = _files()
