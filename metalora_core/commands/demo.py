@@ -23,7 +23,10 @@ def demo(
     photo_count: Annotated[int, typer.Option(help="Photos of the test subject.", min=1, max=4)] = 1,
     steps: Annotated[int, typer.Option(help="Training steps of each method.", min=1)] = 100,
     prompts: Annotated[int, typer.Option(help="Prompts to score; four are shown.", min=1)] = 12,
-    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("output/demo.png"),
+    output: Annotated[
+        str,
+        typer.Option(help="Picture to write; empty for output/demo.png, or output/demo_MUG.png with your own photos."),
+    ] = "",
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -40,16 +43,17 @@ def demo(
         raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
     if photos:
         load_prior_for("", POCKET, class_word)
-    require_output(output, ".png")
+    picture = Path(output or f"output/demo{f'_{class_word}' if photos else ''}.png")
+    require_output(picture, ".png")
     host = load_base_model(POCKET, "cpu", "float32")
     runs = []
     for one in _subjects(photos, class_word, domain, subject, photo_count, prompts):
         with progress_bars(quiet=json) as bars:
             chosen = tuned_options(DemoOptions(steps, seed), one.domain, len(one.training_set.images))
             runs.append((one, compare(host, load_pocket_prior(one.domain), one, chosen, bars)))
-    save_picture(demo_figure(runs, steps), output)
-    fields = {"picture": str(output), "rows": demo_fields(runs)}
-    answer(fields, f"\n{demo_table(runs)}\n\nThe picture: {output}", json)
+    save_picture(demo_figure(runs, steps), picture)
+    fields = {"picture": str(picture), "rows": demo_fields(runs)}
+    answer(fields, f"\n{demo_table(runs)}\n\nThe picture: {picture}", json)
 
 
 def _subjects(

@@ -18,7 +18,7 @@ from .step_preset import PRESET_FILE
 
 __all__ = ["preset_plan", "save_preset"]
 
-_STEPS = (5, 10, 15, 20, 30, 50, 75, 100)
+_STEPS = (5, 10, 15, 20, 30, 50, 75, 100, 150)
 _PHOTOS = (1, 2, 4, 8)
 _ENOUGH = 1.03
 """A point counts as good when its error is within 3 % of the lowest: the fewest such steps are chosen."""
