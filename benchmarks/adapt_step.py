@@ -171,7 +171,7 @@ def main(
         show(results, names)
         applied = putting_in.measure(folders)
     putting_in.show(applied)
-    large = subprocess.run([sys.executable, str(HERE / "flux_12b.py")], capture_output=True, text=True, check=False)
+    large = subprocess.run([sys.executable, str(HERE / "large_models.py")], capture_output=True, text=True, check=False)
     print(f"\n{large.stdout}{large.stderr[-2000:] if large.returncode else ''}")
     summary = summarise(results)
     summary["apply_vs_core_load_lora"] = next(iter(applied.values()), {}).get("apply_vs_core_load_lora")

@@ -32,8 +32,8 @@ from .world import render
 class BaseOptions:
     """How the base model is trained."""
 
-    steps: int = 8400
-    batch_size: int = 64
+    steps: int = 8000
+    batch_size: int = 128
     learning_rate: float = 1.8e-3
     warmup_steps: int = 150
     held: float = 0.35  # share of the steps at the full rate; then it falls in a straight line
