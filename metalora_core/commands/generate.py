@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from math import isfinite
 from pathlib import Path
@@ -66,8 +65,6 @@ def generate(
         raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as it was learned.")
     _check_folder(output)
     require_writable(output / f"{seed}_00.png")
-    if model == POCKET:
-        _tell_what_prompts_lack(prompts)
     host = load_base_model(model, device, dtype, pipeline_config)
     request = replace(request, size_px=picture_size_px(host, model, size))
     with _applied(host, model, identity, prior, strength) as injection:
@@ -87,18 +84,6 @@ def _check_folder(output: Path) -> None:
 
     if output.suffix.lower() in PHOTO_SUFFIXES:
         raise InvalidOptions(f"{output} is the name of a picture; --output takes the folder that pictures go to.")
-
-
-def _tell_what_prompts_lack(prompts: Sequence[str]) -> None:
-    from ..pocket.scenes import missing_parts
-    from ..terminal import remark
-
-    missing = sorted({part for prompt in prompts for part in missing_parts(prompt)})
-    if missing:
-        remark(
-            f"The small model knows whole captions only; a prompt lacks {', '.join(missing)}. Try: photo of a ohwx "
-            "mug, turned right, from above, light from front, red background."
-        )
 
 
 def _applied(host: Host, model: str, identity: str, prior: str, strength: float) -> Injection | nullcontext[None]:

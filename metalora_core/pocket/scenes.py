@@ -100,16 +100,6 @@ def draw_scenes(domain: Domain, count: int, seed: int) -> list[Scene]:
     return [draw_scene(domain, generator) for _ in range(count)]
 
 
-def missing_parts(prompt: str) -> list[str]:
-    """Parts of a whole caption that a prompt does not speak of: the base model has never seen captions without them."""
-    text = prompt.lower()
-    turns, tilts = (
-        [word for words in table.values() for word in words.values()] for table in (_TURN_WORDS, _TILT_WORDS)
-    )
-    known = {"the turn": turns, "the tilt": tilts, "the light": ["light from"], "the background": ["background"]}
-    return [part for part, words in known.items() if not any(word in text for word in words)]
-
-
 SCENE_NAMES: tuple[str, ...] = ("yaw", "pitch", "light_x", "light_y", "red", "green", "blue", "smile", "open")
 
 
