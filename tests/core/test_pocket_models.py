@@ -203,7 +203,7 @@ def test_places_and_channels_are_weighted_with_mean_one_for_each_photo():
     photos = TrainingPhotos(torch.zeros(2, 16, 4, 4), ["photo of a person"] * 2, [[]] * 2, focus=focus)
     weights = place_weights(photos, torch.tensor([0, 1]), 4.0)
     torch.testing.assert_close(weights[:, :, 0].mean(1), torch.ones(2))
-    assert float(weights[0, 1] / weights[0, 0]) == 5 and (weights[1] == 1).all()
+    assert float(weights[0, 1] / weights[0, 0]) == pytest.approx(5) and (weights[1] == 1).all()
 
 
 def test_noise_levels_fall_one_into_each_equally_likely_slice():
