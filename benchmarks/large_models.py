@@ -21,7 +21,9 @@ import speed_measure as measure
 import torch
 
 from metalora_core.adaptation import PRESETS, adapt
+from metalora_core.errors import OutOfMemory
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
+from metalora_core.hosts.block_store import BlockPlace
 from metalora_core.step_plan import free_memory
 from metalora_core.targets import choose_targets, default_patterns, fingerprint
 
@@ -39,6 +41,7 @@ SDXL: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 2816,
     "use_linear_projection": True,
 }
+FP8 = torch.float8_e4m3fn
 STEPS = 20
 DEVICE = torch.device("cuda")
 
@@ -84,7 +87,7 @@ def make_prior(host: case.CaseHost) -> Prior:
     return Prior(layers, metadata)
 
 
-def operations(host: case.CaseHost, tokens: int) -> float:
+def operations(host: case.CaseHost, tokens: int, recomputing: bool) -> float:
     """Of one step of Flux: two a weight and token, forward and backward to the input, and attention likewise."""
     weights = sum(
         m.weight.numel()
@@ -96,7 +99,7 @@ def operations(host: case.CaseHost, tokens: int) -> float:
     double = sum(layer.weight.numel() for layer in layers if layer.out_features != 6 * layer.in_features)
     blocks = FLUX_DEV.double + FLUX_DEV.single
     attention = 4 * tokens**2 * 128 * FLUX_DEV.heads * blocks
-    passes = 3 if host.checkpointing else 2
+    passes = 3 if recomputing else 2
     return passes * 2 * (weights - double / 2) * tokens + (passes + 0.5) * attention
 
 
@@ -137,45 +140,63 @@ def measure_side(host: case.CaseHost, prior: Prior, pixels: int, rate: float, bl
         "blocks": blocks,
         "plan": plans[0],  # more sparing than asked for where that did not fit
         "step_s": step_s,
-        "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else None,
+        "peak_gb": torch.cuda.max_memory_reserved() / 2**30 if DEVICE.type == "cuda" else None,
         "extra_gb": extra / 2**30,
         "preset_s": step_s * PRESETS["standard"].steps,
     }
     if host.family == "flux":
         tokens = (side // 2) ** 2 + FLUX_DEV.words
-        row["share_of_bf16_rate"] = operations(host, tokens) / step_s / rate
-    show(row)
+        row["share_of_bf16_rate"] = operations(host, tokens, "recomputing" in plans[0]) / step_s / rate
     return row
 
 
-def show(row: dict[str, Any]) -> None:
-    words = [f"{name} {f'{value:.3g}' if isinstance(value, float) else value}" for name, value in row.items()]
-    print(", ".join(words), flush=True)
+class Rows:
+    """What has been measured; written after every row, so that a later failure costs nothing."""
+
+    def __init__(self, rate: float, file: Path | None) -> None:
+        self._rate, self._file = rate, file
+        self._rows: list[dict[str, Any]] = []
+
+    def measure(self, host: case.CaseHost, prior: Prior, pixels: int, blocks: str, limit_gb: float = 0) -> None:
+        """Add a row, with no more of the card than asked for."""
+        free_memory(DEVICE)
+        if DEVICE.type == "cuda":
+            whole = torch.cuda.get_device_properties(DEVICE).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gb * 2**30 / whole) if limit_gb else 1.0)
+        try:
+            row = measure_side(host, prior, pixels, self._rate, blocks)
+        except (OutOfMemory, torch.OutOfMemoryError) as error:
+            row = {"model": host.base, "pixels": pixels, "blocks": blocks, "does not fit": str(error).splitlines()[0]}
+        finally:
+            if DEVICE.type == "cuda":
+                torch.cuda.set_per_process_memory_fraction(1.0)
+        self._rows.append(row | ({"limit_gb": limit_gb} if limit_gb else {}))
+        words = [f"{k} {f'{v:.3g}' if isinstance(v, float) else v}" for k, v in self._rows[-1].items()]
+        print(", ".join(words), flush=True)
+        if self._file is not None:
+            card = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "none"
+            self._file.write_text(json.dumps({"card": card, "rate": self._rate, "rows": self._rows}, indent=1))
 
 
-def measure_flux(rate: float) -> list[dict[str, Any]]:
-    """bf16 blocks on the card at both sizes; for 24 and 16 GB, eight bits on the card and in main memory."""
+def measure_flux(rows: Rows) -> None:
+    """bf16 blocks on the card at both sizes; eight bits on a card of 24 GB, and in main memory for one of 16 GB."""
     host = make_host("flux")
-    prior, rows = make_prior(host), list[dict[str, Any]]()
+    prior = make_prior(host)
     for pixels, checkpointing in ((512, False), (512, True), (1024, True)):
         host.checkpointing = checkpointing
-        rows.append(measure_side(host, prior, pixels, rate, "bf16, on the card"))
-    for home, blocks in ((DEVICE, "fp8, on the card"), (torch.device("cpu"), "fp8, in main memory")):
-        store = host.blocks_kept(home, torch.float8_e4m3fn)
-        free_memory(DEVICE)
-        rows.append(measure_side(host, prior, 1024, rate, blocks))
-        store.bring_back()
-    return rows
+        rows.measure(host, prior, pixels, "bf16, on the card")
+    for place, limit_gb in ((BlockPlace(dtype=FP8), 24), (BlockPlace(in_main_memory=True, dtype=FP8), 16)):
+        host.keep_blocks(place)
+        rows.measure(host, prior, 1024, f"fp8, {'in main memory' if place.in_main_memory else 'on the card'}", limit_gb)
 
 
-def measure_sdxl(rate: float) -> list[dict[str, Any]]:
+def measure_sdxl(rows: Rows) -> None:
     """SDXL at its own size, blocks kept and recomputed."""
     host = make_host("unet")
-    prior, rows = make_prior(host), list[dict[str, Any]]()
+    prior = make_prior(host)
     for checkpointing in (False, True):
         host.checkpointing = checkpointing
-        rows.append(measure_side(host, prior, 1024, rate, "bf16, on the card"))
-    return rows
+        rows.measure(host, prior, 1024, "bf16, on the card")
 
 
 def main() -> None:
@@ -184,12 +205,9 @@ def main() -> None:
         return
     rate = matrix_rate()
     print(f"{torch.cuda.get_device_name()}: {rate / 1e12:.0f} TFLOP/s in bf16 products")
-    rows = measure_flux(rate)
-    free_memory(DEVICE)
-    rows += measure_sdxl(rate)
-    if "--json" in sys.argv:
-        result = {"card": torch.cuda.get_device_name(), "rate": rate, "rows": rows}
-        Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps(result, indent=1))
+    rows = Rows(rate, Path(sys.argv[sys.argv.index("--json") + 1]) if "--json" in sys.argv else None)
+    measure_flux(rows)
+    measure_sdxl(rows)
 
 
 if __name__ == "__main__":

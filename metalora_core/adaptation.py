@@ -141,8 +141,8 @@ class _Run:
                 if failure is None:
                     return self._stop_reason
                 # Here nothing of the failed step is alive any more: its frames went with the exception.
-                self.state.restore(self.last_good)
                 free_memory(self.host.device)
+                self.state.restore(self.last_good)
                 self.plan, reason = self._other_plan(failure)
                 if on_note is not None:
                     on_note(f"{reason}; going on from step {self.state.step}, {self.plan.text}.")
@@ -159,9 +159,7 @@ class _Run:
             uncompiled = self.plan.compiled and is_compile_failure(error)
             if not (uncompiled or is_out_of_memory(error)):
                 raise
-            cause = getattr(error, "inner_exception", error)  # a compiler's backend wraps what it met
-            said = (str(cause) or type(cause).__name__).splitlines()[0][:200]
-            return _Failure(said, of_compiler=uncompiled)
+            return _Failure(_first_line(error), of_compiler=uncompiled)
         return None
 
     def _other_plan(self, failure: _Failure) -> tuple[StepPlan, str]:
@@ -266,6 +264,12 @@ class _Run:
         )
         with torch.no_grad():
             return self.host.decode_latents(latents)[0].float().cpu()
+
+
+def _first_line(error: BaseException) -> str:
+    """What was said, of a compiler's backend what it met; the error is not kept, nor the frames that hang on it."""
+    cause = getattr(error, "inner_exception", error)
+    return (str(cause) or type(cause).__name__).splitlines()[0][:200]
 
 
 def _digest(

@@ -90,8 +90,11 @@ class OutOfMemory(MetaLoRAError):
 def is_compile_failure(error: BaseException) -> bool:
     """Whether an error comes from torch's compiler: no C++ compiler, no Triton, or a model that it cannot take.
 
-    Told by where the error's class was defined, since the compiler is not loaded before it is used.
+    Told by where the error's class was defined, since the compiler is not loaded before it is used; that it does not
+    support this Python is a plain RuntimeError.
     """
+    if isinstance(error, RuntimeError) and "torch.compile" in str(error):
+        return True
     return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
 
 

@@ -5,14 +5,31 @@ For a small model on a processor most of a pass is not the products but what lie
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["compiled_pass", "fast_pass"]
+__all__ = ["compiled_pass", "fast_pass", "hooks_guarded"]
+
+_RECOMPILE_LIMIT = 64  # every run in a process brings its own chains, and the compiler's 8 would soon be used up
+
+
+@contextmanager
+def hooks_guarded() -> Generator[None]:
+    """Let the compiler look whether the same chains hang on a module before it takes a graph that it has.
+
+    By itself it looks at everything but hooks, and would go on with the chains of an earlier injection.
+    """
+    import torch._dynamo.config as settings
+
+    limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+    changed: dict[str, Any] = {"skip_nnmodule_hook_guards": False, limit: _RECOMPILE_LIMIT}
+    with cast(Any, settings).patch(**changed):
+        yield
 
 
 def compiled_pass(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
@@ -24,7 +41,13 @@ def compiled_pass(function: Callable[..., Tensor], **options: Any) -> Callable[.
         function: Tensors, or dictionaries of them, to one tensor.
         options: Of torch's compiler.
     """
-    return torch.compile(function, dynamic=False, options=options)
+    compiled: Any = torch.compile(function, dynamic=False, options=options)
+
+    def call(*inputs: Any) -> Tensor:
+        with hooks_guarded():
+            return compiled(*inputs)
+
+    return call
 
 
 def fast_pass(function: Callable[..., Tensor], device_type: str = "cpu") -> Callable[..., Tensor]:

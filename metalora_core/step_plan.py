@@ -39,7 +39,8 @@ class StepPlan:
     @staticmethod
     def of(host: Host) -> StepPlan:
         """The plan that a host is set to."""
-        return StepPlan(*(bool(getattr(host, name, False)) for name in _OF_HOST))
+        compiled, checkpointing, swapped = (bool(getattr(host, name, False)) for name in _OF_HOST)
+        return StepPlan(compiled, checkpointing, swapped and bool(getattr(host, "can_swap", False)))
 
     def smaller(self, host: Host, batch: int) -> StepPlan | None:
         """The next plan that needs less memory, or None.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +12,13 @@ if TYPE_CHECKING:
 
     from ..files.prior import Prior
     from ..host import Host
+    from ..hosts.block_store import BlockPlace
 
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
 _USUAL_SIZE_PX = {POCKET: 128, "sd15": 512}
 LARGEST_PICTURE_PX = 8192
 _DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Memory that a model is asked to do without.
-
-    Args:
-        swap_blocks: Blocks lie in main memory and are copied to the card while they compute.
-        fp8_blocks: The blocks' matrices are kept in eight bits.
-    """
-
-    swap_blocks: bool = False
-    fp8_blocks: bool = False
 
 
 def choose_device(device: str) -> torch.device:
@@ -72,7 +59,7 @@ def load_base_model(
     pipeline_config: str = "",
     *,
     compiled: bool = False,
-    saving: Saving | None = None,
+    blocks: BlockPlace | None = None,
 ) -> Host:
     """Load the pocket model or a diffusers model as a host.
 
@@ -82,16 +69,20 @@ def load_base_model(
         dtype: As in choose_dtype; the pocket model is always float32.
         pipeline_config: For a single file, the folder with its pipeline's configuration.
         compiled: Passes of a training are compiled.
-        saving: Memory to save.
+        blocks: Where the blocks are kept.
 
     Raises:
-        InvalidOptions: If there is nothing at the path, or the memory cannot be saved as asked.
+        InvalidOptions: If there is nothing at the path, or blocks cannot be kept as asked.
     """
     import torch
 
-    saving = saving or Saving()
+    from ..hosts.block_store import BlockPlace
+
+    blocks = blocks or BlockPlace()
+    if compiled and blocks != BlockPlace():
+        raise InvalidOptions("Passes are not compiled while blocks are swapped or kept in 8 bits; leave --compile out.")
     if model == POCKET:
-        if saving != Saving():
+        if blocks != BlockPlace():
             raise InvalidOptions("The pocket model is 5 MB; leave --swap-blocks and --fp8-blocks out.")
         from ..pocket import load_pocket_host
 
@@ -102,7 +93,7 @@ def load_base_model(
         return pocket
     if not Path(model).exists():
         raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
-    from ..hosts.diffusers import BlockPlace, load_diffusers_host
+    from ..hosts.load import load_diffusers_host
 
     return load_diffusers_host(
         Path(model),
@@ -110,7 +101,7 @@ def load_base_model(
         dtype=choose_dtype(dtype),
         pipeline_config=Path(pipeline_config) if pipeline_config else None,
         compiled=compiled,
-        blocks=BlockPlace(saving.swap_blocks, torch.float8_e4m3fn if saving.fp8_blocks else None),
+        blocks=blocks,
     )
 
 

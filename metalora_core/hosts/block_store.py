@@ -1,13 +1,15 @@
-"""Blocks whose weights lie elsewhere, or in fewer bits, and are made ready only while they compute.
+"""Block swap: blocks whose weights are offloaded, or in fewer bits, and made ready only while they compute.
 
 For a card that is smaller than its model: main memory holds the blocks, the next one is copied while one computes. A
 training also has to recompute blocks in the backward pass, since what autograd keeps of a block includes its weights.
+The group offloading and layerwise casting of diffusers exchange a parameter's data in place, which a backward pass does
+not survive; here a block computes with tensors of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["BlockPlace", "BlockStore", "blocks_of"]
+from ..errors import InvalidOptions
+
+__all__ = ["BlockPlace", "BlockStore", "move_to", "repeated_blocks"]
+
+_IN_FLIGHT = 2  # blocks that the processor may run ahead of the card, each with its copy of the weights
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     """The repeated blocks of a transformer, in the order in which they compute."""
     lists = [child for child in model.children() if isinstance(child, nn.ModuleList)]
     return [block for members in lists for block in members if next(block.parameters(), None) is not None]
@@ -36,6 +42,28 @@ class BlockPlace:
     in_main_memory: bool = False
     dtype: torch.dtype | None = None
 
+    def check(self, device: torch.device, family: str) -> None:
+        """Raise ``InvalidOptions`` unless a model's blocks can be kept there.
+
+        Args:
+            device: Where the model computes.
+            family: Its architecture.
+        """
+        if self != BlockPlace() and family == "unet":
+            raise InvalidOptions("The blocks of a UNet cannot be kept elsewhere; load it in float16 instead.")
+        if self.in_main_memory and device.type != "cuda":
+            raise InvalidOptions(f"The blocks are in main memory as it is: this model computes on {device.type}.")
+
+
+def move_to(model: nn.Module, device: torch.device, *, leave_blocks: bool) -> None:
+    """Move a model to its device, or all of it but the blocks."""
+    if not leave_blocks:
+        model.to(device)
+        return
+    for child in model.children():
+        if not isinstance(child, nn.ModuleList):
+            child.to(device)
+
 
 @dataclass(frozen=True)
 class _Stored:
@@ -48,48 +76,61 @@ class _Stored:
 
 
 class BlockStore:
-    """Keeps the blocks of a model at home and copies each to the device for the length of its forward pass.
+    """Keeps the blocks of a model offloaded and copies each to the device for the length of its forward pass.
 
-    The parameters in the module tree are the stored ones whenever no block computes, so names, shapes and digests stay
-    as they are. Copies are new tensors: autograd may keep one as long as a backward pass needs it.
+    The parameters in the module tree are the stored ones whenever no block computes, so names and shapes stay as they
+    are. Copies are new tensors: autograd may keep one as long as a backward pass needs it.
 
     Args:
         model: A transformer whose blocks stand in module lists.
         device: Where blocks compute.
-        home: Where they are kept.
+        offload_device: Where they are kept.
         dtype: What matrices are kept in, such as ``torch.float8_e4m3fn``; None for what they have. They compute in the
             type that they had: fewer bits change the model, once.
+        prefetch: Copy the next block while one computes; None for where that goes on beside it, on a card.
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, home: torch.device, dtype: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        device: torch.device,
+        offload_device: torch.device,
+        dtype: torch.dtype | None = None,
+        *,
+        prefetch: bool | None = None,
     ) -> None:
-        self._device, self._home = device, home
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" and home.type == "cpu" else None
-        self._blocks = [self._put_away(block, dtype) for block in blocks_of(model)]
-        self._ahead: dict[int, list[Tensor]] = {}
-        self._last = -1
+        self._device, self._offload_device = device, offload_device
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" and offload_device.type == "cpu" else None
+        self._prefetch = self._side is not None if prefetch is None else prefetch
+        self._blocks: list[list[_Stored]] = []
         self._handles: list[RemovableHandle] = []
-        for number, block in enumerate(blocks_of(model)):
-            self._handles.append(block.register_forward_pre_hook(_Before(self, number)))
-            self._handles.append(block.register_forward_hook(_After(self, number), always_call=True))
+        self._ahead: dict[int, list[Tensor]] = {}
+        self._computed: list[Any] = []
+        self._last = -1
+        try:
+            for number, block in enumerate(repeated_blocks(model)):
+                self._blocks.append([])
+                for stored in _parameters_of(block):
+                    self._blocks[-1].append(stored)
+                    self._offload(stored, dtype)
+                self._handles.append(block.register_forward_pre_hook(_Before(self, number)))
+                self._handles.append(block.register_forward_hook(_After(self, number), always_call=True))
+        except BaseException:
+            self.onload()
+            raise
 
-    def _put_away(self, block: nn.Module, dtype: torch.dtype | None) -> list[_Stored]:
-        stored: list[_Stored] = []
-        for module in block.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                computes_in = parameter.dtype
-                kept = parameter.data.to(self._home, dtype if dtype and parameter.dim() > 1 else computes_in)
-                parameter.data = kept.pin_memory() if self._side else kept
-                stored.append(_Stored(module, name, parameter, computes_in))
-        return stored
+    def _offload(self, stored: _Stored, dtype: torch.dtype | None) -> None:
+        kept = stored.parameter.data.to(self._offload_device, dtype if stored.parameter.dim() > 1 else None)
+        stored.parameter.data = kept.pin_memory() if self._side else kept
 
-    def bring_back(self) -> None:
+    def onload(self) -> None:
         """Put every block on the device for good, in the type it computes in; a second call does nothing."""
         while self._handles:
             self._handles.pop().remove()
         self._ahead.clear()
-        for block in self._blocks:
+        self._computed.clear()
+        for number, block in enumerate(self._blocks):
+            self.put_back(number)
             for stored in block:
                 stored.parameter.data = stored.parameter.data.to(self._device, stored.dtype)
         self._blocks = []
@@ -108,28 +149,32 @@ class BlockStore:
             setattr(stored.module, stored.name, nn.Parameter(copy, requires_grad=False))
         following = number + (1 if number >= self._last else -1)
         self._last = number
-        if self._side is not None and 0 <= following < len(self._blocks):
+        if self._prefetch and 0 <= following < len(self._blocks):
+            while len(self._computed) >= _IN_FLIGHT:
+                self._computed.pop(0).synchronize()
             self._ahead[following] = self._copies(following)
 
     def put_back(self, number: int) -> None:
         """Take a block's copies out of the module tree."""
         for stored in self._blocks[number]:
             setattr(stored.module, stored.name, stored.parameter)
+        if self._side is not None and self._handles:
+            self._computed.append(torch.cuda.current_stream(self._device).record_event())
 
     def _copies(self, number: int) -> list[Tensor]:
         with nullcontext() if self._side is None else torch.cuda.stream(self._side):
             return [
-                stored.parameter.detach().to(self._device, non_blocking=True, copy=True).to(stored.dtype)
+                stored.parameter.detach()
+                .to(self._device, non_blocking=True, copy=stored.parameter.dtype == stored.dtype)
+                .to(stored.dtype)
                 for stored in self._blocks[number]
             ]
 
-    @contextmanager
-    def for_a_while(self) -> Generator[None]:
-        """Bring the blocks back at the end."""
-        try:
-            yield
-        finally:
-            self.bring_back()
+
+def _parameters_of(block: nn.Module) -> Iterator[_Stored]:
+    for module in block.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield _Stored(module, name, parameter, parameter.dtype)
 
 
 @dataclass(frozen=True)

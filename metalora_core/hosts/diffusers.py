@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
+from ..errors import IncompatibleBaseModel, InvalidOptions
 from ..fast_pass import compiled_pass, fast_pass
 from ..host import Conditioning
 from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
@@ -19,9 +18,7 @@ from ..targets import Target
 from ..weights_digest import weights_digest
 from .block_store import BlockPlace, BlockStore
 from .denoisers import DENOISERS, Denoiser, base_of, family_of, remembered_rotations
-from .latents import LatentSpace, load_latent_space, require_multiple
-from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
-from .single_file import load_denoiser, load_denoiser_folder
+from .latents import LatentSpace, require_multiple
 from .target_map import find_targets
 
 TextEncoder = Callable[[list[str]], Conditioning]
@@ -73,6 +70,8 @@ class DiffusersHost:
         self.denoise: Denoiser = DENOISERS[self.family]
         self._targets: tuple[Target, ...] | None = None
         self._mode = ""
+        self._store: BlockStore | None = None
+        self._store_is_lent = False
 
     @property
     def device(self) -> torch.device:
@@ -86,8 +85,11 @@ class DiffusersHost:
 
     @property
     def can_swap(self) -> bool:
-        """Whether blocks can lie in main memory: not where they compute there, nor in a UNet, whose parts recompute."""
-        return self.device.type != "cpu" and self.family != "unet"
+        """Whether `swapped` would save anything: on a card, and unless the blocks are kept elsewhere for good.
+
+        A UNet recomputes smaller parts than its blocks.
+        """
+        return self.device.type == "cuda" and self.family != "unet" and (self._store is None or self._store_is_lent)
 
     @property
     def downscale(self) -> int:
@@ -189,10 +191,10 @@ class DiffusersHost:
                 model.enable_gradient_checkpointing()
             compiling = self.compiled and not self._mode
             passes = self._passes_by(compiled_pass, "compiled") if compiling else nullcontext()
-            swapping = self.swapped and self.can_swap
-            blocks = self.blocks_kept(torch.device("cpu")).for_a_while() if swapping else nullcontext()
-            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model), passes, blocks:
+            self._lend_blocks(wanted=self.swapped and self.can_swap)
+            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model), passes:
                 yield
+            self._lend_blocks(wanted=False)
         finally:
             if checkpointing:
                 model.disable_gradient_checkpointing()
@@ -200,19 +202,33 @@ class DiffusersHost:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
-    def blocks_kept(self, home: torch.device, dtype: torch.dtype | None = None) -> BlockStore:
-        """Keep the blocks at home, for a training or for good, see `BlockStore`.
+    def keep_blocks(self, place: BlockPlace) -> None:
+        """Keep the blocks elsewhere or in fewer bits from now on; the plain place brings them back.
 
         Args:
-            home: Where.
-            dtype: What matrices are kept in; None for what they have.
+            place: Where.
 
         Raises:
-            InvalidOptions: For a UNet, which recomputes smaller parts than its blocks.
+            InvalidOptions: If this model's blocks cannot be kept there.
         """
-        if self.family == "unet":
-            raise InvalidOptions("The blocks of a UNet cannot be kept elsewhere; load it in float16 instead.")
-        return BlockStore(self.model, self.device, home, dtype)
+        place.check(self.device, self.family)
+        if self._store is not None:
+            self._store.onload()
+            self._store = None
+        if place != BlockPlace():
+            offload_device = torch.device("cpu") if place.in_main_memory else self.device
+            self._store = BlockStore(self.model, self.device, offload_device, place.dtype)
+
+    def _lend_blocks(self, *, wanted: bool) -> None:
+        """Put the blocks into main memory for a training, or bring them back from it.
+
+        After a training that failed they stay there until the next one: the card may still be full.
+        """
+        if wanted and self._store is None:
+            self._store, self._store_is_lent = BlockStore(self.model, self.device, torch.device("cpu")), True
+        elif not wanted and self._store is not None and self._store_is_lent:
+            self._store.onload()
+            self._store, self._store_is_lent = None, False
 
     def _require_space(self) -> LatentSpace:
         if self._space is None:
@@ -233,85 +249,3 @@ def _latent_channels(model: nn.Module, family: str) -> int:
             "Use the text-to-image model of the family."
         )
     return channels // 4 if family == "flux" else channels
-
-
-def load_diffusers_host(
-    path: Path | str,
-    *,
-    autoencoder: Path | str | nn.Module | LatentSpace | None = None,
-    text_encoder: TextEncoder | None = None,
-    objective: Objective | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    pipeline_config: Path | str | None = None,
-    guidance: float = 3.5,
-    gradient_checkpointing: bool = False,
-    compiled: bool = False,
-    blocks: BlockPlace | None = None,
-) -> DiffusersHost:
-    """Load a host from this machine; nothing is downloaded, nothing unpickled.
-
-    Args:
-        path: A pipeline folder (model_index.json), a denoiser's folder (config.json), a whole checkpoint in one
-            .safetensors file, or a denoiser alone in one such file under ComfyUI's names.
-        autoencoder: Path or object; needed with a denoiser alone, else it replaces the pipeline's.
-        text_encoder: Likewise.
-        objective: None takes it from the pipeline's scheduler.
-        device: Where denoiser and autoencoder go.
-        dtype: Of the denoiser and text encoders; the autoencoder stays in float32, which some need.
-        pipeline_config: See `load_whole_checkpoint`.
-        guidance: See `DiffusersHost`.
-        gradient_checkpointing: See `DiffusersHost`.
-        compiled: See `DiffusersHost`.
-        blocks: Where the denoiser's blocks are kept; blocks in main memory are recomputed in a training.
-
-    Raises:
-        UnreadableFile: If nothing usable stands at the path.
-        IncompatibleBaseModel: If the architecture is not one of Flux, SD3, SD1.5 and SDXL.
-        InvalidOptions: If a whole checkpoint lacks its pipeline configuration, or blocks cannot be kept as asked.
-    """
-    path = Path(path)
-    device = torch.device(device)
-    blocks = blocks or BlockPlace()
-    if blocks.in_main_memory and device.type == "cpu":
-        raise InvalidOptions("The blocks are in main memory as it is: this model computes on the processor.")
-    pipeline = _find_pipeline(path, dtype, Path(pipeline_config) if pipeline_config else None)
-    if pipeline is not None:
-        model: nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
-        base = base_of(model)
-        autoencoder = autoencoder or pipeline.vae.float()
-        text_encoder = text_encoder or PipelinePrompts(pipeline, base)
-        objective = objective or objective_of(pipeline.scheduler.config)
-    else:
-        model = load_denoiser_folder(path) if path.is_dir() else load_denoiser(path)
-        base = base_of(model)
-    if isinstance(autoencoder, (str, Path)):
-        autoencoder = load_latent_space(autoencoder, base)
-    space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
-    if space is not None:
-        space.autoencoder.to(device).eval()
-    _place(model.to(dtype).eval(), device, leave_blocks=blocks.in_main_memory)
-    host = DiffusersHost(
-        model, space, text_encoder, objective, guidance=guidance, compiled=compiled,
-        gradient_checkpointing=gradient_checkpointing or blocks.in_main_memory,
-    )  # fmt: skip
-    if blocks != BlockPlace():
-        host.blocks_kept(torch.device("cpu") if blocks.in_main_memory else device, blocks.dtype)
-    return host
-
-
-def _place(model: nn.Module, device: torch.device, *, leave_blocks: bool) -> None:
-    """Move a model to its device, or all of it but the blocks."""
-    for child in model.children():
-        if not (leave_blocks and isinstance(child, nn.ModuleList)):
-            child.to(device)
-
-
-def _find_pipeline(path: Path, dtype: torch.dtype, pipeline_config: Path | None) -> Any:
-    if (path / "model_index.json").is_file():
-        return load_pipeline(path, dtype)
-    if path.is_dir():
-        return None
-    if path.suffix != ".safetensors":
-        raise UnreadableFile(f"{path} is no folder and no .safetensors file; other formats are not opened. Convert it.")
-    return load_whole_checkpoint(path, dtype, pipeline_config) if holds_text_encoders(path) else None

@@ -15,7 +15,7 @@ pocket_app.add_typer(train_app, name="train")
 
 Folder = Annotated[Path, typer.Option(help="Where rendered photos and latents are kept.")]
 Steps = Annotated[int, typer.Option(help="Training steps; 0 for the shipped number.", min=0)]
-Fast = Annotated[bool, typer.Option("--fast", help="Passes in bfloat16, compiled: for processors with AMX, and cards.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Passes in bfloat16, compiled but for readers: needs AMX.")]
 DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both, one after the other.")]
 _FOLDER = Path("output/pocket")
 

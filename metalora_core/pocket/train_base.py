@@ -108,6 +108,8 @@ class TrainingPhotos:
         counts = (len(self.latents), len(self.captions), len(self.looks))
         if len(set(counts)) > 1:
             raise ValueError(f"Found {counts} latents, captions and lists of looks; give one of each a photo.")
+        if self.focus is not None and len(self.focus) != len(self.latents):
+            raise ValueError(f"Found {len(self.focus)} rows of focus for {len(self.latents)} photos; give one each.")
 
 
 def noise_levels(count: int, centre: float, spread: float, generator: torch.Generator) -> Tensor:

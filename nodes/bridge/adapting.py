@@ -20,7 +20,7 @@ from ..learned import LearnedIdentity
 from ..photos import References
 from .comfy_host import ComfyHost
 from .folders import ADAPTED, IDENTITIES, new_file, shown
-from .layers import targets_of
+from .layers import compile_wrappers, targets_of
 from .lora_tensors import lora_tensors
 from .memory import wants_checkpointing
 from .progress import cancelled, interruption, show_progress
@@ -168,6 +168,7 @@ def _key(model: Any, clip: Any, vae: Any, request: Request, resolution: int) -> 
         prior_sha256(request.prior),
         request.references.digest(),
         repr((options, resolution, request.guidance)),
+        "compiled" if compile_wrappers(model) else "",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

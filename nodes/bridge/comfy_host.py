@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...metalora_core.errors import IncompatibleBaseModel, InvalidOptions, TrainingCancelled
+from ...metalora_core.fast_pass import hooks_guarded
 from ...metalora_core.host import Conditioning
 from ...metalora_core.objective import Objective
 from ...metalora_core.targets import Target
@@ -145,11 +146,14 @@ class ComfyHost:
         if self._active is None:
             with self.sampling():
                 return self.predict(noisy, t, conditioning)
+        from comfy.patcher_extension import merge_nested_dicts
+
         options = dict(self._active.model_options.get("transformer_options", {}))
         options["optimized_attention_override"] = _differentiable_attention
-        if self.compiled and torch.is_grad_enabled():
-            options["wrappers"] = self._compilers
-        with _cancelling(), _explained():
+        compiled = self.compiled and torch.is_grad_enabled()
+        if compiled:
+            options["wrappers"] = merge_nested_dicts(dict(options.get("wrappers", {})), self._compilers)
+        with _cancelling(), _explained(), hooks_guarded() if compiled else nullcontext():
             given = {name: _ordinary(value) for name, value in conditioning.items()}
             prediction = self._active.model.apply_model(
                 _ordinary(noisy), _ordinary(t), transformer_options=options, **given, **self._constants

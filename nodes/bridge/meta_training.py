@@ -57,6 +57,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     host = ComfyHost(
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
+    host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
     subjects = _subjects(request, host)
     host.encode_prompts(sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)}))
     options = MetaTrainingOptions(

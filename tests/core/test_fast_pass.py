@@ -11,7 +11,7 @@ from core.bench_stand_in import stand_in_host, stand_in_prior
 from torch import Tensor
 
 from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
-from metalora_core.fast_pass import fast_pass
+from metalora_core.fast_pass import compiled_pass, fast_pass
 from metalora_core.host import Conditioning
 from metalora_core.hosts import diffusers as hosts
 from metalora_core.hosts.denoisers import pack, unpack
@@ -93,6 +93,25 @@ def test_a_compiled_adaptation_learns_the_same(learned, monkeypatch: pytest.Monk
         compiled, notes = learn(compiled=True)
         assert graphs and not notes and host.denoise is plain
         torch.testing.assert_close(compiled, factors, rtol=1e-4, atol=1e-6)
+
+
+@needs_compiler
+def test_what_is_compiled_sees_the_chains_of_a_later_injection():
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)).requires_grad_(False)
+    run, x = compiled_pass(layers), torch.randn(2, 4)
+    plain = run(x)
+    scales = [torch.ones((), requires_grad=True) for _ in range(2)]
+    for count in (1, 2):  # as many layers with a hook
+        hooks = [
+            layer.register_forward_hook(lambda _m, _i, out, s=scale: out * (1 + s))
+            for layer, scale in zip(layers[:count], scales, strict=False)
+        ]
+        hooked = run(x)
+        torch.testing.assert_close(hooked, layers(x))
+        assert not torch.equal(hooked, plain)
+        for hook in hooks:
+            hook.remove()
+    assert torch.equal(run(x), plain)
 
 
 def test_a_machine_without_a_compiler_learns_the_same_uncompiled(learned, tmp_path):

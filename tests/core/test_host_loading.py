@@ -11,11 +11,12 @@ import torch
 from core.test_hosts import latents_for, timesteps_for, to_original_names
 from core.tiny_models import MODELS, conditioning_for, tiny_autoencoder, tiny_flux, tiny_unet
 
-from metalora_core.commands.base_model import Saving, load_base_model
+from metalora_core.commands.base_model import load_base_model
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.files.atomic import atomic_save_safetensors
 from metalora_core.hosts.block_store import BlockPlace
-from metalora_core.hosts.diffusers import DiffusersHost, load_diffusers_host
+from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.hosts.load import load_diffusers_host
 from metalora_core.hosts.pipelines import objective_of
 from metalora_core.hosts.single_file import load_denoiser
 from metalora_core.objective import EpsObjective, FlowObjective, VObjective
@@ -72,8 +73,10 @@ def test_a_processor_has_no_other_memory_to_keep_blocks_in(tmp_path: Path) -> No
     tiny_flux().save_pretrained(tmp_path)
     with pytest.raises(InvalidOptions, match="in main memory as it is"):
         load_diffusers_host(tmp_path, blocks=BlockPlace(in_main_memory=True))
+    with pytest.raises(InvalidOptions, match="leave --compile out"):
+        load_base_model(str(tmp_path), "cpu", "float32", compiled=True, blocks=BlockPlace(dtype=FP8))
     with pytest.raises(InvalidOptions, match="leave --swap-blocks"):
-        load_base_model("pocket", "", "float32", saving=Saving(swap_blocks=True))
+        load_base_model("pocket", "", "float32", blocks=BlockPlace(in_main_memory=True))
 
 
 def tiny_clip_tokenizer(folder: Path) -> Any:

@@ -165,6 +165,8 @@ def test_base_training_repeats_itself_and_learns():
 def test_base_training_refuses_what_does_not_belong_together():
     with pytest.raises(ValueError, match="one of each a photo"):
         TrainingPhotos(torch.zeros(2, 16, 4, 4), ["photo of a person"], [[]])
+    with pytest.raises(ValueError, match="rows of focus"):
+        TrainingPhotos(torch.zeros(1, 16, 4, 4), ["photo of a person"], [[]], focus=torch.zeros(2, 4))
     with pytest.raises(ValueError, match="begin with"):
         train_base(TrainingPhotos(torch.zeros(1, 16, 4, 4), ["a person"], [[]]))
 
@@ -198,7 +200,7 @@ def test_the_places_of_an_expression_are_the_mouth_and_the_brows():
     assert float(places[[0, 7]].max()) < 0.1 and float(places[:, [0, 1]].max()) < 0.1
 
 
-def test_places_and_channels_are_weighted_with_mean_one_for_each_photo():
+def test_places_are_weighted_with_mean_one_for_each_photo():
     focus = torch.tensor([[0.0, 1.0, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]])
     photos = TrainingPhotos(torch.zeros(2, 16, 4, 4), ["photo of a person"] * 2, [[]] * 2, focus=focus)
     weights = place_weights(photos, torch.tensor([0, 1]), 4.0)

@@ -1,0 +1,93 @@
+"""Load a diffusers model from this machine as a host; nothing is downloaded, nothing unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UnreadableFile
+from ..objective import Objective
+from .block_store import BlockPlace, move_to
+from .denoisers import base_of, family_of
+from .diffusers import DiffusersHost, TextEncoder
+from .latents import LatentSpace, load_latent_space
+from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
+from .single_file import load_denoiser, load_denoiser_folder
+
+__all__ = ["load_diffusers_host"]
+
+
+def load_diffusers_host(
+    path: Path | str,
+    *,
+    autoencoder: Path | str | nn.Module | LatentSpace | None = None,
+    text_encoder: TextEncoder | None = None,
+    objective: Objective | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    pipeline_config: Path | str | None = None,
+    guidance: float = 3.5,
+    gradient_checkpointing: bool = False,
+    compiled: bool = False,
+    blocks: BlockPlace | None = None,
+) -> DiffusersHost:
+    """Load a host from this machine; nothing is downloaded, nothing unpickled.
+
+    Args:
+        path: A pipeline folder (model_index.json), a denoiser's folder (config.json), a whole checkpoint in one
+            .safetensors file, or a denoiser alone in one such file under ComfyUI's names.
+        autoencoder: Path or object; needed with a denoiser alone, else it replaces the pipeline's.
+        text_encoder: Likewise.
+        objective: None takes it from the pipeline's scheduler.
+        device: Where denoiser and autoencoder go.
+        dtype: Of the denoiser and text encoders; the autoencoder stays in float32, which some need.
+        pipeline_config: See `load_whole_checkpoint`.
+        guidance: See `DiffusersHost`.
+        gradient_checkpointing: See `DiffusersHost`.
+        compiled: See `DiffusersHost`.
+        blocks: Where the denoiser's blocks are kept; blocks in main memory are recomputed in a training.
+
+    Raises:
+        UnreadableFile: If nothing usable stands at the path.
+        IncompatibleBaseModel: If the architecture is not one of Flux, SD3, SD1.5 and SDXL.
+        InvalidOptions: If a whole checkpoint lacks its pipeline configuration, or blocks cannot be kept as asked.
+    """
+    path = Path(path)
+    device = torch.device(device)
+    blocks = blocks or BlockPlace()
+    pipeline = _find_pipeline(path, dtype, Path(pipeline_config) if pipeline_config else None)
+    if pipeline is not None:
+        model: nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
+        base = base_of(model)
+        autoencoder = autoencoder or pipeline.vae.float()
+        text_encoder = text_encoder or PipelinePrompts(pipeline, base)
+        objective = objective or objective_of(pipeline.scheduler.config)
+    else:
+        model = load_denoiser_folder(path) if path.is_dir() else load_denoiser(path)
+        base = base_of(model)
+    if isinstance(autoencoder, (str, Path)):
+        autoencoder = load_latent_space(autoencoder, base)
+    space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
+    if space is not None:
+        space.autoencoder.to(device).eval()
+    blocks.check(device, family_of(model))
+    move_to(model.to(dtype).eval(), device, leave_blocks=blocks.in_main_memory)
+    host = DiffusersHost(
+        model, space, text_encoder, objective, guidance=guidance, compiled=compiled,
+        gradient_checkpointing=gradient_checkpointing or blocks.in_main_memory,
+    )  # fmt: skip
+    host.keep_blocks(blocks)
+    return host
+
+
+def _find_pipeline(path: Path, dtype: torch.dtype, pipeline_config: Path | None) -> Any:
+    if (path / "model_index.json").is_file():
+        return load_pipeline(path, dtype)
+    if path.is_dir():
+        return None
+    if path.suffix != ".safetensors":
+        raise UnreadableFile(f"{path} is no folder and no .safetensors file; other formats are not opened. Convert it.")
+    return load_whole_checkpoint(path, dtype, pipeline_config) if holds_text_encoders(path) else None
