@@ -14,8 +14,7 @@ from torch import Tensor
 from ..adaptation import AdaptationOptions, adapt
 from ..baselines import PlainLoRAOptions, applied_plain_lora, train_plain_lora
 from ..evaluation.methods import META_WARM, PLAIN
-from ..evaluation.plan import BenchPlan
-from ..evaluation.tuning import load_rates
+from ..evaluation.tuning import rate_for_steps
 from ..files.identity import chain_factors, save_identity
 from ..files.prior import targets_of_prior
 from ..generation import Request, generate_pictures
@@ -52,9 +51,8 @@ class DemoOptions:
 
 
 def tuned_options(options: DemoOptions, domain: str, photos: int) -> DemoOptions:
-    """The same with each method's learning rate as the benchmark tuned it on the domain's validation subjects."""
-    rates = BenchPlan(groups=(), rates=load_rates())
-    meta, plain = (rates.rate_of(method, photos, domain) for method in (META_WARM, PLAIN))
+    """The same with each method's best learning rate for these steps, as tuned on the domain's validation subjects."""
+    meta, plain = (rate_for_steps(method, photos, domain, options.steps) for method in (META_WARM, PLAIN))
     return replace(
         options,
         meta=replace(options.meta, mid_learning_rate=meta, up_learning_rate=meta),

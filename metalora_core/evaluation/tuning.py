@@ -6,6 +6,7 @@ Test subjects are never drawn here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "judge",
     "judge_trials",
     "load_rates",
+    "rate_for_steps",
     "save_rates",
     "tuning_plan",
 ]
@@ -67,12 +69,14 @@ class Trial:
         combined_error: Geometric mean over the domains of the lowest mean error.
         by_domain: That error in each domain.
         steps: Where it was reached, for each domain.
+        by_step: The error at every step, for each domain.
     """
 
     rate: float
     combined_error: float
     by_domain: Mapping[str, float] = field(default_factory=dict[str, float])
     steps: Mapping[str, int] = field(default_factory=dict[str, int])
+    by_step: Mapping[str, Mapping[int, float]] = field(default_factory=dict[str, Mapping[int, float]])
 
 
 def candidate_rates(method: str) -> list[float]:
@@ -86,16 +90,17 @@ def judge(rows: Sequence[Row], method: str, photos: int, rate: float) -> Trial:
     Raises:
         InvalidOptions: If the rows hold no such trial.
     """
-    errors, steps = dict[str, float](), dict[str, int]()
+    errors, steps, by_step = dict[str, float](), dict[str, int](), dict[str, Mapping[int, float]]()
     condition = trial_label(CLEAN.name, rate)
     for (name, domain, count), curve in curves_of(rows, condition).items():
         if (name, count) == (method, photos):
             means = curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
             best = int(means.best()[0])
             errors[domain], steps[domain] = float(means.combined[0, best]), curve.steps[best]
+            by_step[domain] = dict(zip(curve.steps, map(float, means.combined[0]), strict=True))
     if not errors:
         raise InvalidOptions(f"There are no rows of {method} with {photos} photos under {condition!r}.")
-    return Trial(rate, float(np.exp(np.mean(np.log(list(errors.values()))))), errors, steps)
+    return Trial(rate, float(np.exp(np.mean(np.log(list(errors.values()))))), errors, steps, by_step)
 
 
 def tuning_plan(options: TuningOptions) -> BenchPlan:
@@ -158,6 +163,33 @@ def load_rates(path: Path = RATES_FILE) -> dict[str, float]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableFile(f"{path} is no table of tuned rates ({error!r}). Make it anew: bench tune.") from error
     return rates
+
+
+def rate_for_steps(method: str, photos: int, domain: str, steps: int, path: Path = RATES_FILE) -> float:
+    """The tried rate with a domain's lowest combined error after so many steps, or the number of steps nearest to it.
+
+    Where a method stands at its best point its rate is that point's; where steps are given it is this one.
+
+    Args:
+        method: Name.
+        photos: Of a subject; the trial with the most photos that are not more counts.
+        domain: Of the subject.
+        steps: That will be trained.
+        path: Table of tuned rates.
+
+    Raises:
+        UnreadableFile: If the file is missing or damaged, or holds no such trial.
+    """
+    try:
+        entries = _read(path)["entries"]
+        counts = {int(key.split("@")[1]): key for key in entries if key.startswith(f"{method}@")}
+        tried = entries[counts[max(count for count in counts if count <= photos)]]["trials"]
+        nearest = min(tried[0]["by_step"][domain], key=lambda step: abs(math.log(int(step) / max(steps, 1))))
+        return float(min(tried, key=lambda trial: trial["by_step"][domain][nearest])["rate"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UnreadableFile(
+            f"{path} tells no rate of {method} for {domain} ({error!r}). Make it: bench tune."
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -24,12 +24,14 @@ from metalora_core.evaluation.step_preset import step_preset
 from metalora_core.evaluation.summary import summarise
 from metalora_core.evaluation.tables import bar_table, best_points, best_table, cut_table, repeat_table, target_table
 from metalora_core.evaluation.tuning import (
+    Trial,
     TuningOptions,
     at_the_edge,
     candidate_rates,
     judge,
     judge_trials,
     load_rates,
+    rate_for_steps,
     save_rates,
     tuning_plan,
 )
@@ -124,6 +126,19 @@ def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budg
     path.write_text("{}")
     with pytest.raises(UnreadableFile, match="tuned rates"):
         load_rates(path)
+
+
+def test_a_run_of_given_length_takes_the_rate_that_was_best_after_so_many_steps(tmp_path: Path) -> None:
+    fast = Trial(1e-2, 0.1, by_step={"avatars": {10: 0.1, 100: 0.4}})
+    slow = Trial(1e-3, 0.2, by_step={"avatars": {10: 0.3, 100: 0.2}})
+    path = tmp_path / "rates.json"
+    trials = [replace(trial, by_domain={"avatars": trial.combined_error}) for trial in (fast, slow)]
+    save_rates({"plain_lora@2": trials}, TuningOptions((PLAIN,), (2,)), "the command", path)
+    chosen = [rate_for_steps(PLAIN, 4, "avatars", steps, path) for steps in (0, 10, 30, 40, 1000)]
+    assert chosen == [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
+    for missing in ((PLAIN, 1, "avatars"), (PLAIN, 2, "products"), (META_WARM, 2, "avatars")):
+        with pytest.raises(UnreadableFile, match="bench tune"):
+            rate_for_steps(*missing, 10, path)
 
 
 def test_the_best_point_is_taken_in_each_domain_and_averaged_over_them() -> None:
