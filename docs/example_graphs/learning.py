@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .graph import Graph, Node
 from .pocket_parts import (
-    ADAPT_STEPS,
     BLUE,
     BROWN,
     GREEN,
+    OWN_PRIOR_STEPS,
     PERSON,
     SCENE,
     VIOLET,
@@ -142,7 +142,7 @@ def meta_train() -> Graph:
         )  # fmt: skip
         graph.add("LossGraphNode", loss=prior["loss_map"])
     with graph.group("2  Learn somebody new with it", VIOLET):
-        learned = learn(graph, pocket=pocket, prior=prior["prior"], steps=ADAPT_STEPS)
+        learned = learn(graph, pocket=pocket, prior=prior["prior"], steps=OWN_PRIOR_STEPS)
     with graph.group("3  Pictures", GREEN):
         applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=learned.identity["identity"])
         positive, negative = prompts(graph, pocket["clip"], SCENE)

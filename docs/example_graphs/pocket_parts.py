@@ -9,7 +9,7 @@ from .graph import Graph, Node, Output
 
 PIXELS = 128
 SAMPLER_STEPS, CFG = 20, 2.0
-ADAPT_STEPS = 200
+PRESET_STEPS, OWN_PRIOR_STEPS = 0, 200
 PERSON, SECOND_PERSON, MUG = 6, 1, 4
 """Sample subjects of Load Pocket Model; 4 of the products is a mug."""
 
@@ -28,7 +28,7 @@ class Learned:
 
 def learn(
     graph: Graph, *, domain: str = "avatars", subject: int = PERSON, photos: int = 4, trigger: str = "ohwx",
-    consent: Node | None = None, prior: Output | None = None, steps: int = ADAPT_STEPS, pocket: Node | None = None,
+    consent: Node | None = None, prior: Output | None = None, steps: int = PRESET_STEPS, pocket: Node | None = None,
     model: Node | None = None,
 ) -> Learned:  # fmt: skip
     """Pocket model, photos and adaptation in two columns."""
