@@ -46,33 +46,29 @@ def adapt(
     """
     from dataclasses import replace
 
-    import torch
-
     from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
     from ..evaluation.step_preset import step_preset
     from ..files.identity import save_identity
     from ..files.prior import targets_of_prior
-    from ..hosts.block_store import BlockPlace
     from ..terminal import answer, progress_bars, remark
     from ..training_photos import load_training_set, split_training_set
-    from .base_model import checkpoint_beside, load_base_model, load_prior_for, picture_size_px, require_output
+    from . import base_model as base
 
     _require_words(trigger, class_word)
     asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
     asked.check()
-    require_output(output, ".safetensors", prior)
-    checkpoint_path = checkpoint_beside(output, checkpoint)
-    used_prior = load_prior_for(prior, model, class_word)
-    blocks = BlockPlace(swap_blocks, torch.float8_e4m3fn if fp8_blocks else None)
-    host = load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
+    base.require_output(output, ".safetensors", prior)
+    checkpoint_path = base.checkpoint_beside(output, checkpoint)
+    used_prior = base.load_prior_for(prior, model, class_word)
+    blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
+    host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     targets_of_prior(used_prior, host.targets())
-    size_px = picture_size_px(host, model, size)
+    size_px = base.picture_size_px(host, model, size)
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
     training, validation = split_training_set(everything, held_out)
     chosen = step_preset(used_prior, len(training.images), asked)
-    if steps:
-        chosen = replace(chosen, steps=steps)
+    chosen = replace(chosen, steps=steps or chosen.steps)
     with progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,

@@ -52,6 +52,15 @@ def choose_dtype(dtype: str) -> torch.dtype:
     return found
 
 
+def block_place(*, swap_blocks: bool, fp8_blocks: bool) -> BlockPlace:
+    """Where a command line wants a model's blocks: in main memory, in eight bits, both or neither."""
+    import torch
+
+    from ..hosts.block_store import BlockPlace
+
+    return BlockPlace(swap_blocks, torch.float8_e4m3fn if fp8_blocks else None)
+
+
 def load_base_model(
     model: str,
     device: str,
