@@ -214,7 +214,7 @@ class DiffusersHost:
         place.check(self.device, self.family)
         if self._store is not None:
             self._store.onload()
-            self._store = None
+            self._store, self._store_is_lent = None, False
         if place != BlockPlace():
             offload_device = torch.device("cpu") if place.in_main_memory else self.device
             self._store = BlockStore(self.model, self.device, offload_device, place.dtype)

@@ -106,6 +106,16 @@ def test_a_training_that_fails_leaves_its_blocks_until_the_next_one():
         assert not any(block._forward_pre_hooks for block in repeated_blocks(host.model))
 
 
+def test_blocks_kept_for_good_after_a_failed_training_stay_where_they_are():
+    host = Swapping(tiny_flux(), gradient_checkpointing=True, swapped=True)
+    with pytest.raises(KeyError), host.training():
+        raise KeyError
+    host.keep_blocks(BlockPlace(dtype=torch.float8_e4m3fn))
+    host.swapped = False
+    with host.training():
+        assert all(block._forward_pre_hooks for block in repeated_blocks(host.model))
+
+
 def test_an_interrupt_within_a_block_leaves_no_copy_behind():
     model = tiny_flux()
     stored = [id(parameter) for parameter in model.parameters()]
