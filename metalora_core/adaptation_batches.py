@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,13 +15,21 @@ from .objective import StratifiedTimesteps
 from .sampling import sample
 from .schedule import step_generator
 
-__all__ = ["HeldOut", "PhotoBatches", "mirror_caption"]
+__all__ = ["HeldOut", "PhotoBatches", "mirror_caption", "with_mirrored"]
 
 
 def mirror_caption(caption: str) -> str:
     """Let "left" and "right" change places, as they do in a mirrored photo."""
     swap = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
     return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda found: swap[found[0]], caption)
+
+
+def with_mirrored(photos: TrainingSet) -> TrainingSet:
+    """Every photo followed by its mirror image, whose caption says so."""
+    images = [view for image in photos.images for view in (image, image.flip(-1))]
+    captions = [words for caption in photos.captions for words in (caption, mirror_caption(caption))]
+    hashes = tuple(digest for digest in photos.photo_hashes for _ in range(2))
+    return replace(photos, images=tuple(images), captions=tuple(captions), photo_hashes=hashes)
 
 
 class PhotoBatches:
@@ -35,7 +43,7 @@ class PhotoBatches:
 
     def __init__(self, host: Host, training_set: TrainingSet, options: AdaptationOptions) -> None:
         self._host, self._options = host, options
-        self._samples = _encode_photos(host, training_set, options.flip)
+        self._samples = _encode_photos(host, with_mirrored(training_set) if options.flip else training_set)
         self._preview_prompt = options.preview_prompt or self._samples[0][1]
         self._captions = CaptionCache(host)
         self._captions.prepare([*(caption for _, caption in self._samples), self._preview_prompt])
@@ -119,22 +127,19 @@ class HeldOut:
         self._host = host
         captions, levels = CaptionCache(host), (torch.arange(samples) + 0.5) / samples
         self.probes: list[_Probe] = []
-        for number, (latent, caption) in enumerate(_encode_photos(host, photos, flip=False)):
+        for number, (latent, caption) in enumerate(_encode_photos(host, photos)):
             noise = torch.randn(samples, *latent.shape[1:], generator=step_generator(seed, "held out", number))
             t = host.objective.timesteps_from_uniform(levels)
             stacked = latent.expand(samples, -1, -1, -1)
             self.probes.append(_Probe(stacked, noise, t, captions.encode([caption] * samples)))
 
 
-def _encode_photos(host: Host, photos: TrainingSet, flip: bool) -> list[tuple[Tensor, str]]:
-    samples: list[tuple[Tensor, str]] = []
+def _encode_photos(host: Host, photos: TrainingSet) -> list[tuple[Tensor, str]]:
     with torch.no_grad():
-        for image, caption in zip(photos.images, photos.captions, strict=True):
-            pixels = image[None].to(host.device)
-            samples.append((host.encode_images(pixels).float().clone(), caption))
-            if flip:
-                samples.append((host.encode_images(pixels.flip(-1)).float().clone(), mirror_caption(caption)))
-    return samples
+        return [
+            (host.encode_images(image[None].to(host.device)).float().clone(), caption)
+            for image, caption in zip(photos.images, photos.captions, strict=True)
+        ]
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

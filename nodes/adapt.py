@@ -111,6 +111,16 @@ class AdaptIdentity(io.ComfyNode):
                         "passes.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "mirror",
+                        options=["auto", "on", "off"],
+                        default="auto",
+                        tooltip="Learn every photo's mirror image too: less of the pose is copied and the likeness "
+                        "gains, most from a single photo. Not for writing, logos or a mark on one side. auto takes the "
+                        "preset, which is off where none is made for the model.",
+                    )
+                ),
             ],
             outputs=[
                 IdentitySocket.Output(display_name="identity", tooltip="For Apply Identity and Save Identity."),

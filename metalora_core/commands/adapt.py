@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ def adapt(
     steps: Annotated[int, typer.Option(help="Training steps; 0 for the preset.", min=0)] = 0,
     seed: options.Seed = 0,
     size: options.Size = 0,
+    mirror: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(help="Learn mirror images too; not for writing or what has a side. auto: the preset's choice."),
+    ] = "auto",
     held_out: Annotated[int, typer.Option(help="Photos kept aside to stop in time; needs two or more.", min=0)] = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
     pipeline_config: options.PipelineConfig = "",
@@ -68,7 +72,7 @@ def adapt(
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
     training, validation = split_training_set(everything, held_out)
     chosen = step_preset(used_prior, len(training.images), asked)
-    chosen = replace(chosen, steps=steps or chosen.steps)
+    chosen = replace(chosen, steps=steps or chosen.steps, flip=chosen.flip if mirror == "auto" else mirror == "on")
     with progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,

@@ -38,7 +38,8 @@ class DemoOptions:
         seed: Of both trainings and of the starting noise.
         sampling_steps: Of each picture.
         guidance: Classifier-free guidance of each picture, of all methods alike.
-        meta: Meta-LoRA's settings, and what plain LoRA shares with it; steps and seed are set from here.
+        meta: Meta-LoRA's settings, and what plain LoRA shares with it, the mirrored photos too; steps and
+            seed are set from here.
         plain: Plain LoRA's own settings.
     """
 
@@ -46,7 +47,7 @@ class DemoOptions:
     seed: int = 0
     sampling_steps: int = 20
     guidance: float = 2.0
-    meta: AdaptationOptions = field(default_factory=AdaptationOptions)
+    meta: AdaptationOptions = field(default_factory=lambda: AdaptationOptions(flip=True))
     plain: PlainLoRAOptions = field(default_factory=PlainLoRAOptions)
 
 

@@ -30,6 +30,9 @@ def folder(
     rates: Annotated[str, typer.Option(help="Learning rates: plain_lora=1e-4,meta_warm=1e-3; else the tuned.")] = "",
     sampling_steps: Annotated[int, typer.Option(help="Of each picture.", min=1)] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 for distilled models.", min=1)] = 1.0,
+    mirrored: Annotated[
+        bool, typer.Option(help="Learn mirror images too; not for writing or what has a side.")
+    ] = False,
     size: shared.Size = 0,
     device: shared.Device = "",
     dtype: shared.Dtype = "float32",
@@ -52,9 +55,8 @@ def folder(
     options.check()
     world = open_photo_folders(options)
     plan = folder_plan(world, named_methods(methods), numbers(photos, "photos"), numbers(steps, "steps"))
-    plan = replace(
-        plan, sampling_steps=sampling_steps, guidance=guidance, rates=own_rates(rates, usual_and_tuned_rates())
-    )
+    known = own_rates(rates, usual_and_tuned_rates())
+    plan = replace(plan, sampling_steps=sampling_steps, guidance=guidance, rates=known, mirrored=mirrored)
     rows = run(plan, output, 1, fresh, lambda: world)
     finish(plan, rows, output, Path(json) if json else None, 3, world)
 

@@ -65,7 +65,9 @@ def _pictures(
 ) -> Tensor:
     start = chain_of(name, bench.host, bench.priors[domain], plan.training_seed)
     rate = plan.rate_of(name, 1, domain)
-    options = AdaptationOptions(steps=max(steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0)
+    options = AdaptationOptions(
+        steps=max(steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0, flip=plan.mirrored
+    )
     seeds = [plan.training_seed + one.number for one in subjects]
     photos = [one.photos.part(0, 1) for one in subjects]
     flats = train_cohort(bench.host, start, photos, options, [steps], seeds)[0].flats

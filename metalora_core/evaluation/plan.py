@@ -84,6 +84,7 @@ class BenchPlan:
         guidance: Classifier-free guidance of each picture; 1 is none.
         training_seed: Of starts, draws and noise.
         rates: Learning rates, by method, number of photos and maybe domain: "plain_lora@1", "plain_lora@1@avatars".
+        mirrored: Learn the mirror image of every photo too, whatever the method.
         at_once: Subjects that are learned and drawn side by side.
         models: Which files of weights are used, so that rows of others are not mixed in.
     """
@@ -98,6 +99,7 @@ class BenchPlan:
     guidance: float = 2.0
     training_seed: int = 0
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    mirrored: bool = True
     at_once: int = 8
     models: str = ""
 
@@ -189,8 +191,7 @@ _OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_
 
 QUICK = BenchPlan(
     groups=(
-        Group((PLAIN,), (1, 4), (10, 25, 50, 100, 200)),
-        Group((META_WARM,), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
+        Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
         Group((META_OUTSIDE,), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (50,)),
     ),
@@ -199,15 +200,12 @@ QUICK = BenchPlan(
 """At most 15 minutes on two cores: 10 were seen."""
 
 _CHANGED = tuple(name for name in CONDITIONS if name != CLEAN.name)
-_LORA_STEPS = (10, 25, 50, 75, 100, 150, 200, 300)
-_META_STEPS = (2, 5, 10, 15, 20, 30, 50, 75, 100, 200)
+_STEPS = (2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300)
 
 FULL = BenchPlan(
     groups=(
-        Group((PLAIN,), (1, 4), _LORA_STEPS),
-        Group((PLAIN,), (2, 8), (25, 50, 100, 200)),
-        Group((META_WARM,), (1, 4), _META_STEPS),
-        Group((META_WARM,), (2, 8), (5, 10, 25, 50, 100)),
+        Group((PLAIN, META_WARM), (1, 4), _STEPS),
+        Group((PLAIN, META_WARM), (2, 8), (5, 10, 25, 50, 100, 200)),
         Group((META_OUTSIDE,), (1,), (10, 25, 50, 100, 200)),
         Group(_OTHERS, (1,), (10, 25, 50, 100, 200)),
         Group(_OTHERS, (4,), (50, 100)),

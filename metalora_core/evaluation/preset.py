@@ -13,15 +13,13 @@ from .curves import curves_of
 from .methods import META_WARM
 from .plan import BenchPlan, Group
 from .rows import Row
-from .scores import LEAST_ERROR
+from .scores import LEAST_ERROR, as_good
 from .step_preset import PRESET_FILE
 
 __all__ = ["preset_plan", "save_preset"]
 
 _STEPS = (5, 10, 15, 20, 30, 50, 75, 100, 150)
 _PHOTOS = (1, 2, 4, 8)
-_ENOUGH = 1.03
-"""A point counts as good when its error is within 3 % of the lowest: the fewest such steps are chosen."""
 
 
 def preset_plan(rates: Mapping[str, float], subjects: int = 16) -> BenchPlan:
@@ -51,7 +49,7 @@ def save_preset(
     for photos in _PHOTOS:
         own = [curves[key] for key in curves if key[0] == META_WARM and key[2] == photos]
         errors = np.exp(np.mean([np.log(_combined(c.scores)) for c in own], axis=0))
-        steps = next(s for s, e in zip(own[0].steps, errors, strict=True) if e <= _ENOUGH * errors.min())
+        steps = next(s for s, e in zip(own[0].steps, errors, strict=True) if as_good(e, errors.min()))
         chosen[str(photos)] = {
             "steps": steps,
             "learning_rate": plan.rate_of(META_WARM, photos),
@@ -64,6 +62,7 @@ def save_preset(
         "base_fingerprint": base_fingerprint,
         "start": "warm",
         "final_rate": 1.0,
+        "flip": plan.mirrored,
         "photos": chosen,
     }
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

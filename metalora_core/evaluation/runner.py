@@ -76,7 +76,7 @@ def _drawn_by_us(
     rate = unit.rate or plan.rate_of(unit.method, unit.photos, unit.domain)
     # The rate stays constant after the warm-up, so that one training holds the results of all shorter ones.
     options = AdaptationOptions(
-        steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0
+        steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0, flip=plan.mirrored
     )
     photos = [subject.photos.part(0, unit.photos) for subject in subjects]
     prompts = [subject.prompts for subject in subjects]

@@ -13,13 +13,15 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..pocket.factors import Domain
 from ..pocket.scenes import SCENE_GROUPS, draw_scenes, scene_truth
 
-__all__ = ["COPIED_GROUPS", "PictureScores", "combined_error", "copying", "diversity"]
+__all__ = ["COPIED_GROUPS", "PictureScores", "as_good", "combined_error", "copying", "diversity"]
 
 COPIED_GROUPS = ("pose", "light", "background")
 """What the copying score looks at."""
 
 LEAST_ERROR = 1e-3
 """Errors above the floor count at least this much in a geometric mean: nothing is infinitely better."""
+
+_INDISTINCT = 1.03
 
 _SCENES_FOR_SPREAD = 2000
 _DIVERSITY_SIDE = 16
@@ -44,6 +46,11 @@ class PictureScores:
     diversity: float
     identity_floor: float
     prompt_floor: float
+
+
+def as_good(error: float, lowest: float) -> bool:
+    """Whether an error is within 3 % of the lowest, which few subjects cannot tell from it."""
+    return error <= _INDISTINCT * lowest
 
 
 def combined_error(identity_error: float, prompt_error: float) -> float:

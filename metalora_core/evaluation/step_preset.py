@@ -32,7 +32,8 @@ def step_preset(
         path: The preset file, written by ``python -m metalora_core bench preset``.
 
     Returns:
-        ``base`` with the preset's steps, rates, rank and schedule, or ``base`` as it is where the preset says nothing.
+        ``base`` with the preset's steps, rates, rank, schedule and mirroring, or ``base`` as it is where it says
+        nothing.
 
     Raises:
         UnreadableFile: If the preset file is damaged.
@@ -54,6 +55,7 @@ def step_preset(
             up_learning_rate=float(entry["learning_rate"]),
             r_mid=int(entry["r_mid"]),
             final_rate=float(record["final_rate"]),
+            flip=bool(record["flip"]),
         )
         chosen.check()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidOptions) as error:

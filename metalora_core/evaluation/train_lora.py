@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..adaptation_batches import with_mirrored
 from ..errors import InvalidOptions
 from .cohort import starting_noise
 
@@ -52,6 +53,8 @@ def drawn_by_comfyui(
     from safetensors.torch import load_file, save_file
 
     sets = [subject.photos.part(0, unit.photos) for subject in subjects]
+    if plan.mirrored:
+        sets = [with_mirrored(photos) for photos in sets]
     prompts = [list(subject.prompts) for subject in subjects]
     job: dict[str, Any] = {
         "domain": unit.domain,

@@ -1,5 +1,6 @@
 """Chooses the learning rate of every method on validation subjects: the same number of rates, subjects and steps each.
 
+Errors within 3 % cannot be told apart on so few subjects; among them the rate that needs fewer steps is taken.
 Test subjects are never drawn here.
 """
 
@@ -20,6 +21,7 @@ from .curves import curves_of
 from .methods import METHODS, method_named
 from .plan import BenchPlan, Group, trial_label
 from .rows import Row
+from .scores import as_good
 
 __all__ = [
     "RATES_FILE",
@@ -68,7 +70,7 @@ class Trial:
         rate: Learning rate.
         combined_error: Geometric mean over the domains of the lowest mean error.
         by_domain: That error in each domain.
-        steps: Where it was reached, for each domain.
+        steps: The fewest that are as good as that (`as_good`), for each domain.
         by_step: The error at every step, for each domain.
     """
 
@@ -95,9 +97,9 @@ def judge(rows: Sequence[Row], method: str, photos: int, rate: float) -> Trial:
     for (name, domain, count), curve in curves_of(rows, condition).items():
         if (name, count) == (method, photos):
             means = curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
-            best = int(means.best()[0])
-            errors[domain], steps[domain] = float(means.combined[0, best]), curve.steps[best]
             by_step[domain] = dict(zip(curve.steps, map(float, means.combined[0]), strict=True))
+            errors[domain] = min(by_step[domain].values())
+            steps[domain] = next(s for s, e in by_step[domain].items() if as_good(e, errors[domain]))
     if not errors:
         raise InvalidOptions(f"There are no rows of {method} with {photos} photos under {condition!r}.")
     return Trial(rate, float(np.exp(np.mean(np.log(list(errors.values()))))), errors, steps, by_step)
@@ -130,7 +132,17 @@ def at_the_edge(trials: Mapping[str, Sequence[Trial]]) -> list[str]:
 
 
 def _best(tried: Sequence[Trial]) -> Trial:
-    return min(tried, key=lambda trial: trial.combined_error)
+    """The rate for all domains: of those that are as good as the lowest, the one that is so after the fewest steps."""
+    lowest = min(trial.combined_error for trial in tried)
+    good = [trial for trial in tried if as_good(trial.combined_error, lowest)]
+    return min(good, key=lambda trial: (math.prod(trial.steps.values()), trial.combined_error))
+
+
+def _best_in(domain: str, tried: Sequence[Trial]) -> Trial:
+    """The rate for one domain, chosen in the same way."""
+    lowest = min(trial.by_domain[domain] for trial in tried)
+    good = [trial for trial in tried if as_good(trial.by_domain[domain], lowest)]
+    return min(good, key=lambda trial: (trial.steps[domain], trial.by_domain[domain]))
 
 
 def save_rates(trials: Mapping[str, Sequence[Trial]], options: TuningOptions, command: str, path: Path) -> None:
@@ -140,7 +152,7 @@ def save_rates(trials: Mapping[str, Sequence[Trial]], options: TuningOptions, co
         domains = tried[0].by_domain
         known["entries"][key] = {
             "rate": _best(tried).rate,
-            "rate_by_domain": {d: min(tried, key=lambda trial: trial.by_domain[d]).rate for d in domains},
+            "rate_by_domain": {d: _best_in(d, tried).rate for d in domains},
             "trials": [asdict(trial) for trial in tried],
             "budget": asdict(replace(options, methods=(), photos=())),
             "command": command,

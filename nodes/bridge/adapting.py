@@ -44,6 +44,7 @@ class Request:
     checkpointing: str = "auto"
     guidance: float = 1.0
     preview_every: int = 0
+    mirror: str = "auto"
 
     def options(self) -> AdaptationOptions:
         preset = step_preset(self.prior, len(self.references.photos))
@@ -56,6 +57,7 @@ class Request:
             optimizer=self.optimizer,
             mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
             up_learning_rate=preset.up_learning_rate * self.learning_rate,
+            flip=preset.flip if self.mirror == "auto" else self.mirror == "on",
             preview_every=self.preview_every or max(1, -(-steps // PREVIEWS)),
         )
 

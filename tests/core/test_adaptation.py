@@ -11,7 +11,6 @@ from core.toy_host import ToyHost, ToySubjects
 from torch import Tensor
 
 from metalora_core.adaptation import AdaptationOptions, AdaptationProgress, TrainingSet, adapt
-from metalora_core.adaptation_batches import PhotoBatches, mirror_caption
 from metalora_core.errors import (
     IncompatibleBaseModel,
     InvalidOptions,
@@ -222,16 +221,6 @@ def test_nan_stops_with_the_step_and_the_last_good_identity(prior: Prior, tmp_pa
     assert all(factor.isfinite().all() for factor in tensors(found.value.last_good))
     assert found.value.last_good.metadata.steps == 10
     assert not path.exists()
-
-
-def test_flip_mirrors_words_and_crop_moves_the_window():
-    assert mirror_caption("Left eye, light from the right, leftover") == "Right eye, light from the left, leftover"
-    host = ToyHost()
-    batches = PhotoBatches(host, photos(2), replace(OPTIONS, flip=True, crop_px=2))
-    drawn = [batches.draw(step)[0] for step in range(12)]
-    assert {batch.latents.shape for batch in drawn} == {(1, 4, 2, 2)}
-    assert {"left" in batch.captions[0] for batch in drawn} == {True, False}
-    assert len({batch.latents.sum().item() for batch in drawn}) > 4
 
 
 @pytest.mark.parametrize(

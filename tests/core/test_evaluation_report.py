@@ -128,11 +128,22 @@ def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budg
         load_rates(path)
 
 
+def test_of_rates_that_are_as_good_the_one_with_fewer_steps_is_taken(tmp_path: Path) -> None:
+    def trial(rate: float, error: float, steps: int) -> Trial:
+        return Trial(rate, error, {"avatars": error}, {"avatars": steps})
+
+    path = tmp_path / "rates.json"
+    for errors, expected in (((0.100, 0.102), 3e-3), ((0.100, 0.104), 1e-3)):
+        trials = [trial(1e-3, errors[0], 100), trial(3e-3, errors[1], 25), trial(9e-3, 0.2, 2)]
+        save_rates({f"{PLAIN}@1": trials}, TuningOptions((PLAIN,)), "the command", path)
+        assert load_rates(path) == {f"{PLAIN}@1": expected, f"{PLAIN}@1@avatars": expected}
+
+
 def test_a_run_of_given_length_takes_the_rate_that_was_best_after_so_many_steps(tmp_path: Path) -> None:
     fast = Trial(1e-2, 0.1, by_step={"avatars": {10: 0.1, 100: 0.4}})
     slow = Trial(1e-3, 0.2, by_step={"avatars": {10: 0.3, 100: 0.2}})
     path = tmp_path / "rates.json"
-    trials = [replace(trial, by_domain={"avatars": trial.combined_error}) for trial in (fast, slow)]
+    trials = [replace(t, by_domain={"avatars": t.combined_error}, steps={"avatars": 10}) for t in (fast, slow)]
     save_rates({"plain_lora@2": trials}, TuningOptions((PLAIN,), (2,)), "the command", path)
     chosen = [rate_for_steps(PLAIN, 4, "avatars", steps, path) for steps in (0, 10, 30, 40, 1000)]
     assert chosen == [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
@@ -169,7 +180,7 @@ def test_the_preset_takes_the_fewest_steps_that_are_good_enough(tmp_path: Path) 
     prior = load_pocket_prior("avatars")
     save_preset(chosen, rows, "the command", prior.metadata.base_fingerprint, path)
     one = step_preset(prior, 1, AdaptationOptions(seed=7), path)
-    assert (one.steps, one.mid_learning_rate, one.seed) == (10, 2e-3, 7)
+    assert (one.steps, one.mid_learning_rate, one.seed, one.flip) == (10, 2e-3, 7, True)
     assert step_preset(prior, 5, path=path).up_learning_rate == 5e-3
     asked = AdaptationOptions(steps=9)
     assert step_preset(prior, 3, asked, tmp_path / "missing.json") == asked

@@ -129,6 +129,8 @@ def check_zero_takes_the_preset_and_the_priors_size() -> dict[str, Any]:
     assert (options.steps, options.r_mid, options.final_rate) == (wanted.steps, wanted.r_mid, wanted.final_rate)
     assert options.up_learning_rate == 2 * wanted.up_learning_rate
     assert request(prior, references, steps=7).options().steps == 7
+    mirrored = [request(prior, references, mirror=choice).options().flip for choice in ("auto", "on", "off")]
+    assert mirrored == [wanted.flip, True, False]
     assert references.usual_resolution(prior) == 128
     report = adapt(references=references, seed=35)[3]
     assert "at 128 px" in report and "metalora_identities/adapted/ohwx_" in report, report

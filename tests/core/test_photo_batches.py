@@ -1,0 +1,36 @@
+"""What an adaptation is shown: mirrored photos and moved windows."""
+
+from __future__ import annotations
+
+import torch
+from core.toy_host import ToyHost
+
+from metalora_core.adaptation import AdaptationOptions, TrainingSet
+from metalora_core.adaptation_batches import PhotoBatches, mirror_caption, with_mirrored
+
+
+def _photos() -> TrainingSet:
+    images = tuple(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(5)))
+    captions = tuple(f"photo of a ohwx blob, looking left, view {i}" for i in range(2))
+    return TrainingSet(images, captions, "blob", "ohwx", ("a", "b"))
+
+
+def test_flip_mirrors_words_and_crop_moves_the_window():
+    assert mirror_caption("Left eye, light from the right, leftover") == "Right eye, light from the left, leftover"
+    host = ToyHost()
+    batches = PhotoBatches(host, _photos(), AdaptationOptions(flip=True, crop_px=2))
+    drawn = [batches.draw(step)[0] for step in range(12)]
+    assert {batch.latents.shape for batch in drawn} == {(1, 4, 2, 2)}
+    assert {"left" in batch.captions[0] for batch in drawn} == {True, False}
+    assert len({batch.latents.sum().item() for batch in drawn}) > 4
+
+
+def test_mirrored_photos_follow_their_originals_and_change_nothing_else():
+    plain = _photos()
+    both = with_mirrored(plain)
+    assert torch.equal(torch.stack(both.images[::2]), torch.stack(plain.images))
+    assert torch.equal(torch.stack(both.images[1::2]), torch.stack(plain.images).flip(-1))
+    assert both.captions[::2] == plain.captions
+    assert both.captions[1::2] == tuple(map(mirror_caption, plain.captions))
+    assert both.photo_hashes == ("a", "a", "b", "b")
+    both.check(ToyHost().downscale, 1)
