@@ -95,7 +95,7 @@ def _train(base: Any, host: Any, photos: Any, captions: list[str], seed: int, jo
 
     model, clip, vae = base
     wanted, kept, made = set(job["steps"]), list[Any](), list[Any]()
-    setup, began = core._setup_lora_adapters, time.monotonic()
+    setup, began = core._setup_lora_adapters, 0.0
 
     def watched(*arguments: Any) -> Any:
         made.append(setup(*arguments))
@@ -119,6 +119,7 @@ def _train(base: Any, host: Any, photos: Any, captions: list[str], seed: int, jo
         with torch.inference_mode():
             latents = [{"samples": vae.encode(photo[None].movedim(1, -1))} for photo in photos]
             positive = [clip.encode_from_tokens_scheduled(clip.tokenize(caption)) for caption in captions]
+            began = time.monotonic()
             torch.manual_seed(seed)  # the node draws photos and noise levels from the global generator
             core.TrainLoraNode.execute(
                 model=[model], latents=latents, positive=positive, **{name: [v] for name, v in settings.items()}

@@ -279,7 +279,7 @@ def _digest(
     digest = hashlib.sha256(repr((options, prior_sha256(prior), host.weights_digest())).encode())
     for part in (photos, validation):
         if part is not None:
-            digest.update(repr((part.captions, part.class_word, part.trigger)).encode())
+            digest.update(repr((part.captions, part.class_word, part.trigger, part.one_sided)).encode())
             for image in part.images:
                 digest.update(image.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -12,7 +12,14 @@ from .files.identity import Identity
 from .optimizers import OPTIMIZERS
 from .option_ranges import COUNT, NOT_NEGATIVE, RANK, SEED, SHARE, WHOLE, refuse
 
-__all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet"]
+__all__ = [
+    "PRESETS",
+    "AdaptationOptions",
+    "AdaptationProgress",
+    "AdaptationResult",
+    "TrainingSet",
+    "chosen_flip",
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class TrainingSet:
         class_word: What the subject is, e.g. "person".
         trigger: The rare word that calls it, e.g. "ohwx".
         photo_hashes: SHA-256 of each photo file; may be empty.
+        one_sided: Its mirror image is something else, as that of a mug with its handle on the left: never mirrored.
     """
 
     images: tuple[Tensor, ...]
@@ -32,6 +40,7 @@ class TrainingSet:
     class_word: str
     trigger: str
     photo_hashes: tuple[str, ...] = ()
+    one_sided: bool = False
 
     def part(self, start: int, stop: int) -> TrainingSet:
         """Photos start to stop with their captions and hashes."""
@@ -78,7 +87,7 @@ class AdaptationOptions:
         warmup_steps: Linear warm-up.
         final_rate: Rate at the end as a share of the full one; cosine in between.
         ema_decay: Average of the factors over steps, which is the result then; 0 for none.
-        flip: Learn mirrored photos too; "left" and "right" change places in their captions.
+        flip: Learn mirrored photos too, unless it is one-sided; "left" and "right" change places in their captions.
         crop_px: Latent pixels by which the window may move; the window is smaller by as much.
         hold_out: Keep the last photo for early stopping if there are two or more and no validation set is given.
         validate_every: Steps between two validations.
@@ -143,6 +152,11 @@ class AdaptationOptions:
         """Whether the loop looks up after this many steps."""
         every = (self.read_every, self.checkpoint_every, self.validate_every, self.preview_every)
         return step == self.steps or any(n and step % n == 0 for n in every)
+
+
+def chosen_flip(choice: str, preset: bool) -> bool:
+    """``AdaptationOptions.flip`` under a user's choice ("auto", "on" or "off") and a preset."""
+    return preset if choice == "auto" else choice == "on"
 
 
 PRESETS: dict[str, AdaptationOptions] = {

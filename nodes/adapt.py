@@ -116,9 +116,10 @@ class AdaptIdentity(io.ComfyNode):
                         "mirror",
                         options=["auto", "on", "off"],
                         default="auto",
-                        tooltip="Learn every photo's mirror image too: less of the pose is copied and the likeness "
-                        "gains, most from a single photo. Not for writing, logos or a mark on one side. auto takes the "
-                        "preset, which is off where none is made for the model.",
+                        optional=True,
+                        tooltip="Learn every photo's mirror image too, so that less of the pose is copied. Not for "
+                        "writing, logos or anything with a left and a right side. left and right change places in the "
+                        "captions. auto takes the preset, which is off where none is made for the model.",
                     )
                 ),
             ],

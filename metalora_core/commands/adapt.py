@@ -52,6 +52,7 @@ def adapt(
 
     from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
+    from ..adaptation_options import chosen_flip
     from ..evaluation.step_preset import step_preset
     from ..files.identity import save_identity
     from ..files.prior import targets_of_prior
@@ -71,8 +72,8 @@ def adapt(
     size_px = base.picture_size_px(host, model, size)
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
     training, validation = split_training_set(everything, held_out)
-    chosen = step_preset(used_prior, len(training.images), asked)
-    chosen = replace(chosen, steps=steps or chosen.steps, flip=chosen.flip if mirror == "auto" else mirror == "on")
+    preset = step_preset(used_prior, len(training.images), asked)
+    chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip))
     with progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
@@ -86,8 +87,7 @@ def adapt(
         )
     save_identity(output, result.identity)
     checkpoint_path.unlink(missing_ok=True)
-    fields = _fields(result, output)
-    answer(fields, _text(fields), json)
+    answer(fields := _fields(result, output), _text(fields), json)
 
 
 def _require_words(trigger: str, class_word: str) -> None:

@@ -49,7 +49,7 @@ def demo(
     runs = []
     for one in _subjects(photos, class_word, domain, subject, photo_count, prompts):
         with progress_bars(quiet=json) as bars:
-            chosen = tuned_options(DemoOptions(steps, seed), one.domain, len(one.training_set.images))
+            chosen = tuned_options(DemoOptions(steps, seed, flip=not photos), one.domain, len(one.training_set.images))
             runs.append((one, compare(host, load_pocket_prior(one.domain), one, chosen, bars)))
     save_picture(demo_figure(runs, steps), picture)
     fields = {"picture": str(picture), "rows": demo_fields(runs)}

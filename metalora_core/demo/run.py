@@ -38,8 +38,8 @@ class DemoOptions:
         seed: Of both trainings and of the starting noise.
         sampling_steps: Of each picture.
         guidance: Classifier-free guidance of each picture, of all methods alike.
-        meta: Meta-LoRA's settings, and what plain LoRA shares with it, the mirrored photos too; steps and
-            seed are set from here.
+        flip: Learn mirrored photos too.
+        meta: Meta-LoRA's settings, and what plain LoRA shares with it; steps, seed and flip are set from here.
         plain: Plain LoRA's own settings.
     """
 
@@ -47,7 +47,8 @@ class DemoOptions:
     seed: int = 0
     sampling_steps: int = 20
     guidance: float = 2.0
-    meta: AdaptationOptions = field(default_factory=lambda: AdaptationOptions(flip=True))
+    flip: bool = True
+    meta: AdaptationOptions = field(default_factory=AdaptationOptions)
     plain: PlainLoRAOptions = field(default_factory=PlainLoRAOptions)
 
 
@@ -128,7 +129,7 @@ def learn_plain(
     progress: Progress | None = None,
 ) -> MethodResult:
     """Learn a subject with plain LoRA on the prior's targets, draw it as asked, score the pictures."""
-    shared = replace(options.meta, steps=options.steps, seed=options.seed)
+    shared = replace(options.meta, steps=options.steps, seed=options.seed, flip=options.flip)
     show = progress("plain LoRA") if progress is not None else None
     targets = targets_of_prior(prior, host.targets())
     learned = train_plain_lora(host, subject.training_set, targets, shared, options.plain, on_progress=show)
@@ -151,7 +152,7 @@ def learn_meta(
     progress: Progress | None = None,
 ) -> MethodResult:
     """Learn a subject with Meta-LoRA, draw it as asked, score the pictures."""
-    chosen = replace(options.meta, steps=options.steps, seed=options.seed)
+    chosen = replace(options.meta, steps=options.steps, seed=options.seed, flip=options.flip)
     show = progress("Meta-LoRA") if progress is not None else None
     learned = adapt(host, prior, subject.training_set, chosen, on_progress=show)
     with Injection(host.model, targets_of_prior(prior, host.targets()), chain_factors(learned.identity, prior)):

@@ -67,6 +67,7 @@ def tune(
     fresh: Fresh = False,
 ) -> None:
     """Choose every method's learning rate on validation subjects and write tuned_rates.json; others' entries stay."""
+    from .runner import model_digest
     from .tuning import RATES_FILE, TuningOptions, at_the_edge, judge_trials, save_rates, tuning_plan
 
     options = TuningOptions(_runnable(named_methods(methods)), numbers(photos, "photos"), subjects)
@@ -75,7 +76,7 @@ def tune(
         for trial in tried:
             where = ", ".join(f"{d} {e:.4f} at {trial.steps[d]} steps" for d, e in trial.by_domain.items())
             typer.echo(f"{key} rate {trial.rate:g}: combined error {trial.combined_error:.4f} ({where})")
-    save_rates(trials, options, _command(), RATES_FILE)
+    save_rates(trials, options, _command(), RATES_FILE, model_digest())
     for key in at_the_edge(trials):
         typer.echo(f"{key}: the best rate is the last of those tried; a better one may lie beyond it.", err=True)
     typer.echo(f"Written to {RATES_FILE}")

@@ -162,8 +162,8 @@ def _claim(plan: BenchPlan, folder: Path) -> None:
             raise UnreadableFile(f"{path} is damaged ({error}). Remove {folder} to start again.") from error
         if found != digest:
             raise InvalidOptions(
-                f"{folder} holds rows of a benchmark with other settings (test seed, rates, prompts, sampling steps or "
-                "models). Give another --output, or --fresh to start again."
+                f"{folder} holds rows of a benchmark with other settings (test seed, rates, prompts, sampling steps, "
+                "mirrored photos or models). Give another --output, or --fresh to start again."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,10 +213,23 @@ _bench: list[World] = []
 
 def _begin(make_bench: Callable[[], World]) -> None:
     import signal
+    from threading import Thread
 
     # Ctrl-C is the parent's: it stops handing out work and lets the running units end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     _bench[:] = [make_bench()]
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed leaves nobody who would take the rows."""
+    import os
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(plan: BenchPlan, unit: Unit) -> list[Row]:

@@ -55,7 +55,7 @@ def step_preset(
             up_learning_rate=float(entry["learning_rate"]),
             r_mid=int(entry["r_mid"]),
             final_rate=float(record["final_rate"]),
-            flip=bool(record["flip"]),
+            flip=bool(record.get("flip", False)),
         )
         chosen.check()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidOptions) as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adaptation_options import TrainingSet
-from ..pocket.factors import SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
+from ..pocket.factors import ONE_SIDED, SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
 from ..pocket.readers import FactorReader, prompt_error
 from ..pocket.scenes import Scene, draw_scenes, scene_truth
 from ..pocket.world import PICTURE_SIZE, render
@@ -70,7 +70,10 @@ class BenchSubject:
     def training_set(self, photos: int) -> TrainingSet:
         """The first photos with their captions."""
         captions = [s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.photo_scenes]
-        return TrainingSet(tuple(self.photos[:photos]), tuple(captions[:photos]), self.subject.class_word, TRIGGER)
+        word = self.subject.class_word
+        return TrainingSet(
+            tuple(self.photos[:photos]), tuple(captions[:photos]), word, TRIGGER, one_sided=word in ONE_SIDED
+        )
 
     def score(self, pictures: Tensor, photos: int, reader: FactorReader) -> PictureScores:
         """Score one picture per prompt, (prompts, 3, H, W), of a run with that many photos."""

@@ -1,6 +1,7 @@
 """Chooses the learning rate of every method on validation subjects: the same number of rates, subjects and steps each.
 
-Errors within 3 % cannot be told apart on so few subjects; among them the rate that needs fewer steps is taken.
+Errors within 3 % cannot be told apart on so few subjects; among such rates the one that comes within 3 % of its own
+lowest error in the fewest steps is taken.
 Test subjects are never drawn here.
 """
 
@@ -57,7 +58,7 @@ class TuningOptions:
     methods: tuple[str, ...] = tuple(METHODS)
     photos: tuple[int, ...] = (1,)
     subjects: int = 8
-    steps: tuple[int, ...] = (10, 25, 50, 100)
+    steps: tuple[int, ...] = (10, 25, 50, 100, 200)
     prompts: int = 4
     sampling_steps: int = 6
 
@@ -70,7 +71,7 @@ class Trial:
         rate: Learning rate.
         combined_error: Geometric mean over the domains of the lowest mean error.
         by_domain: That error in each domain.
-        steps: The fewest that are as good as that (`as_good`), for each domain.
+        steps: The fewest whose error is as good as that (`as_good`), for each domain.
         by_step: The error at every step, for each domain.
     """
 
@@ -87,7 +88,7 @@ def candidate_rates(method: str) -> list[float]:
 
 
 def judge(rows: Sequence[Row], method: str, photos: int, rate: float) -> Trial:
-    """What became of one rate: the lowest combined error of each domain, and the step where it was reached.
+    """What became of one rate: the combined errors of each domain, and the fewest steps as good as the lowest.
 
     Raises:
         InvalidOptions: If the rows hold no such trial.
@@ -127,35 +128,50 @@ def judge_trials(rows: Sequence[Row], options: TuningOptions) -> dict[str, list[
 
 
 def at_the_edge(trials: Mapping[str, Sequence[Trial]]) -> list[str]:
-    """Keys whose best rate is the lowest or highest that was tried: a better one may lie beyond."""
-    return [key for key, tried in trials.items() if _best(tried) in (tried[0], tried[-1])]
+    """Keys whose best rate is the lowest or highest that was tried: a better one may lie beyond.
+
+    Args:
+        trials: Those of each "method@photos", in the order of their rates.
+
+    Returns:
+        "method@photos" for all domains together, "method@photos@domain" for one.
+    """
+    chosen = {key: _best(tried) for key, tried in trials.items()}
+    chosen |= {f"{key}@{d}": _best(tried, d) for key, tried in trials.items() for d in tried[0].by_domain}
+    ends = {key: (tried[0], tried[-1]) for key, tried in trials.items()}
+    return [key for key, best in chosen.items() if best in ends["@".join(key.split("@")[:2])]]
 
 
-def _best(tried: Sequence[Trial]) -> Trial:
-    """The rate for all domains: of those that are as good as the lowest, the one that is so after the fewest steps."""
-    lowest = min(trial.combined_error for trial in tried)
-    good = [trial for trial in tried if as_good(trial.combined_error, lowest)]
-    return min(good, key=lambda trial: (math.prod(trial.steps.values()), trial.combined_error))
+def _best(tried: Sequence[Trial], domain: str = "") -> Trial:
+    """The rate of a domain, or of all together: of those as good as the lowest, the one that needs fewest steps."""
+    errors = [trial.by_domain[domain] if domain else trial.combined_error for trial in tried]
+    steps = [trial.steps[domain] if domain else math.prod(trial.steps.values()) for trial in tried]
+    good = [i for i, error in enumerate(errors) if as_good(error, min(errors))]
+    return tried[min(good, key=lambda i: (steps[i], errors[i]))]
 
 
-def _best_in(domain: str, tried: Sequence[Trial]) -> Trial:
-    """The rate for one domain, chosen in the same way."""
-    lowest = min(trial.by_domain[domain] for trial in tried)
-    good = [trial for trial in tried if as_good(trial.by_domain[domain], lowest)]
-    return min(good, key=lambda trial: (trial.steps[domain], trial.by_domain[domain]))
+def save_rates(
+    trials: Mapping[str, Sequence[Trial]], options: TuningOptions, command: str, path: Path, models: str = ""
+) -> None:
+    """Write the chosen rates with every trial; other methods' entries stay.
 
-
-def save_rates(trials: Mapping[str, Sequence[Trial]], options: TuningOptions, command: str, path: Path) -> None:
-    """Write the chosen rates with every trial and the command that made them; other methods' entries stay."""
+    Args:
+        trials: Those of each "method@photos".
+        options: Their budget.
+        command: That made them.
+        path: File to write.
+        models: Digest of the weights that they were tried with.
+    """
     known = _read(path) if path.exists() else {"entries": {}}
     for key, tried in trials.items():
         domains = tried[0].by_domain
         known["entries"][key] = {
             "rate": _best(tried).rate,
-            "rate_by_domain": {d: _best_in(d, tried).rate for d in domains},
+            "rate_by_domain": {d: _best(tried, d).rate for d in domains},
             "trials": [asdict(trial) for trial in tried],
             "budget": asdict(replace(options, methods=(), photos=())),
             "command": command,
+            "models": models,
         }
     known["entries"] = dict(sorted(known["entries"].items()))
     path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ import torch
 
 from ...metalora_core import __version__
 from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt
+from ...metalora_core.adaptation_options import chosen_flip
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.evaluation.step_preset import step_preset
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
@@ -57,7 +58,7 @@ class Request:
             optimizer=self.optimizer,
             mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
             up_learning_rate=preset.up_learning_rate * self.learning_rate,
-            flip=preset.flip if self.mirror == "auto" else self.mirror == "on",
+            flip=chosen_flip(self.mirror, preset.flip),
             preview_every=self.preview_every or max(1, -(-steps // PREVIEWS)),
         )
 

@@ -219,6 +219,15 @@ def test_a_resumed_benchmark_has_the_rows_of_an_unbroken_one(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("instant_photos")
+def test_mirrored_photos_are_learned_if_the_plan_says_so(tmp_path: Path) -> None:
+    avatars = plan(domains=("avatars",)), plan(domains=("avatars",), mirrored=False)
+    ways = [run_plan(p, tmp_path / str(p.mirrored), processes=1, make_bench=stand_in_bench) for p in avatars]
+    pairs = [(a.steps, a.identity_error == b.identity_error) for a, b in zip(*ways, strict=True)]
+    assert all(same for step, same in pairs if step == 0)
+    assert not all(same for step, same in pairs if step == 2)
+
+
+@pytest.mark.usefixtures("instant_photos")
 def test_rows_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     run_plan(plan((PLAIN,)), tmp_path, processes=1, make_bench=stand_in_bench)
     for changed in (plan(test_seed=1), plan(prompts=3), plan(models="other"), plan(rates={"plain_lora@1": 2e-3})):

@@ -52,13 +52,14 @@ def delta(start: ChainStart, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     return {n: ChainFactors(d, mids[n], ups[n], start.scale).delta() for n, d in start.downs.items()}
 
 
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", ["meta_cold", "meta_warm"])
-def test_a_cohort_of_one_is_an_adaptation(name: str) -> None:
+def test_a_cohort_of_one_is_an_adaptation(name: str, flip: bool) -> None:
     host = ToyHost()
     prior = toy_prior(host)
     start = chain_of(name, host, prior, 0)
-    flats = train_cohort(host, start, [photos(1)], OPTIONS, [6])[0].flats
-    options = replace(OPTIONS, start="warm" if name == "meta_warm" else "cold", r_mid=0)
+    flats = train_cohort(host, start, [photos(1)], replace(OPTIONS, flip=flip), [6])[0].flats
+    options = replace(OPTIONS, start="warm" if name == "meta_warm" else "cold", r_mid=0, flip=flip)
     learned = adapt(host, prior, photos(1), options).identity
     mids, ups = start.layout.unpack(flats[0])
     for target, layer in learned.layers.items():

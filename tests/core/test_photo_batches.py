@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from core.toy_host import ToyHost
 
@@ -34,3 +36,9 @@ def test_mirrored_photos_follow_their_originals_and_change_nothing_else():
     assert both.captions[1::2] == tuple(map(mirror_caption, plain.captions))
     assert both.photo_hashes == ("a", "a", "b", "b")
     both.check(ToyHost().downscale, 1)
+    assert with_mirrored(replace(plain, one_sided=True)).images == plain.images
+
+
+def test_a_trigger_is_no_side():
+    text = "RIGHT: Right Guard seen from the left, 左を向く, bright"
+    assert mirror_caption(text, "Right Guard") == "LEFT: Right Guard seen from the right, 右を向く, bright"
