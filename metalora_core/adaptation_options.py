@@ -13,6 +13,7 @@ from .optimizers import OPTIMIZERS
 from .option_ranges import COUNT, NOT_NEGATIVE, RANK, SEED, SHARE, WHOLE, refuse
 
 __all__ = [
+    "ONE_SIDED_WORDS",
     "PRESETS",
     "AdaptationOptions",
     "AdaptationProgress",
@@ -154,9 +155,19 @@ class AdaptationOptions:
         return step == self.steps or any(n and step % n == 0 for n in every)
 
 
-def chosen_flip(choice: str, preset: bool) -> bool:
-    """``AdaptationOptions.flip`` under a user's choice ("auto", "on" or "off") and a preset."""
-    return preset if choice == "auto" else choice == "on"
+ONE_SIDED_WORDS = frozenset({"mug", "cup", "jug", "pitcher", "teapot"})
+"""Class words of things with a handle: mirrored, they are other things."""
+
+
+def chosen_flip(choice: str, preset: bool, class_word: str) -> bool:
+    """``AdaptationOptions.flip`` for a user's choice.
+
+    Args:
+        choice: "on", "off", or "auto": the preset's, but for things with a handle.
+        preset: What the preset says.
+        class_word: What the photos show.
+    """
+    return choice == "on" or (choice == "auto" and preset and class_word.lower() not in ONE_SIDED_WORDS)
 
 
 PRESETS: dict[str, AdaptationOptions] = {

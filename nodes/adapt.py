@@ -119,7 +119,8 @@ class AdaptIdentity(io.ComfyNode):
                         optional=True,
                         tooltip="Learn every photo's mirror image too, so that less of the pose is copied. Not for "
                         "writing, logos or anything with a left and a right side. left and right change places in the "
-                        "captions. auto takes the preset, which is off where none is made for the model.",
+                        "captions. auto takes the preset: off for things with a handle, and where none is made for "
+                        "the model.",
                     )
                 ),
             ],

@@ -73,7 +73,7 @@ def adapt(
     everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
     training, validation = split_training_set(everything, held_out)
     preset = step_preset(used_prior, len(training.images), asked)
-    chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip))
+    chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
     with progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,

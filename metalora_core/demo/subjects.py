@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adaptation import TrainingSet
+from ..adaptation_options import ONE_SIDED_WORDS, TrainingSet
 from ..pocket import load_pocket_prior
-from ..pocket.factors import ONE_SIDED, Domain, draw_subject
+from ..pocket.factors import Domain, draw_subject
 from ..pocket.readers import Readers, Scores
 from ..pocket.scenes import BACKGROUNDS, EXPRESSIONS, Scene, draw_scenes
 from ..pocket.world import PICTURE_SIZE, render
@@ -76,7 +76,7 @@ def pocket_subject(
         class_word=subject.class_word,
         trigger=TRIGGER,
         photo_hashes=tuple(hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in pictures),
-        one_sided=subject.class_word in ONE_SIDED,
+        one_sided=subject.class_word in ONE_SIDED_WORDS,
     )
     return DemoSubject(
         domain=domain,

@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..adaptation_options import TrainingSet
-from ..pocket.factors import ONE_SIDED, SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
+from ..adaptation_options import ONE_SIDED_WORDS, TrainingSet
+from ..pocket.factors import SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
 from ..pocket.readers import FactorReader, prompt_error
 from ..pocket.scenes import Scene, draw_scenes, scene_truth
 from ..pocket.world import PICTURE_SIZE, render
@@ -72,7 +72,7 @@ class BenchSubject:
         captions = [s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.photo_scenes]
         word = self.subject.class_word
         return TrainingSet(
-            tuple(self.photos[:photos]), tuple(captions[:photos]), word, TRIGGER, one_sided=word in ONE_SIDED
+            tuple(self.photos[:photos]), tuple(captions[:photos]), word, TRIGGER, one_sided=word in ONE_SIDED_WORDS
         )
 
     def score(self, pictures: Tensor, photos: int, reader: FactorReader) -> PictureScores:

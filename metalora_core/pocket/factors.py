@@ -48,8 +48,6 @@ HAIR_STYLES = ("bald", "short", "long", "afro", "bun", "crest")
 GLASSES = ("none", "round", "square")
 FACIAL_HAIR = ("none", "moustache", "beard")
 PRODUCT_KINDS = ("mug", "bottle", "vase", "bowl", "jar")
-ONE_SIDED = ("mug",)
-"""Kinds whose mirror image is another thing: every mug of this world has its handle on the same side."""
 MARKS = ("none", "disc", "diamond", "stripes", "cross")
 
 FACTORS: dict[Domain, tuple[Factor, ...]] = {

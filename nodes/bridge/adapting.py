@@ -58,7 +58,7 @@ class Request:
             optimizer=self.optimizer,
             mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
             up_learning_rate=preset.up_learning_rate * self.learning_rate,
-            flip=chosen_flip(self.mirror, preset.flip),
+            flip=chosen_flip(self.mirror, preset.flip, self.references.class_word),
             preview_every=self.preview_every or max(1, -(-steps // PREVIEWS)),
         )
 

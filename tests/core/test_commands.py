@@ -48,7 +48,7 @@ def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys
     code, told = run(capsys, "adapt", photos, "--class-word", "mug", "--output", identity, "--steps", 3)
     assert (code, told["steps"], told["bytes"]) == (0, 3, identity.stat().st_size)
     kept = load_identity(identity).metadata
-    assert (kept.class_word, kept.settings["flip"]) == ("mug", True), "the preset learns mirrored photos"
+    assert (kept.class_word, kept.settings["flip"]) == ("mug", False), "a mirrored mug is another mug"
     assert not identity.with_suffix(".checkpoint.safetensors").exists()
 
     asked = ("generate", "photo of a ohwx mug, red background", "--identity", identity, "--steps", 2)
@@ -102,8 +102,8 @@ def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_ends_bit_identically(p
 
 def test_the_wrong_prior_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     identity = tmp_path / "mug.safetensors"
-    run(capsys, "adapt", photos, "--class-word", "mug", "--output", identity, "--steps", 1, "--mirror", "off")
-    assert load_identity(identity).metadata.settings["flip"] is False
+    run(capsys, "adapt", photos, "--class-word", "mug", "--output", identity, "--steps", 1, "--mirror", "on")
+    assert load_identity(identity).metadata.settings["flip"] is True
     code, told = run(capsys, "export", identity, "--prior", "avatars", "--output", tmp_path / "lora.safetensors")
     assert (code, told["kind"]) == (1, "IncompatibleBaseModel")
     assert not (tmp_path / "lora.safetensors").exists()

@@ -9,6 +9,7 @@ from core.toy_host import ToyHost
 
 from metalora_core.adaptation import AdaptationOptions, TrainingSet
 from metalora_core.adaptation_batches import PhotoBatches, mirror_caption, with_mirrored
+from metalora_core.adaptation_options import chosen_flip
 
 
 def _photos() -> TrainingSet:
@@ -37,6 +38,14 @@ def test_mirrored_photos_follow_their_originals_and_change_nothing_else():
     assert both.photo_hashes == ("a", "a", "b", "b")
     both.check(ToyHost().downscale, 1)
     assert with_mirrored(replace(plain, one_sided=True)).images == plain.images
+
+
+def test_things_with_a_handle_are_mirrored_only_if_asked():
+    choices = [
+        (choice, preset, word) for word in ("person", "Mug") for choice in ("on", "auto", "off") for preset in (1, 0)
+    ]
+    flips = [chosen_flip(choice, bool(preset), word) for choice, preset, word in choices]
+    assert flips == [True, True, True, False, False, False, True, True, False, False, False, False]
 
 
 def test_a_trigger_is_no_side():
