@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from .cohort import starting_noise
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..adaptation_options import TrainingSet
     from ..host import Host
     from .plan import BenchPlan, Unit
     from .worlds import LearnedSubject
@@ -54,7 +56,7 @@ def drawn_by_comfyui(
 
     sets = [subject.photos.part(0, unit.photos) for subject in subjects]
     if plan.mirrored:
-        sets = [with_mirrored(photos) for photos in sets]
+        sets = [_twice(photos) if photos.one_sided else with_mirrored(photos) for photos in sets]
     prompts = [list(subject.prompts) for subject in subjects]
     job: dict[str, Any] = {
         "domain": unit.domain,
@@ -79,3 +81,8 @@ def drawn_by_comfyui(
         result = load_file(answer)
     for step, seconds, pictures in zip(job["steps"], result["seconds"], result["pictures"], strict=True):
         yield step, seconds.tolist(), pictures.float()
+
+
+def _twice(photos: TrainingSet) -> TrainingSet:
+    """Every photo two times, so that what is never mirrored fits into a batch with what is."""
+    return replace(photos, images=photos.images * 2, captions=photos.captions * 2)

@@ -58,7 +58,7 @@ class TuningOptions:
     methods: tuple[str, ...] = tuple(METHODS)
     photos: tuple[int, ...] = (1,)
     subjects: int = 8
-    steps: tuple[int, ...] = (10, 25, 50, 100, 200)
+    steps: tuple[int, ...] = (10, 25, 50, 100)
     prompts: int = 4
     sampling_steps: int = 6
 
