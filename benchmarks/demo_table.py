@@ -1,4 +1,4 @@
-"""The demonstration over many test subjects: the table of docs/pocket.md.
+"""The demonstration over many test subjects, as a table.
 
     python benchmarks/demo_table.py [--subjects 16] [--steps 100] [--processes 2] [--json FILE]
 
