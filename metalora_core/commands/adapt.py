@@ -25,7 +25,9 @@ def adapt(
     size: options.Size = 0,
     mirror: Annotated[
         Literal["auto", "on", "off"],
-        typer.Option(help="Learn mirror images too; not for writing or what has a side. auto: the preset's choice."),
+        typer.Option(
+            help="Learn mirror images too; not for what has a side. auto: the preset's, off for what has a handle."
+        ),
     ] = "auto",
     held_out: Annotated[int, typer.Option(help="Photos kept aside to stop in time; needs two or more.", min=0)] = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
@@ -105,6 +107,7 @@ def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
         "steps": len(result.losses),
         "seconds": round(result.seconds, 2),
         "loss": result.losses[-1] if result.losses else None,
+        "mirrored": result.identity.metadata.settings["flip"],
         "stop_reason": result.stop_reason,
         "memory": result.memory,
         "parameters": sum(layer.mid.numel() + layer.up.numel() for layer in result.identity.layers.values()),
@@ -113,6 +116,7 @@ def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
 
 def _text(fields: dict[str, Any]) -> str:
     return (
-        f"{fields['path']}: learned in {fields['steps']} steps, {fields['seconds']} s "
+        f"{fields['path']}: learned in {fields['steps']} steps, {fields['seconds']} s"
+        f"{', with mirror images' if fields['mirrored'] else ''} "
         f"({fields['parameters']:,} parameters, {fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
     )

@@ -171,12 +171,12 @@ def _pocket_domain(class_word: str) -> str:
     from ..pocket.factors import PRODUCT_KINDS
 
     domains = {"person": "avatars"} | dict.fromkeys(PRODUCT_KINDS, "products")
-    if class_word not in domains:
+    if class_word.lower() not in domains:
         raise InvalidOptions(
             f"None of the shipped priors is for a {class_word!r}; they know {', '.join(domains)}. Give one of these as "
-            f"the class word, or name the nearest prior: --prior {' or --prior '.join(POCKET_DOMAINS)}."
+            f"the class word; adapt, generate and export also take --prior {' or --prior '.join(POCKET_DOMAINS)}."
         )
-    return domains[class_word]
+    return domains[class_word.lower()]
 
 
 def picture_size_px(host: Host, model: str, size: int) -> int:

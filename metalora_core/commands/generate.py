@@ -12,6 +12,8 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..host import Host
     from ..inject import Injection
 
@@ -67,7 +69,7 @@ def generate(
     require_writable(output / f"{seed}_00.png")
     host = load_base_model(model, device, dtype, pipeline_config)
     request = replace(request, size_px=picture_size_px(host, model, size))
-    with _applied(host, model, identity, prior, strength) as injection:
+    with _applied(host, model, identity, prior, strength, request.prompts) as injection:
         pictures = generate_pictures(host, request)
     paths = save_pictures(pictures, output, request)
     fields = {
@@ -86,15 +88,21 @@ def _check_folder(output: Path) -> None:
         raise InvalidOptions(f"{output} is the name of a picture; --output takes the folder that pictures go to.")
 
 
-def _applied(host: Host, model: str, identity: str, prior: str, strength: float) -> Injection | nullcontext[None]:
+def _applied(
+    host: Host, model: str, identity: str, prior: str, strength: float, prompts: Sequence[str]
+) -> Injection | nullcontext[None]:
     if not identity:
         return nullcontext()
     from ..files.identity import chain_factors, load_identity
     from ..files.prior import targets_of_prior
     from ..inject import Injection
+    from ..terminal import remark
     from .base_model import load_prior_for
 
     learned = load_identity(Path(identity))
+    words = learned.metadata
+    if strength and any(words.trigger not in prompt for prompt in prompts):
+        remark(f'the subject is called "{words.trigger} {words.class_word}"; not every prompt says so.')
     used = load_prior_for(prior, model, learned.metadata.class_word)
     targets = targets_of_prior(used, host.targets())
     factors = chain_factors(learned, used, strength)

@@ -60,6 +60,9 @@ def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys
     assert torch.equal(pictures[1], pictures[2])
     assert not torch.equal(pictures[0], pictures[1])
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    with pytest.raises(SystemExit):
+        cli.main([*map(str, ("generate", "photo of a mug", *asked[2:], "--output", tmp_path / "uncalled"))])
+    assert 'the subject is called "ohwx mug"' in capsys.readouterr().err
     code, told = run(capsys, "generate", asked[1], "--steps", 2, "--output", tmp_path / "base")
     assert torch.equal(load_photo(told["pictures"][0]).pixels, pictures[0]), "strength 0 is the base model"
 
