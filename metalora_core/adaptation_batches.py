@@ -30,8 +30,8 @@ def mirror_caption(caption: str, trigger: str = "") -> str:
         caption: Of the photo.
         trigger: Words that stay as they are.
     """
-    kept = f"({re.escape(trigger)})|" if trigger else "(?!)()|"
-    return re.sub(kept + _SIDE, lambda found: found[1] or _OTHER_SIDE[found[0]], caption)
+    kept = re.escape(trigger) if trigger else "(?!)"  # the latter never matches
+    return re.sub(f"({kept})|{_SIDE}", lambda found: found[1] or _OTHER_SIDE[found[0]], caption)
 
 
 def with_mirrored(photos: TrainingSet) -> TrainingSet:

@@ -88,7 +88,7 @@ class AdaptationOptions:
         warmup_steps: Linear warm-up.
         final_rate: Rate at the end as a share of the full one; cosine in between.
         ema_decay: Average of the factors over steps, which is the result then; 0 for none.
-        flip: Learn mirrored photos too, unless it is one-sided; "left" and "right" change places in their captions.
+        flip: Mirrored photos too, unless the set is one-sided; "left" and "right" change places in their captions.
         crop_px: Latent pixels by which the window may move; the window is smaller by as much.
         hold_out: Keep the last photo for early stopping if there are two or more and no validation set is given.
         validate_every: Steps between two validations.
@@ -163,7 +163,7 @@ def chosen_flip(choice: str, preset: bool, class_word: str) -> bool:
     """``AdaptationOptions.flip`` for a user's choice.
 
     Args:
-        choice: "on", "off", or "auto": the preset's, but for things with a handle.
+        choice: "on", "off", or "auto": the preset's, and off for things with a handle.
         preset: What the preset says.
         class_word: What the photos show.
     """
