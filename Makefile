@@ -24,7 +24,7 @@ help:
 	@echo "make test         run the test suite"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff rewrite the layout of the sources"
-	@echo "make bench        the quick benchmark; make bench-full for all of it; make bench-speed for timings"
+	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
 	@echo "make clean        remove the environment and every cache"
 
 $(STAMP): requirements.txt requirements-dev.txt

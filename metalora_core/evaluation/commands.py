@@ -35,7 +35,7 @@ Domains = Annotated[Literal["both", "avatars", "products"], typer.Option(help="W
 @bench_app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    full: Annotated[bool, typer.Option("--full", help="All methods and photos, 64 subjects a domain: hours.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="All methods, 64 subjects a domain: over an hour.")] = False,
     test_seed: Annotated[int, typer.Option(help="Other test subjects for every number.", min=0)] = 0,
     subjects: Annotated[int, typer.Option(help="Of each domain; 0 for 16, or 64 with --full.", min=0)] = 0,
     json: Annotated[str, typer.Option(help="Also write rows and summary to this JSON file.")] = "",

@@ -14,16 +14,17 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..adaptation_options import ONE_SIDED_WORDS
 from ..fast_pass import fast_pass
 from ..schedule import warmup_linear
 from .autoencoder import decode
 from .base_model import image_ids, make_base_model, pack
 from .caption_rows import CaptionOptions, CaptionRows
 from .dataset import PhotoPlan
-from .factors import DOMAINS, SPLIT_BASE, draw_subjects
+from .factors import DOMAINS, SPLIT_BASE, Subject, draw_subjects, slices
 from .latents_cache import encoded_photos, patch_map
 from .load import BASE_FILE, TEXT_FILE, PocketMetadata, load_autoencoder, load_part, save_part
-from .scenes import EXPRESSIONS, draw_scenes
+from .scenes import EXPRESSIONS, Scene, draw_scenes
 from .text import TOKENS, WordTextEncoder
 from .world import render
 
@@ -43,7 +44,8 @@ class BaseOptions:
     time_spread: float = 1.3  # standard deviation of the logit of the noise level
     time_centre: float = 0.4  # its mean: above 0, levels where structure is decided come up more often
     channel_power: float = 0.75  # of the channels' weights: 0 counts all alike, 1 counts as the picture does
-    focus: float = 4.0  # weight of the place where an expression shows most, beyond the 1 of a place where none does
+    focus: float = 4.0  # weight of the place where a face changes most, beyond the 1 of a place where it never does
+    product_share: float = 0.6  # of the photos that are drawn; what is left are avatars
     fast: bool = False  # compiled passes in bfloat16, see fast_pass: 5.5 instead of 13 ms a photo with AMX
     report_every: int = 100  # steps
     seed: int = 0
@@ -96,6 +98,7 @@ class TrainingPhotos:
         looks: N lists of phrases that describe the photo's subject; they may be empty.
         gains: How much each latent channel moves the picture, (16,); None for all alike.
         focus: How much of what matters a photo shows in each of its tokens, 0 to 1, (N, 64); None for all alike.
+        products: Whether a photo shows a product, (N,); None where photos are to be drawn all alike.
     """
 
     latents: Tensor
@@ -103,6 +106,7 @@ class TrainingPhotos:
     looks: Sequence[Sequence[str]]
     gains: Tensor | None = None
     focus: Tensor | None = None
+    products: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = (len(self.latents), len(self.captions), len(self.looks))
@@ -110,6 +114,14 @@ class TrainingPhotos:
             raise ValueError(f"Found {counts} latents, captions and lists of looks; give one of each a photo.")
         if self.focus is not None and len(self.focus) != len(self.latents):
             raise ValueError(f"Found {len(self.focus)} rows of focus for {len(self.latents)} photos; give one each.")
+
+    def draw(self, count: int, product_share: float, generator: torch.Generator) -> Tensor:
+        """Photos of a batch, (count,), with a share of products as large as asked; with replacement."""
+        if self.products is None:
+            return torch.randint(len(self.latents), (count,), generator=generator)
+        of_kind = self.products.sum(), (~self.products).sum()
+        odds = torch.where(self.products, product_share / of_kind[0], (1 - product_share) / of_kind[1])
+        return torch.multinomial(odds, count, replacement=True, generator=generator)
 
 
 def noise_levels(count: int, centre: float, spread: float, generator: torch.Generator) -> Tensor:
@@ -187,7 +199,7 @@ def train_base(
     ids, weights = image_ids(*photos.latents.shape[-2:]), _channel_weights(photos, options.channel_power)
     began, mean_loss = time.perf_counter(), 0.0
     for step in range(options.steps):
-        rows = torch.randint(len(photos.latents), (options.batch_size,), generator=generator)
+        rows = photos.draw(options.batch_size, options.product_share, generator)
         clean = pack(photos.latents[rows].float())
         noise = torch.randn(clean.shape, generator=generator)
         t = noise_levels(len(rows), options.time_centre, options.time_spread, generator)
@@ -218,42 +230,56 @@ def channel_gains(autoencoder: Any, latents: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def expression_places(autoencoder: Any, gains: Tensor, subjects: int = 48) -> Tensor:
-    """Where an avatar's expression shows, (64,): the change of each token with it, 1 where it is largest.
+def face_places(autoencoder: Any, gains: Tensor, subjects: int = 48) -> Tensor:
+    """Where an avatar's expression and eyes show, (64,): the change of each token with them, 1 where it is largest.
 
     Args:
         autoencoder: The pocket autoencoder.
         gains: How much each latent channel moves the picture, (16,).
-        subjects: Training subjects that are photographed with every expression in one scene each.
+        subjects: Training subjects that are photographed in one scene each, with every expression and with the eyes of
+            others.
     """
     weight, bias = patch_map(autoencoder)
     who = draw_subjects("avatars", "train", subjects)
     scenes = draw_scenes("avatars", subjects, SPLIT_BASE["train"] + 78)
 
-    def tokens(expression: str) -> Tensor:
-        photos = render(who, [replace(scene, expression=expression) for scene in scenes])
-        return pack(torch.nn.functional.conv2d(photos, weight, bias, stride=8))
+    def change(shown: Sequence[tuple[list[Subject], list[Scene]]]) -> Tensor:
+        photos = [pack(torch.nn.functional.conv2d(render(*each), weight, bias, stride=8)) for each in shown]
+        change = (torch.stack(photos).var(0) * gains.repeat_interleave(4)).sum(-1).mean(0)
+        change = (change + change.view(8, 8).flip(-1).flatten()) / 2
+        return (change / change.max()).sqrt()
 
-    shown = torch.stack([tokens(expression) for expression in EXPRESSIONS])
-    change = (shown.var(0) * gains.repeat_interleave(4)).sum(-1).mean(0)
-    change = (change + change.view(8, 8).flip(-1).flatten()) / 2
-    return (change / change.max()).sqrt()
+    by_expression = [(who, [replace(scene, expression=expression) for scene in scenes]) for expression in EXPRESSIONS]
+    others = [who[i:] + who[:i] for i in range(len(EXPRESSIONS))]
+    by_eyes = [([_with_eyes_of(one, other) for one, other in zip(who, each, strict=True)], scenes) for each in others]
+    return torch.maximum(change(by_expression), change(by_eyes))
+
+
+def _with_eyes_of(subject: Subject, other: Subject) -> Subject:
+    vector = subject.vector.clone()
+    for name in ("iris", "eye_spacing", "eye_size", "glasses"):
+        place = slices(subject.domain)[name]
+        vector[place] = other.vector[place]
+    return replace(subject, vector=vector)
 
 
 def training_photos(folder: Path) -> TrainingPhotos:
-    """All training photos, and the mirror images of the avatars: a mirrored mug would have its handle elsewhere."""
+    """All training photos and their mirror images; a mirrored mug would have its handle elsewhere and is left out."""
     autoencoder = load_autoencoder()
     latents, captions, phrases = list[Tensor](), list[str](), list[list[str]]()
-    avatars, products = map(PhotoPlan, DOMAINS)
-    for plan, mirrored in ((avatars, False), (avatars, True), (products, False)):
-        latents.append(encoded_photos(plan, folder, autoencoder, mirrored=mirrored))
-        captions += plan.captions(mirrored=mirrored)
-        phrases += plan.looks()
+    for plan in map(PhotoPlan, DOMAINS):
+        words = [subject.class_word for subject in plan.drawn_subjects() for _ in range(plan.photos)]
+        for mirrored in (False, True):
+            kept = [i for i, word in enumerate(words) if not (mirrored and word in ONE_SIDED_WORDS)]
+            told, looked = plan.captions(mirrored=mirrored), plan.looks()
+            latents.append(encoded_photos(plan, folder, autoencoder, mirrored=mirrored)[torch.tensor(kept)])
+            captions += [told[i] for i in kept]
+            phrases += [looked[i] for i in kept]
     joined = torch.cat(latents)
     gains = channel_gains(autoencoder, joined[:: len(joined) // 32].float())
-    places = expression_places(autoencoder, gains)
-    focus = torch.cat([places.expand(2 * len(latents[0]), -1), torch.zeros(len(latents[2]), len(places))])
-    return TrainingPhotos(joined, captions, phrases, gains, focus)
+    products = torch.arange(len(joined)) >= len(latents[0]) + len(latents[1])
+    focus = torch.where(products[:, None], 0.0, face_places(autoencoder, gains))
+    return TrainingPhotos(joined, captions, phrases, gains, focus, products)
 
 
 def load_base() -> tuple[PocketBase, list[JsonValue]]:

@@ -256,5 +256,14 @@ def test_the_shipped_plans_answer_the_whole_bar(whole: BenchPlan) -> None:
     assert whole.split == "test"
 
 
+def test_a_group_can_keep_to_the_first_subjects() -> None:
+    groups = (Group((PLAIN,), (1,), (10,)), Group((META_WARM,), (1,), (10,), most_subjects=10))
+    units = list(BenchPlan(groups, subjects=16, domains=("avatars",)).units())
+    run = {name: [i for unit in units if unit.method == name for i in unit.subjects] for name in (PLAIN, META_WARM)}
+    assert run == {PLAIN: list(range(16)), META_WARM: list(range(10))}
+    few = list(BenchPlan(groups, subjects=4, domains=("avatars",)).units())
+    assert [unit.subjects for unit in few] == [(0, 1, 2, 3)] * 2
+
+
 def test_every_method_has_as_many_rates_to_try_as_any_other() -> None:
     assert {len(candidate_rates(name)) for name in METHODS} == {4}

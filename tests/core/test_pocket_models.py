@@ -40,7 +40,7 @@ from metalora_core.pocket.train_base import (
     BaseOptions,
     TrainingPhotos,
     channel_gains,
-    expression_places,
+    face_places,
     noise_levels,
     place_weights,
     train_base,
@@ -193,11 +193,19 @@ def test_a_share_of_the_training_captions_leaves_half_of_the_scene_out():
     assert abs(float(whole.float().mean()) - (0.5 + 0.5 / 8)) < 0.03
 
 
-def test_the_places_of_an_expression_are_the_mouth_and_the_brows():
-    places = expression_places(load_autoencoder(), torch.ones(16), subjects=4).view(8, 8)
+def test_the_places_of_a_face_are_mouth_eyes_and_brows():
+    places = face_places(load_autoencoder(), torch.ones(16), subjects=4).view(8, 8)
     assert float(places.max()) == 1 and torch.equal(places, places.flip(-1))
-    assert places[4, 3] == 1 and float(places[2, 3]) > 0.2
+    assert places[4, 3] == 1 and places[3, 3] == 1 and float(places[2, 3]) > 0.2
     assert float(places[[0, 7]].max()) < 0.1 and float(places[:, [0, 1]].max()) < 0.1
+
+
+def test_photos_are_drawn_with_the_asked_share_of_products():
+    products = torch.arange(10) >= 8
+    photos = TrainingPhotos(torch.zeros(10, 16, 4, 4), ["photo of a mug"] * 10, [[]] * 10, products=products)
+    drawn = photos.draw(20_000, 0.6, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=10) / len(drawn)
+    torch.testing.assert_close(shares, torch.where(products, 0.3, 0.05), atol=0.01, rtol=0)
 
 
 def test_places_are_weighted_with_mean_one_for_each_photo():
