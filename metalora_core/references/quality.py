@@ -132,14 +132,14 @@ def _judge_size(measures: PhotoMeasures, limits: QualityThresholds) -> Iterator[
 def _judge_sharpness(measures: PhotoMeasures, limits: QualityThresholds) -> Iterator[_Remark]:
     sharpness = measures.sharpness
     if sharpness is None:
-        plain = measures.exposure.contrast < 0.01
-        yield (
-            "blank" if plain else "no_detail",
-            Severity.BLOCKING if plain else Severity.INFO,
-            "There are next to no edges in the middle of the picture.",
-            "A subject with outlines and detail.",
-            "Check that the right file is loaded." if plain else "If it should show detail, take it again in focus.",
-        )
+        contrast = measures.exposure.contrast
+        found, expected = "There are next to no edges in the middle of the picture.", "A subject with outlines."
+        if contrast < 0.01:
+            yield "blank", Severity.BLOCKING, found, expected, "Check that the right file is loaded."
+        else:
+            # Dark and bright without an edge between them: so far out of focus that no edge is left to measure.
+            severity = Severity.WARNING if contrast >= limits.contrast else Severity.INFO
+            yield "no_detail", severity, found, expected, "Focus on the subject and take it again."
         return
     # A small photo is enlarged for training, and its edges with it.
     enlargement = max(1.0, limits.training_side_px / min(measures.width_px, measures.height_px))

@@ -57,6 +57,12 @@ def test_a_defect_is_found(defect: str, seed: int):
     assert defect in codes(DEFECTS[defect](photo))
 
 
+@pytest.mark.parametrize("sigma_px", [12.0, 24.0])
+def test_a_blur_that_leaves_no_edge_to_measure_is_a_warning(sigma_px: float):
+    report = assess_references([PaintedPhoto("a.png", softened(paint(), sigma_px))], thresholds=LIMITS)
+    assert [(f.code, f.severity) for f in report.of_photo(0)] == [("no_detail", Severity.WARNING)]
+
+
 def test_a_good_set_gets_no_finding_at_all():
     report = assess_references(varied_set(), thresholds=LIMITS)
     assert report.findings == ()
