@@ -77,7 +77,7 @@ def draw_figure(title: str, subtitle: str, panels: Sequence[Panel]) -> Image.Ima
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN - 12), title, INK, _font(42), anchor="lt")
-    draw.text((MARGIN, MARGIN + 44), subtitle, SOFT, _font(21), anchor="lt")
+    draw.text((MARGIN, MARGIN + 44), subtitle, SOFT, _fitting_font(subtitle, width - 2 * MARGIN, 21), anchor="lt")
     left = MARGIN
     for panel, panel_width in zip(panels, widths, strict=True):
         _draw_panel(page, panel, left, top)
@@ -144,8 +144,8 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size_px)
 
 
-def _fitting_font(text: str, width_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for size in range(18, 10, -1):
+def _fitting_font(text: str, width_px: int, largest_px: int = 18) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for size in range(largest_px, 10, -1):
         if _font(size).getlength(text) <= width_px:
             return _font(size)
     return _font(10)
