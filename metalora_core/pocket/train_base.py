@@ -33,7 +33,7 @@ from .world import render
 class BaseOptions:
     """How the base model is trained."""
 
-    steps: int = 8000
+    steps: int = 7000
     batch_size: int = 128
     learning_rate: float = 1.8e-3
     warmup_steps: int = 150
