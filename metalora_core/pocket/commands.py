@@ -88,7 +88,8 @@ def base(
     """Train the text encoder and the tiny Flux."""
     from dataclasses import replace
 
-    from .train_base import BaseOptions, load_base, save_base, train_base, training_photos
+    from .base_photos import training_photos
+    from .train_base import BaseOptions, load_base, save_base, train_base
 
     options = BaseOptions()
     rate = rate or options.learning_rate

@@ -21,6 +21,7 @@ from metalora_core.pocket.autoencoder import (
     to_taesd_names,
     widen,
 )
+from metalora_core.pocket.base_photos import TrainingPhotos, channel_gains, face_places
 from metalora_core.pocket.caption_rows import CaptionOptions, CaptionRows
 from metalora_core.pocket.factors import DOMAINS, SPLIT_BASE, draw_subjects, identity_error
 from metalora_core.pocket.latents_cache import patch_map
@@ -38,9 +39,6 @@ from metalora_core.pocket.scenes import SCENE_GROUPS, Scene, draw_scenes, scene_
 from metalora_core.pocket.text import PAD, SPARE_FIRST, token_of
 from metalora_core.pocket.train_base import (
     BaseOptions,
-    TrainingPhotos,
-    channel_gains,
-    face_places,
     noise_levels,
     place_weights,
     train_base,
