@@ -131,7 +131,8 @@ class BenchPlan:
             for start in range(0, self.subjects, self.at_once):
                 for group in self.groups:
                     last = min(start + self.at_once, group.most_subjects or self.subjects, self.subjects)
-                    yield from _units(group, domain, tuple(numbers[start:last]))
+                    if start < last:
+                        yield from _units(group, domain, tuple(numbers[start:last]))
 
     def cpu_seconds(self) -> float:
         """What all of it takes on one core of a plain desktop."""
@@ -183,8 +184,6 @@ def trial_label(condition: str, rate: float) -> str:
 
 
 def _units(group: Group, domain: str, subjects: tuple[int, ...]) -> Iterator[Unit]:
-    if not subjects:
-        return
     steps = tuple(sorted(set(group.steps)))
     for condition, photos, method in product(group.conditions, group.photos, group.methods):
         for rate in group.trial_rates.get(method, (0.0,)):

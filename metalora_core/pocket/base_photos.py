@@ -45,15 +45,17 @@ class TrainingPhotos:
         counts = (len(self.latents), len(self.captions), len(self.looks))
         if len(set(counts)) > 1:
             raise ValueError(f"Found {counts} latents, captions and lists of looks; give one of each a photo.")
-        if self.focus is not None and len(self.focus) != len(self.latents):
-            raise ValueError(f"Found {len(self.focus)} rows of focus for {len(self.latents)} photos; give one each.")
+        for name, rows in (("focus", self.focus), ("products", self.products)):
+            if rows is not None and len(rows) != len(self.latents):
+                raise ValueError(f"Found {len(rows)} rows of {name} for {len(self.latents)} photos; give one each.")
 
     def draw(self, count: int, product_share: float, generator: torch.Generator) -> Tensor:
         """Photos of a batch, (count,), with a share of products as large as asked; with replacement."""
         if self.products is None:
             return torch.randint(len(self.latents), (count,), generator=generator)
-        of_kind = self.products.sum(), (~self.products).sum()
-        odds = torch.where(self.products, product_share / of_kind[0], (1 - product_share) / of_kind[1])
+        odds = torch.where(
+            self.products, product_share / self.products.sum(), (1 - product_share) / (~self.products).sum()
+        )
         return torch.multinomial(odds, count, replacement=True, generator=generator)
 
 
@@ -85,9 +87,9 @@ def face_places(autoencoder: Any, gains: Tensor, subjects: int = 48) -> Tensor:
 
     def change(shown: Sequence[tuple[list[Subject], list[Scene]]]) -> Tensor:
         photos = [pack(torch.nn.functional.conv2d(render(*each), weight, bias, stride=8)) for each in shown]
-        change = (torch.stack(photos).var(0) * gains.repeat_interleave(4)).sum(-1).mean(0)
-        change = (change + change.view(8, 8).flip(-1).flatten()) / 2
-        return (change / change.max()).sqrt()
+        seen = (torch.stack(photos).var(0) * gains.repeat_interleave(4)).sum(-1).mean(0)
+        seen = (seen + seen.view(8, 8).flip(-1).flatten()) / 2
+        return (seen / seen.max()).sqrt()
 
     by_expression = [(who, [replace(scene, expression=expression) for scene in scenes]) for expression in EXPRESSIONS]
     others = [who[i:] + who[:i] for i in range(len(EXPRESSIONS))]
@@ -109,9 +111,10 @@ def training_photos(folder: Path) -> TrainingPhotos:
     latents, captions, phrases = list[Tensor](), list[str](), list[list[str]]()
     for plan in map(PhotoPlan, DOMAINS):
         words = [subject.class_word for subject in plan.drawn_subjects() for _ in range(plan.photos)]
+        looked = plan.looks()
         for mirrored in (False, True):
             kept = [i for i, word in enumerate(words) if not (mirrored and word in ONE_SIDED_WORDS)]
-            told, looked = plan.captions(mirrored=mirrored), plan.looks()
+            told = plan.captions(mirrored=mirrored)
             latents.append(encoded_photos(plan, folder, autoencoder, mirrored=mirrored)[torch.tensor(kept)])
             captions += [told[i] for i in kept]
             phrases += [looked[i] for i in kept]

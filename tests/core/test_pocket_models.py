@@ -165,6 +165,8 @@ def test_base_training_refuses_what_does_not_belong_together():
         TrainingPhotos(torch.zeros(2, 16, 4, 4), ["photo of a person"], [[]])
     with pytest.raises(ValueError, match="rows of focus"):
         TrainingPhotos(torch.zeros(1, 16, 4, 4), ["photo of a person"], [[]], focus=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="rows of products"):
+        TrainingPhotos(torch.zeros(1, 16, 4, 4), ["photo of a person"], [[]], products=torch.zeros(2, dtype=torch.bool))
     with pytest.raises(ValueError, match="begin with"):
         train_base(TrainingPhotos(torch.zeros(1, 16, 4, 4), ["a person"], [[]]))
 
