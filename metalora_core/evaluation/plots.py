@@ -108,7 +108,7 @@ def _bars(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoint])
             [f"{METHODS[p.method].title} ({p.steps})" for p in own], [p.combined[0] for p in own],
             xerr=np.maximum(reach, 0), color=[_colour(p.method) for p in own], error_kw={"lw": 1, "capsize": 2},
         )  # fmt: skip
-        axis.set(xlabel="combined error at the best step (its number in brackets)")
+        axis.set(xlabel="combined error (at so many steps)")
         axis.grid(axis="y", visible=False)
     return figure
 
@@ -153,8 +153,11 @@ def _photos(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoint
 _Figure = Callable[[Any, Mapping[Key, Curve], Sequence[BestPoint]], Any]
 FIGURES: Mapping[str, tuple[str, _Figure]] = {
     "learning": ("Combined error while learning from one photo; bands are 95 % intervals over subjects.", _learning),
-    "plane": ("The path of each training: likeness upwards is worse, disobedience to the right is worse.", _plane),
-    "methods": ("Every method at its best step, one photo.", _bars),
+    "plane": (
+        "The path of each training: lower is more like the subject, further left closer to the prompt.",
+        _plane,
+    ),
+    "methods": ("Every method at its best step (in brackets), one photo.", _bars),
     "copying": ("Copying of the reference photo's pose, light and background.", _copying),
     "photos": ("What more photos bring.", _photos),
 }
