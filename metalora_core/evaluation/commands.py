@@ -49,9 +49,13 @@ def bench(
     """Run the benchmark, print its tables, write ``report.html``."""
     if context.invoked_subcommand is not None:
         return
-    from .plan import FULL, QUICK
+    from dataclasses import replace
 
-    plan = _cut(FULL if full else QUICK, test_seed, subjects, domains, methods, usual_and_tuned_rates())
+    from .plan import FULL, QUICK
+    from .runner import model_digest
+
+    shipped = replace(FULL if full else QUICK, models=model_digest())
+    plan = _cut(shipped, test_seed, subjects, domains, methods, usual_and_tuned_rates())
     folder = output / f"{'full' if full else 'quick'}-seed{test_seed}"
     rows = run(plan, folder, processes, fresh)
     finish(plan, rows, folder, Path(json) if json else None, pictures)
@@ -67,10 +71,12 @@ def tune(
     fresh: Fresh = False,
 ) -> None:
     """Choose every method's learning rate on validation subjects and write tuned_rates.json; others' entries stay."""
+    from .methods import trained_methods
     from .runner import model_digest
     from .tuning import RATES_FILE, TuningOptions, at_the_edge, judge_trials, save_rates, tuning_plan
 
-    options = TuningOptions(_runnable(named_methods(methods)), numbers(photos, "photos"), subjects)
+    chosen = named_methods(methods) if methods else trained_methods()
+    options = TuningOptions(_runnable(chosen), numbers(photos, "photos"), subjects)
     trials = judge_trials(run(tuning_plan(options), output / "tuning", processes, fresh), options)
     for key, tried in trials.items():
         for trial in tried:
@@ -156,11 +162,11 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 def usual_and_tuned_rates() -> dict[str, float]:
     """Tuned learning rates; a method that was not tuned yet gets its usual one, and a line says so."""
-    from .methods import METHODS
+    from .methods import METHODS, trained_methods
     from .tuning import RATES_FILE, load_rates
 
     tuned = load_rates() if RATES_FILE.exists() else {}
-    untuned = [name for name in METHODS if f"{name}@1" not in tuned]
+    untuned = [name for name in trained_methods() if f"{name}@1" not in tuned]
     if untuned:
         typer.echo(f"Not tuned yet, usual rates taken: {', '.join(untuned)}. Tune them with: bench tune", err=True)
     return {**{f"{name}@1": METHODS[name].usual_rate for name in untuned}, **tuned}
@@ -196,7 +202,7 @@ def run(
     if fresh:
         for name in ("rows.csv", "plan.json"):
             (folder / name).unlink(missing_ok=True)
-    plan = plan if make_bench else replace(plan, models=model_digest())
+    plan = plan if make_bench or plan.models else replace(plan, models=model_digest())
     processes = processes or os.cpu_count() or 1
     total = plan.cpu_seconds()
     typer.echo(

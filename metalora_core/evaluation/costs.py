@@ -33,6 +33,8 @@ def cost_table(bench: World, methods: Sequence[str]) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = [("method", "adapted modules", "trained parameters", "file, bytes", "source")]
     for name in methods:
         method = method_named(name)
+        if not method.trained:
+            continue
         if method.start is None:
             table.append((method.title, "all", "–", "–", method.source))
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,9 @@ def folder(
     held_out: Annotated[int, typer.Option(help="Last photos of each subject that are only compared with.", min=1)] = 2,
     methods: Annotated[str, typer.Option(help="By name, with commas between.")] = "plain_lora,meta_warm",
     steps: Annotated[str, typer.Option(help="At which subjects are scored, with commas between.")] = "25,50,100,200",
-    rates: Annotated[str, typer.Option(help="Learning rates: plain_lora=1e-4,meta_warm=1e-3; else the tuned.")] = "",
+    rates: Annotated[
+        str, typer.Option(help="Learning rates, needed for your own model: plain_lora=1e-4,meta_warm=1e-3.")
+    ] = "",
     sampling_steps: Annotated[int, typer.Option(help="Of each picture.", min=1)] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 for distilled models.", min=1)] = 1.0,
     mirrored: Annotated[
@@ -44,6 +46,7 @@ def folder(
     """Compare methods on your own model and photos, likeness and obedience told by embedders that you give."""
     from dataclasses import replace
 
+    from ..commands.base_model import POCKET
     from .commands import finish, named_methods, numbers, run, usual_and_tuned_rates
     from .photo_folders import PROMPTS, FolderOptions, folder_plan
 
@@ -53,9 +56,11 @@ def folder(
         asked, size, device, dtype, pipeline_config,
     )  # fmt: skip
     options.check()
+    compared = named_methods(methods)
+    known = own_rates(rates, usual_and_tuned_rates() if model == POCKET else {})
+    require_rates(compared, known)
     world = open_photo_folders(options)
-    plan = folder_plan(world, named_methods(methods), numbers(photos, "photos"), numbers(steps, "steps"))
-    known = own_rates(rates, usual_and_tuned_rates())
+    plan = folder_plan(world, compared, numbers(photos, "photos"), numbers(steps, "steps"))
     plan = replace(plan, sampling_steps=sampling_steps, guidance=guidance, rates=known, mirrored=mirrored)
     rows = run(plan, output, 1, fresh, lambda: world)
     finish(plan, rows, output, Path(json) if json else None, 3, world)
@@ -96,6 +101,23 @@ def own_rates(text: str, known: Mapping[str, float]) -> dict[str, float]:
             raise InvalidOptions(f"--rates holds {pair!r}; give positive numbers: plain_lora=1e-4,meta_warm=1e-3.")
     others = {key: rate for key, rate in known.items() if key.split("@")[0] not in given}
     return others | {f"{name}@1": rate for name, rate in given.items()}
+
+
+def require_rates(methods: Sequence[str], known: Mapping[str, float]) -> None:
+    """Refuse to compare methods at rates that were tuned for another model.
+
+    Raises:
+        InvalidOptions: If a method has no learning rate.
+    """
+    from ..errors import InvalidOptions
+    from .methods import method_named
+
+    missing = [name for name in methods if method_named(name).trained and f"{name}@1" not in known]
+    if missing:
+        raise InvalidOptions(
+            f"{', '.join(missing)}: no learning rate is known for this model, and those tuned on the small one would "
+            "make the comparison unfair. Give the rate that suits each of them: --rates plain_lora=1e-4,meta_warm=1e-3"
+        )
 
 
 def open_photo_folders(options: FolderOptions) -> PhotoFolders:

@@ -13,7 +13,6 @@ from ..adaptation_options import AdaptationOptions
 from .cohort import draw_pictures, train_cohort
 from .conditions import CLEAN
 from .methods import META_WARM, PLAIN, chain_of, method_named
-from .subjects import first_index
 
 if TYPE_CHECKING:
     from .plan import BenchPlan
@@ -46,7 +45,7 @@ class Strip:
 def draw_strips(bench: World, plan: BenchPlan, points: Sequence[BestPoint], subjects: int = 3) -> list[Strip]:
     """Learn the first subjects of every domain again, at the steps of the best points with one photo."""
     steps = {(p.method, p.domain): p.steps for p in points if p.photos == 1}
-    first = first_index(plan.test_seed)
+    first = plan.first_index
     strips: list[Strip] = []
     for domain in plan.domains:
         if any((method, domain) not in steps for method in SHOWN):

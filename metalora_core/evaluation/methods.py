@@ -17,7 +17,19 @@ from ..schedule import step_generator
 from ..targets import Target
 from .chains import ChainStart, identity_down, part_targets, part_weight, start_of
 
-__all__ = ["CORE", "META_COLD", "META_OUTSIDE", "META_WARM", "METHODS", "PLAIN", "Method", "chain_of", "method_named"]
+__all__ = [
+    "BASE",
+    "CORE",
+    "META_COLD",
+    "META_OUTSIDE",
+    "META_WARM",
+    "METHODS",
+    "PLAIN",
+    "Method",
+    "chain_of",
+    "method_named",
+    "trained_methods",
+]
 
 RANK = 8
 """Rank of the plain LoRAs and of the identities, alike."""
@@ -27,6 +39,7 @@ SMALL_RANK = 32
 
 PLAIN, META_COLD, META_WARM, META_OUTSIDE = "plain_lora", "meta_cold", "meta_warm", "meta_warm_outside"
 CORE = "core_train_lora"
+BASE = "base_model"
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Method:
         other_prior: Whether it gets the prior of another domain than its subject's.
         source: The paper.
         usual_rate: Middle of the learning rates that are tried.
+        trained: Whether anything is learned; if not, it has one point, step 0.
     """
 
     name: str
@@ -50,6 +64,7 @@ class Method:
     other_prior: bool = False
     source: str = ""
     usual_rate: float = 3e-3
+    trained: bool = True
 
 
 def _random_a(targets: tuple[Target, ...], seed: int) -> dict[str, Tensor]:
@@ -150,6 +165,7 @@ def _warm(host: Host, prior: Prior, seed: int) -> ChainStart:
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
+        Method(BASE, "base model, untrained", _plain, trained=False),
         Method(PLAIN, "plain LoRA", _plain, source="arXiv 2106.09685"),
         Method("lora_plus", "LoRA+", _plus, source="arXiv 2402.12354", usual_rate=5e-4),
         Method("rslora", "rsLoRA", _rank_stable, source="arXiv 2312.03732", usual_rate=1e-3),
@@ -164,6 +180,11 @@ METHODS: Mapping[str, Method] = {
     )
 }
 """Every method by name."""
+
+
+def trained_methods() -> tuple[str, ...]:
+    """Every method that learns something, and so has a learning rate."""
+    return tuple(name for name, method in METHODS.items() if method.trained)
 
 
 def method_named(name: str) -> Method:

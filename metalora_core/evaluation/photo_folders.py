@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..adaptation_options import TrainingSet
+from ..adaptation_options import ONE_SIDED_WORDS, TrainingSet
 from ..errors import InvalidOptions, UnusableReferences
 from ..subject_folders import subject_folders
 from ..training_photos import load_training_set, split_training_set
@@ -112,9 +112,9 @@ class PhotoFolders:
             )
         order = [(i + changed.first_photo) % len(photos.images) for i in range(len(photos.images))][:most]
         spoiled = changed.spoil(torch.stack([photos.images[i] for i in order]), number)
-        learned = TrainingSet(
-            tuple(spoiled), tuple(photos.captions[i] for i in order), photos.class_word, photos.trigger
-        )
+        captions = tuple(photos.captions[i] for i in order)
+        sided = photos.class_word.lower() in ONE_SIDED_WORDS
+        learned = TrainingSet(tuple(spoiled), captions, photos.class_word, photos.trigger, one_sided=sided)
         asked = tuple(prompt.replace("{subject}", f"a {options.class_word}") for prompt in options.prompts)
         prompts = tuple(prompt.replace("{subject}", f"{TRIGGER} {options.class_word}") for prompt in options.prompts)
         truth = torch.stack(kept.images)
@@ -183,14 +183,14 @@ def folder_plan(
     Raises:
         InvalidOptions: If a method needs what own photos do not have: a prior of another domain, or the pocket model.
     """
-    from .methods import CORE, META_OUTSIDE
+    from .methods import BASE, CORE, META_OUTSIDE
     from .plan import BenchPlan, Group
 
     wrong = [name for name in methods if name in (CORE, META_OUTSIDE)]
     if wrong:
         raise InvalidOptions(f"{', '.join(wrong)} can be compared on the pocket model only; leave it out here.")
     return BenchPlan(
-        (Group(methods, photos, steps),),
+        (Group((BASE, *(name for name in methods if name != BASE)), photos, steps),),
         subjects=len(subject_folders(world.options.folder)),
         split="folder",
         domains=tuple(world.priors),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..errors import InvalidOptions
 from ..pocket.factors import DOMAINS, SPLIT_BASE, Split
 from .conditions import CLEAN, CONDITIONS
-from .methods import CORE, META_OUTSIDE, META_WARM, METHODS, PLAIN, method_named
+from .methods import BASE, CORE, META_OUTSIDE, META_WARM, PLAIN, method_named, trained_methods
 from .subjects import MOST_PHOTOS, first_index
 
 __all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
@@ -125,8 +125,7 @@ class BenchPlan:
 
     def units(self) -> Iterator[Unit]:
         """All pieces of work, those of the same subjects side by side, which spares drawing them again."""
-        first = first_index(self.test_seed)
-        numbers = range(first, first + self.subjects)
+        numbers = range(self.first_index, self.first_index + self.subjects)
         for domain in self.domains:
             for start in range(0, self.subjects, self.at_once):
                 for group in self.groups:
@@ -137,6 +136,11 @@ class BenchPlan:
     def cpu_seconds(self) -> float:
         """What all of it takes on one core of a plain desktop."""
         return sum(unit.cpu_seconds(self) for unit in self.units())
+
+    @property
+    def first_index(self) -> int:
+        """Place of the first subject within its split."""
+        return first_index(self.test_seed) if self.split == "test" else 0
 
     @property
     def first_number(self) -> int:
@@ -186,16 +190,20 @@ def trial_label(condition: str, rate: float) -> str:
 def _units(group: Group, domain: str, subjects: tuple[int, ...]) -> Iterator[Unit]:
     steps = tuple(sorted(set(group.steps)))
     for condition, photos, method in product(group.conditions, group.photos, group.methods):
+        if not method_named(method).trained:
+            if photos == group.photos[0]:
+                yield Unit(method, domain, photos, condition, (0,), subjects)
+            continue
         for rate in group.trial_rates.get(method, (0.0,)):
             yield Unit(method, domain, photos, condition, steps, subjects, rate)
 
 
-_OTHERS = tuple(name for name in METHODS if name not in (PLAIN, META_WARM, META_OUTSIDE, CORE))
+_OTHERS = tuple(name for name in trained_methods() if name not in (PLAIN, META_WARM, META_OUTSIDE, CORE))
 
 QUICK = BenchPlan(
     groups=(
         Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
-        Group((META_OUTSIDE,), (1,), (10, 25, 50, 100)),
+        Group((META_OUTSIDE, BASE), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (50,)),
     ),
     prompts=4,
@@ -208,7 +216,7 @@ FULL = BenchPlan(
     groups=(
         Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
         Group((PLAIN, META_WARM), (2, 8), (10, 25, 50, 100, 200), most_subjects=32),
-        Group((META_OUTSIDE,), (1,), (10, 25, 50, 100)),
+        Group((META_OUTSIDE, BASE), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (10, 25, 50, 100), most_subjects=32),
         Group(_OTHERS, (4,), (50, 100), most_subjects=16),
         Group((CORE,), (1,), (10, 25, 50, 100), most_subjects=16),

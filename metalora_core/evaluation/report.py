@@ -83,7 +83,7 @@ def write_report(
     parts = [
         "<h1>Identity benchmark</h1>",
         f"<p>{_facts(rows, plan)}</p><pre>{html.escape(command)}</pre>",
-        f"<h2>Meta-LoRA against plain LoRA</h2>{_table(bar_table(summary))}{_NOTE}",
+        f"<h2>Meta-LoRA against plain LoRA</h2>{_table(bar_table(summary))}{_note(plan)}",
         *(_figure(pictures[name], caption) for name, (caption, _) in FIGURES.items()),
         "<h2>Pictures</h2>",
         *(_figure(data, "") for data in strip_pictures.values()),
@@ -98,18 +98,31 @@ def write_report(
     path.write_text(f"{page}</style><body>{''.join(parts)}</body></html>\n", encoding="utf-8")
 
 
-_NOTE = """<p>Errors are mean squared errors of the factors that a reader network reads off a picture, above what it
-errs on true photos of the same scenes. Identity error is against who the subject is, prompt error against what was
-asked; the combined error is their geometric mean. Copying is how much of the reference photo's pose, light and
-background comes back. Each method stands at the step with its lowest combined error. Intervals are 95 % over subjects,
-which are resampled together for both methods of a ratio; every resample chooses its own best points.</p>"""
+_POCKET_ERRORS = """Errors are mean squared errors of the factors that a reader network reads off a picture, above
+what it errs on true photos of the same scenes. Identity error is against who the subject is, prompt error against what
+was asked; the combined error is their geometric mean. Copying is how much of the reference photo's pose, light and
+background comes back."""
+_FOLDER_ERRORS = """Identity error is one minus the cosine of a picture's embedding to those of photos that were held
+back, above what these have among themselves; prompt error is one minus the probability of a picture's own prompt among
+all prompts; the combined error is their geometric mean. Copying is how much nearer a picture is to the photos that were
+learned from than to those that were held back."""
+_NOTE = """Each method stands at the step with its lowest combined error. The base model, untrained, shows what is won
+by obedience alone. Intervals are 95 % over subjects, which are resampled together for both methods of a ratio; every
+resample chooses its own best points."""
+
+
+def _note(plan: BenchPlan) -> str:
+    return f"<p>{_FOLDER_ERRORS if plan.split == 'folder' else _POCKET_ERRORS} {_NOTE}</p>"
 
 
 def _facts(rows: Sequence[Row], plan: BenchPlan) -> str:
     count = len({(row.domain, row.subject) for row in rows})
-    return (
-        f"{count} {plan.split} subjects of the pocket world ({', '.join(plan.domains)}), test seed {plan.test_seed}, "
-        f"{plan.prompts} prompts each, {plan.sampling_steps} sampling steps, {len(rows)} rows."
+    whose = f"{plan.split} subjects of the pocket world"
+    if plan.split == "folder":
+        whose = "subjects, one folder of photos each"
+    return html.escape(
+        f"{count} {whose} ({', '.join(plan.domains)}), test seed {plan.test_seed}, {plan.prompts} prompts each, "
+        f"{plan.sampling_steps} sampling steps, {len(rows)} rows."
     )
 
 

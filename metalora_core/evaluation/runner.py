@@ -73,7 +73,7 @@ def _drawn_by_us(
     from .methods import chain_of
 
     start = chain_of(unit.method, host, prior, plan.training_seed)
-    rate = unit.rate or plan.rate_of(unit.method, unit.photos, unit.domain)
+    rate = unit.rate or (plan.rate_of(unit.method, unit.photos, unit.domain) if max(unit.steps) else 0.0)
     # The rate stays constant after the warm-up, so that one training holds the results of all shorter ones.
     options = AdaptationOptions(
         steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0, flip=plan.mirrored

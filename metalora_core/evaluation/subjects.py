@@ -31,17 +31,15 @@ __all__ = [
 TRIGGER = "ohwx"
 MOST_PHOTOS = 8
 _DRAWS_PER_PROMPT = 40
-# Room for the largest benchmark behind the first subject of any test seed.
+# Room for the largest benchmark behind the first subject of any test seed. The first so many belong to the
+# demonstration, whose pictures were looked at while settings were chosen.
 _MOST_SUBJECTS = 100_000
 
 
 def first_index(test_seed: int) -> int:
-    """Number of the first subject of a test seed within its split; 0 begins at the split's beginning."""
-    if test_seed == 0:
-        return 0
-    return int.from_bytes(hashlib.sha256(f"test seed {test_seed}".encode()).digest()[:8], "big") % (
-        SPLIT_SPAN - _MOST_SUBJECTS
-    )
+    """Number of the first subject of a test seed within its split, behind those of the demonstration."""
+    drawn = int.from_bytes(hashlib.sha256(f"test seed {test_seed}".encode()).digest()[:8], "big")
+    return _MOST_SUBJECTS + drawn % (SPLIT_SPAN - 2 * _MOST_SUBJECTS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import InvalidOptions, UnreadableFile
 from .conditions import CLEAN
 from .curves import curves_of
-from .methods import METHODS, method_named
+from .methods import method_named, trained_methods
 from .plan import BenchPlan, Group, trial_label
 from .rows import Row
 from .scores import as_good
@@ -55,7 +55,7 @@ class TuningOptions:
         sampling_steps: Of each picture.
     """
 
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = field(default_factory=trained_methods)
     photos: tuple[int, ...] = (1,)
     subjects: int = 8
     steps: tuple[int, ...] = (10, 25, 50, 100)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.evaluation import subjects
 from metalora_core.evaluation.curves import curves_of, resample_weights
-from metalora_core.evaluation.methods import CORE, META_OUTSIDE, META_WARM, METHODS, PLAIN
+from metalora_core.evaluation.methods import BASE, CORE, META_OUTSIDE, META_WARM, METHODS, PLAIN, trained_methods
 from metalora_core.evaluation.plan import FULL, QUICK, BenchPlan, Group
 from metalora_core.evaluation.rows import Row, append_rows, read_rows
-from metalora_core.evaluation.runner import missing_units, run_plan
+from metalora_core.evaluation.runner import missing_units, run_plan, run_unit
 from metalora_core.evaluation.scores import combined_error, copying, diversity
 from metalora_core.evaluation.subjects import chosen_scenes, first_index, pocket_subject
 from metalora_core.evaluation.summary import BAR, summarise
@@ -125,6 +125,28 @@ def test_no_subject_of_a_test_seed_is_one_of_training_or_validation() -> None:
     assert len({first_index(seed) for seed in range(200)}) == 200
 
 
+def test_no_test_seed_meets_the_subjects_of_the_demonstration() -> None:
+    """Its pictures were looked at while settings were chosen; validation subjects stay where rates were tuned."""
+    assert min(first_index(seed) for seed in range(200)) >= 100_000
+    numbers = [i for unit in QUICK.units() for i in unit.subjects]
+    assert (min(numbers), max(numbers)) == (first_index(0), first_index(0) + QUICK.subjects - 1)
+    assert {unit.subjects for unit in replace(QUICK, split="validation").units()} == {
+        tuple(range(8)),
+        tuple(range(8, 16)),
+    }
+
+
+def test_the_base_model_is_drawn_untrained_and_needs_no_rate() -> None:
+    whole = plan((BASE, PLAIN), rates={"plain_lora@1": 1e-3})
+    assert [(unit.method, unit.steps) for unit in whole.units()] == [(BASE, (0,)), (PLAIN, (0, 2))]
+    twice = replace(whole, groups=(Group((BASE,), (1, 4), (10, 50)),))
+    assert [(unit.photos, unit.steps) for unit in twice.units()] == [(1, (0,))]
+    bench = stand_in_bench()
+    found = {unit.method: run_unit(bench, whole, unit) for unit in whole.units()}
+    untrained = [row for row in found[PLAIN] if row.steps == 0]
+    assert [row.identity_error for row in found[BASE]] == [row.identity_error for row in untrained]
+
+
 def test_the_summary_says_what_the_rows_say() -> None:
     summary = summarise(made_up_rows())
     assert set(summary) == set(BAR)
@@ -196,7 +218,7 @@ def plan(methods: Sequence[str] = (PLAIN, META_WARM), **changes: object) -> Benc
         prompts=2,
         sampling_steps=1,
         split="validation",
-        rates={f"{name}@1": 1e-3 for name in METHODS},
+        rates={f"{name}@1": 1e-3 for name in trained_methods()},
     )
     return replace(base, **changes)  # pyright: ignore[reportArgumentType]
 
@@ -258,12 +280,12 @@ def test_the_shipped_plans_answer_the_whole_bar(whole: BenchPlan) -> None:
 
 def test_a_group_can_keep_to_the_first_subjects() -> None:
     groups = (Group((PLAIN,), (1,), (10,)), Group((META_WARM,), (1,), (10,), most_subjects=10))
-    units = list(BenchPlan(groups, subjects=16, domains=("avatars",)).units())
+    units = list(BenchPlan(groups, subjects=16, domains=("avatars",), split="validation").units())
     run = {name: [i for unit in units if unit.method == name for i in unit.subjects] for name in (PLAIN, META_WARM)}
     assert run == {PLAIN: list(range(16)), META_WARM: list(range(10))}
-    few = list(BenchPlan(groups, subjects=4, domains=("avatars",)).units())
+    few = list(BenchPlan(groups, subjects=4, domains=("avatars",), split="validation").units())
     assert [unit.subjects for unit in few] == [(0, 1, 2, 3)] * 2
 
 
 def test_every_method_has_as_many_rates_to_try_as_any_other() -> None:
-    assert {len(candidate_rates(name)) for name in METHODS} == {4}
+    assert {len(candidate_rates(name)) for name in trained_methods()} == {4}

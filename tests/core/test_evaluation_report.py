@@ -16,7 +16,7 @@ from metalora_core.adaptation_options import AdaptationOptions
 from metalora_core.errors import UnreadableFile
 from metalora_core.evaluation.costs import cost_table, kept_tensors
 from metalora_core.evaluation.gallery import Strip
-from metalora_core.evaluation.methods import CORE, META_WARM, METHODS, PLAIN, chain_of
+from metalora_core.evaluation.methods import BASE, CORE, META_WARM, METHODS, PLAIN, chain_of, trained_methods
 from metalora_core.evaluation.preset import preset_plan, save_preset
 from metalora_core.evaluation.report import json_fields, write_report
 from metalora_core.evaluation.rows import Row
@@ -98,6 +98,10 @@ def test_the_report_is_one_file_that_a_browser_can_show(tmp_path: Path) -> None:
     first = path.read_bytes()
     write_report(path, rows, best_points(rows), summarise(rows), plan(), "bench <&>", [strip])
     assert path.read_bytes() == first
+    whose = replace(plan(), split="folder", domains=("<script>",))
+    write_report(path, rows, best_points(rows), summarise(rows), whose, "bench folder", [strip])
+    page = path.read_text(encoding="utf-8")
+    assert "<script>" not in page and "pocket world" not in page and "embedding" in page
 
 
 def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budget(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budg
 def test_shipped_rates_were_tuned_with_the_shipped_weights() -> None:
     entries = json.loads(RATES_FILE.read_text(encoding="utf-8"))["entries"]
     assert {entry["models"] for entry in entries.values()} == {model_digest()}
-    assert {f"{name}@1" for name in METHODS} <= set(entries)
+    assert {f"{name}@1" for name in trained_methods()} <= set(entries)
 
 
 def test_of_rates_that_are_as_good_the_one_with_fewer_steps_is_taken(tmp_path: Path) -> None:
@@ -209,4 +213,4 @@ def test_a_file_keeps_what_was_trained() -> None:
     assert {key.rpartition(".")[2] for key in kept_tensors(starts["lora_xs"])} == {"mid"}
     assert sum(t.numel() for t in kept_tensors(starts[PLAIN]).values()) == starts[PLAIN].trained
     assert starts["meta_cold"].trained == starts["lora_fa"].trained + starts["meta_cold"].layout.mid_total
-    assert [line[0] for line in cost_table(bench, [PLAIN, CORE])[1:]] == ["plain LoRA", "ComfyUI's Train LoRA"]
+    assert [line[0] for line in cost_table(bench, [BASE, PLAIN, CORE])[1:]] == ["plain LoRA", "ComfyUI's Train LoRA"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.evaluation.embedders import load_embedder
-from metalora_core.evaluation.folder_commands import own_rates, prompts_in
+from metalora_core.evaluation.folder_commands import own_rates, prompts_in, require_rates
 from metalora_core.evaluation.photo_folders import FolderOptions, embedded_scores
 
 
@@ -68,6 +68,12 @@ def test_given_rates_replace_all_that_was_tuned_for_their_methods() -> None:
     for wrong in ("plain_lora=nan", "plain_lora", "plain_lora=-1", "unknown=1"):
         with pytest.raises(InvalidOptions):
             own_rates(wrong, known)
+
+
+def test_methods_without_a_rate_for_the_users_model_are_refused_by_name() -> None:
+    require_rates(("base_model", "plain_lora"), {"plain_lora@1": 1e-4})
+    with pytest.raises(InvalidOptions, match=r"meta_warm: no learning rate .*--rates"):
+        require_rates(("plain_lora", "meta_warm"), {"plain_lora@1": 1e-4})
 
 
 def test_a_prompt_file_of_another_encoding_is_refused_in_words(tmp_path: Path) -> None:
