@@ -23,6 +23,7 @@ from .batches import denoising_losses
 from .errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
 from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint
+from .files.identity import save_identity
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .host import Host
 from .inject import Injection
@@ -31,7 +32,15 @@ from .schedule import step_generator
 from .step_plan import StepPlan, free_memory
 from .targets import Target
 
-__all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
+__all__ = [
+    "PRESETS",
+    "AdaptationOptions",
+    "AdaptationProgress",
+    "AdaptationResult",
+    "TrainingSet",
+    "adapt",
+    "last_good_saved",
+]
 
 
 # A caller may sit in inference mode, as ComfyUI's executor does.
@@ -97,6 +106,26 @@ def adapt(
     identity = state.identity(kept, host, prior, training_set, state.step)
     seconds = time.monotonic() - run.began
     return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds, run.plan.text)
+
+
+@contextmanager
+def last_good_saved(path: Path) -> Generator[None]:
+    """Save what an adaptation had learned by its last good step if it diverges inside.
+
+    Args:
+        path: Identity file to write, if there was a good step.
+
+    Raises:
+        TrainingDiverged: As it came; the text says where the identity is.
+    """
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.last_good is None or not error.last_good_step:
+            raise
+        save_identity(path, error.last_good)
+        told = f"{error} What was learned by step {error.last_good_step} was saved as {path}."
+        raise TrainingDiverged(told, error.step, error.last_good_step, error.last_good) from error
 
 
 @dataclass(frozen=True)
@@ -275,7 +304,8 @@ def _first_line(error: BaseException) -> str:
 def _digest(
     host: Host, options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None
 ) -> str:
-    """Hash of whatever decides the run."""
+    """Hash of whatever decides the run; how often somebody looks at it does not."""
+    options = replace(options, preview_every=0, preview_steps=1)
     digest = hashlib.sha256(repr((options, prior_sha256(prior), host.weights_digest())).encode())
     for part in (photos, validation):
         if part is not None:

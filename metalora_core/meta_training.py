@@ -112,6 +112,8 @@ def _train(
     """The loop: slots of the batch learn from support photos, shared factors from query photos, or both at once."""
     options, unread = state.options, list[Tensor]()
     rounds = options.rounds
+    if start == options.steps:  # the file of a run that was stopped at its very end
+        at_stop(start, state.losses[-1][1])
     for step in range(start, options.steps):
         factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)
         rates = SlotRates(options.mid_learning_rate * factor, options.up_learning_rate * factor, options.slot_decay)

@@ -7,6 +7,11 @@ import unicodedata
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
+def visible(text: str) -> str:
+    """The text with a space for every control, formatting and unassigned character, line breaks among them."""
+    return "".join(" " if unicodedata.category(mark) in _HIDDEN else mark for mark in text)
+
+
 def plain_line(text: str, limit: int) -> str:
     """Clean a text from an untrusted source.
 
@@ -18,6 +23,5 @@ def plain_line(text: str, limit: int) -> str:
         limit: Most characters of the result, at least 1.
     """
     # The cut before the clean-up bounds the work as well as the result.
-    visible = "".join(" " if unicodedata.category(mark) in _HIDDEN else mark for mark in text[: 8 * limit + 64])
-    line = " ".join(visible.split())
+    line = " ".join(visible(text[: 8 * limit + 64]).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .errors import UnusableReferences
 from .host import Host
+from .references.domain import MINIMUM_COUNT, FeatureStatistics, picture_features, statistics_of
 from .training_photos import load_training_set
 
 
@@ -24,17 +25,21 @@ class FolderSubjects:
         class_word: What the subjects are.
         size_px: Width and height of every photo.
         domain: Name of the domain; the class word if empty.
+        limit: Only the first so many subjects by name; 0 for all.
 
     Raises:
         UnusableReferences: If there are no subjects, or one has no usable photo; all findings at once.
     """
 
-    def __init__(self, folder: Path, host: Host, class_word: str, size_px: int, domain: str = "") -> None:
+    def __init__(
+        self, folder: Path, host: Host, class_word: str, size_px: int, domain: str = "", limit: int = 0
+    ) -> None:
         self.domain = domain or class_word
         self._latents: list[Tensor] = []
         self._captions: list[list[str]] = []
+        self._features: list[Tensor] = []
         findings: list[str] = []
-        for subject in subject_folders(folder):
+        for subject in subject_folders(folder)[: limit or None]:
             try:
                 photos = load_training_set([subject], _class_word(subject, class_word), "", size_px)
             except UnusableReferences as error:
@@ -44,12 +49,18 @@ class FolderSubjects:
                 rows = [host.encode_images(image[None].to(host.device)) for image in photos.images]
             self._latents.append(torch.cat(rows).float().cpu())
             self._captions.append(list(photos.captions))
+            self._features.append(torch.cat([picture_features(image[None]) for image in photos.images]))
         if findings:
             raise UnusableReferences("Some subjects cannot be used. " + " ".join(findings))
 
     def __len__(self) -> int:
         """Subjects."""
         return len(self._latents)
+
+    def statistics(self) -> FeatureStatistics | None:
+        """What the photos look like, for the domain check of a prior; None if there are too few to tell."""
+        features = torch.cat(self._features)
+        return statistics_of(features) if len(features) >= MINIMUM_COUNT else None
 
     def latents_of(self, subject: int) -> Tensor:
         """A subject's photos as latents (P, C, h, w)."""

@@ -68,7 +68,7 @@ ATTENTION_AND_MLP: dict[str, tuple[str, ...]] = {
 
 def default_patterns(family: str) -> tuple[str, ...]:
     """Attention and feed-forward layers of a family; everything for a family without a preset."""
-    return ATTENTION_AND_MLP.get("unet" if family in ("sd15", "sdxl") else family, ("*",))
+    return ATTENTION_AND_MLP.get(family, ("*",))
 
 
 def choose_targets(

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from .errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
+from .plain_text import visible
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -73,14 +74,19 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
 
 def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Print a command's result on standard output: one JSON object for machines, or text for people."""
-    out = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, default=str) if as_json else text
+    out = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, default=str) if as_json else shown(text)
     sys.stdout.write(out.rstrip("\n") + "\n")
     sys.stdout.flush()
 
 
 def remark(text: str) -> None:
     """Tell a person something beside the answer, on standard error."""
-    sys.stderr.write(f"note: {text}\n")
+    sys.stderr.write(f"note: {shown(text)}\n")
+
+
+def shown(text: str) -> str:
+    """A text that may hold a stranger's words, without what a terminal would obey: only line breaks stay."""
+    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
@@ -149,4 +155,4 @@ def _interrupts(checkpoint: Path) -> Generator[list[int], None, None]:
 def _complain(text: str, error: BaseException, as_json: bool) -> None:
     if as_json:
         answer({"error": text, "kind": type(error).__name__}, "", as_json)
-    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.write(f"error: {shown(text)}\n")

@@ -52,7 +52,7 @@ def adapt(
     """
     from dataclasses import replace
 
-    from ..adaptation import AdaptationOptions
+    from ..adaptation import AdaptationOptions, last_good_saved
     from ..adaptation import adapt as learn
     from ..adaptation_options import chosen_flip
     from ..evaluation.step_preset import step_preset
@@ -65,7 +65,7 @@ def adapt(
     _require_words(trigger, class_word)
     asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
     asked.check()
-    base.require_output(output, ".safetensors", prior)
+    base.require_output(output, ".safetensors", prior, model)
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.load_prior_for(prior, model, class_word)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
@@ -76,7 +76,8 @@ def adapt(
     training, validation = split_training_set(everything, held_out)
     preset = step_preset(used_prior, len(training.images), asked)
     chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
-    with progress_bars(json, checkpoint=checkpoint_path) as bars:
+    last_good = output.with_suffix(".last_good.safetensors")
+    with progress_bars(json, checkpoint=checkpoint_path) as bars, last_good_saved(last_good):
         result = learn(
             host,
             used_prior,

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..files.prior import Prior
-    from ..host import Host
     from ..hosts.block_store import BlockPlace
+    from ..hosts.diffusers import DiffusersHost
 
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
@@ -69,7 +69,7 @@ def load_base_model(
     *,
     compiled: bool = False,
     blocks: BlockPlace | None = None,
-) -> Host:
+) -> DiffusersHost:
     """Load the pocket model or a diffusers model as a host.
 
     Args:
@@ -120,18 +120,22 @@ def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
     Args:
         path: Of the file to write; an older result there is replaced.
         suffix: How its name must end.
-        inputs: Files that are read; names of no file do no harm.
+        inputs: Files and folders that are read, or the names of shipped ones.
 
     Raises:
-        InvalidOptions: If the name ends otherwise, or is that of an input.
+        InvalidOptions: If the name ends otherwise, or is that of an input or lies in one.
         UnwritableFile: If it cannot be written.
     """
     from ..files.atomic import require_writable
 
     if path.suffix.lower() != suffix:
         raise InvalidOptions(f"{path} does not end in {suffix}, as this kind of file has to. Give it that ending.")
-    if path.resolve() in {Path(one).resolve() for one in inputs}:
-        raise InvalidOptions(f"{path} is read as well, and would be lost; give the result another name.")
+    read = [Path(one).resolve() for one in inputs if str(one) not in ("", POCKET, *POCKET_DOMAINS)]
+    if any(path.resolve() == one or (one.is_dir() and one in path.resolve().parents) for one in read):
+        raise InvalidOptions(
+            f"{path} is read as well, or lies in a folder that is, and what is there would be lost; give the result "
+            "another place."
+        )
     require_writable(path)
 
 
@@ -179,7 +183,7 @@ def _pocket_domain(class_word: str) -> str:
     return domains[class_word.lower()]
 
 
-def picture_size_px(host: Host, model: str, size: int) -> int:
+def picture_size_px(host: DiffusersHost, model: str, size: int) -> int:
     """The asked size, or the usual one of the model, checked against the host's grid.
 
     Raises:
@@ -187,7 +191,7 @@ def picture_size_px(host: Host, model: str, size: int) -> int:
     """
     if size > LARGEST_PICTURE_PX:
         raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
-    size = size or _USUAL_SIZE_PX.get(POCKET if model == POCKET else host.family, 1024)
+    size = size or _USUAL_SIZE_PX.get(POCKET if model == POCKET else host.base, 1024)
     grid = 2 * host.downscale
     if size % grid:
         nearest = size // grid * grid or grid

@@ -105,7 +105,4 @@ def _applied(
         remark(f'the subject is called "{words.trigger} {words.class_word}"; not every prompt says so.')
     used = load_prior_for(prior, model, learned.metadata.class_word)
     targets = targets_of_prior(used, host.targets())
-    factors = chain_factors(learned, used, strength)
-    for chain in factors.values():
-        chain.meta_down, chain.mid, chain.up = (f.to(host.device) for f in (chain.meta_down, chain.mid, chain.up))
-    return Injection(host.model, targets, factors)
+    return Injection(host.model, targets, chain_factors(learned, used, strength, host.device))

@@ -26,6 +26,7 @@ def inspect(
     picture: Annotated[str, typer.Option(help="With --explain: draw it to this PNG file.")] = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
+    pipeline_config: options.PipelineConfig = "",
     json: options.Json = False,
 ) -> None:
     """Say what each file is, how it was made and its size."""
@@ -38,7 +39,7 @@ def inspect(
     found = [describe_file(path) for path in files]
     texts, fields = [item.text() for item in found], [item.fields() for item in found]
     if explain:
-        explained = [_explain(path, prior, model, device, dtype) for path in files]
+        explained = [_explain(path, prior, model, device, dtype, pipeline_config) for path in files]
         texts = [f"{text}\n\n{one.text()}" for text, one in zip(texts, explained, strict=True)]
         fields = [{**own, "explanation": one.fields()} for own, one in zip(fields, explained, strict=True)]
         if picture:
@@ -46,14 +47,14 @@ def inspect(
     answer({"files": fields}, "\n\n".join(texts), json)
 
 
-def _explain(path: Path, prior: str, model: str, device: str, dtype: str) -> Explanation:
+def _explain(path: Path, prior: str, model: str, device: str, dtype: str, pipeline_config: str) -> Explanation:
     from ..evaluation.explain import explain_identity
     from ..files.identity import load_identity
     from .base_model import load_base_model, load_prior_for
 
     identity = load_identity(path)
     own = load_prior_for(prior, model, identity.metadata.class_word)
-    return explain_identity(load_base_model(model, device, dtype), identity, own)
+    return explain_identity(load_base_model(model, device, dtype, pipeline_config), identity, own)
 
 
 def _draw(explanation: Explanation, path: Path) -> None:

@@ -22,6 +22,7 @@ from ..functional import add_up, apply_mid
 from ..host import Conditioning, Host, stack_conditioning
 from ..inject import Injection
 from ..layers import ChainFactors
+from ..objective import loss_scale
 from ..optimizers import make_optimizer, scale_learning_rates
 from ..sampling import sample
 from ..schedule import step_generator, warmup_cosine
@@ -148,7 +149,11 @@ class _Trained:
         latents, noise, t, conditioning, weights = _joined([one.draw(step) for one in batches])
         factors.use(self.mids, self.ups, len(t) // len(batches), _noise_level(self.host, t))
         losses = denoising_losses(self.host, latents, noise, t, conditioning)
-        (losses @ weights).backward()
+        scale = loss_scale(self.host.dtype)
+        (losses @ weights * scale).backward()
+        for vector in (self.mids, self.ups):
+            if scale != 1 and vector.grad is not None:
+                vector.grad.div_(scale)
         factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)
         scale_learning_rates(self.optimizer, [options.mid_learning_rate], factor)
         before = [vector.detach().clone() for vector in (self.mids, self.ups)]

@@ -106,7 +106,7 @@ def explain_identity(
         IncompatibleBaseModel: If prior, identity and model do not belong together.
     """
     targets = targets_of_prior(prior, host.targets())
-    chains = chain_factors(identity, prior)
+    chains = chain_factors(identity, prior, device=host.device)
     own = identity.metadata
     conditioning = host.encode_prompts([prompt or f"photo of a {own.trigger} {own.class_word}".replace("  ", " ")])
     probes = _Probes(host, repeat_conditioning(conditioning, _PROBES), size_px // host.downscale or 16, seed)

@@ -210,6 +210,8 @@ def _entry(name: str, key: str, value: Any, limits: ReadLimits) -> _Entry:
     numel = 1
     for length in shape:
         numel *= length
+    if not numel and any(length > limits.file_bytes for length in shape):
+        raise UnreadableFile(f"{name}: tensor {key!r} is empty, yet of shape {shape}; no side can be that long.")
     if numel * dtype.itemsize != offsets[1] - offsets[0]:
         raise UnreadableFile(
             f"{name}: tensor {key!r} of shape {shape} needs {numel * dtype.itemsize} bytes but the header gives it "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
@@ -166,16 +167,19 @@ def check_prior(identity: Identity, prior: Prior) -> None:
         require_rank(name, layer.mid, prior.layers[name])
 
 
-def chain_factors(identity: Identity, prior: Prior, strength: float = 1.0) -> dict[str, ChainFactors]:
+def chain_factors(
+    identity: Identity, prior: Prior, strength: float = 1.0, device: torch.device | None = None
+) -> dict[str, ChainFactors]:
     """Join an identity and its prior to the chain ΔW = scale · up · mid · meta_down of every target.
 
     Args:
         identity: mid and up of a subject.
         prior: meta_down and scale; it must be the prior that the identity was learned with.
         strength: The user's knob; 0 leaves the model as it is.
+        device: Where the factors are to lie; None for where they are.
 
     Returns:
-        Target name to factors; tensors are shared with the arguments, not copied.
+        Target name to factors; tensors are shared with the arguments, not copied, unless they have to move.
 
     Raises:
         IncompatibleBaseModel: If the prior is another one.
@@ -184,9 +188,9 @@ def chain_factors(identity: Identity, prior: Prior, strength: float = 1.0) -> di
     check_prior(identity, prior)
     return {
         name: ChainFactors(
-            meta_down=prior.layers[name].meta_down,
-            mid=layer.mid,
-            up=layer.up,
+            meta_down=prior.layers[name].meta_down.to(device),
+            mid=layer.mid.to(device),
+            up=layer.up.to(device),
             scale=prior.metadata.scale,
             strength=strength,
         )

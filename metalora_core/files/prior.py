@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, RankMismatch, UnreadableFile
-from ..references.domain import FeatureStatistics
+from ..references.domain import EXTRACTOR, FeatureStatistics
 from ..targets import Target
 from .atomic import atomic_write, read_safetensors, safetensors_chunks, sha256_of
 from .metadata import FileMetadata, parse_record, summarise
@@ -26,7 +26,7 @@ class PriorMetadata(FileMetadata):
 
     Args:
         name: For people, such as "avatars".
-        family: Base family: "flux", "sd3", "sd15", "sdxl".
+        family: Architecture of the base: "flux", "sd3" or "unet".
         base_fingerprint: `fingerprint` of the targets it was trained on.
         domain: What the subjects are, such as "avatars".
         class_words: Words that name a subject of the domain, such as "person".
@@ -100,6 +100,11 @@ class Prior:
     metadata: PriorMetadata
     features: FeatureStatistics | None = None
     sha256: str | None = None
+
+    def described(self, features: FeatureStatistics | None, base_name: str) -> Prior:
+        """The same prior, not yet saved, with statistics for the domain check and the base model's name."""
+        told = {"feature_extractor": EXTRACTOR if features else "", "base_name": base_name}
+        return replace(self, metadata=self.metadata.model_copy(update=told), features=features, sha256=None)
 
 
 def _tensors(prior: Prior) -> dict[str, Tensor]:

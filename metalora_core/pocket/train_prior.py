@@ -115,7 +115,7 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
     import torch
 
     from ..files.prior import save_prior
-    from ..references.domain import EXTRACTOR, feature_statistics
+    from ..references.domain import feature_statistics
 
     def halved(value: torch.Tensor | None) -> torch.Tensor | None:
         return None if value is None else value.to(torch.float16)
@@ -131,6 +131,5 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
         )
         for name, layer in prior.layers.items()
     }
-    metadata = prior.metadata.model_copy(update={"feature_extractor": EXTRACTOR, "base_name": "Pocket Flux"})
-    statistics = feature_statistics(to_pictures(photos))
-    save_prior(prior_file(domain), replace(prior, layers=layers, metadata=metadata, features=statistics))
+    stored = replace(prior, layers=layers).described(feature_statistics(to_pictures(photos)), "Pocket Flux")
+    save_prior(prior_file(domain), stored)

@@ -161,7 +161,19 @@ def feature_statistics(images: Tensor) -> FeatureStatistics:
     Raises:
         UnusableReferences: If there are too few photos.
     """
-    features = picture_features(images).double()
+    return statistics_of(picture_features(images))
+
+
+def statistics_of(features: Tensor) -> FeatureStatistics:
+    """Measure a training domain by features that were taken photo by photo.
+
+    Args:
+        features: From `picture_features`, (N, features), N of at least 8.
+
+    Raises:
+        UnusableReferences: If there are too few photos.
+    """
+    features = features.double()
     count = len(features)
     if count < MINIMUM_COUNT:
         raise UnusableReferences(

@@ -46,6 +46,7 @@ TITLES: dict[str, str] = {
     "same_background": "One background only",
     "domain_borderline": "At the edge of the prior's domain",
     "domain_outside": "Outside the prior's domain",
+    "domain_unknown": "The prior's domain is not known",
 }
 """Short title of every finding code; the codes never change, since tests and translations refer to them."""
 

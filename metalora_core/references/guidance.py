@@ -116,7 +116,7 @@ def assess_references(
         photos: One to eight are enough.
         thresholds: Limits, and the size that the model is trained on; the defaults if None.
         domain: Feature statistics of the prior's training photos, to be compared with.
-        domain_name: Name of that domain, for the text.
+        domain_name: Name of that domain, for the text; without its statistics a note says that nothing was compared.
 
     Returns:
         A report; it never raises over what a photo shows, see ``ReferenceReport.require_usable``.
@@ -139,6 +139,8 @@ def assess_references(
     if domain is not None and len(sound) == len(photos):
         scores = domain_distance([photo.pixels for photo in photos], domain)
         findings += _judge_domain(names, scores, domain_name)
+    elif domain is None and domain_name:
+        findings.append(_unknown_domain(domain_name))
     findings.sort(key=lambda finding: len(photos) if finding.photo is None else finding.photo)
     return ReferenceReport(names, tuple(measures), tuple(findings), variety, tuple(scores))
 
@@ -152,6 +154,12 @@ def _damaged(index: int, photo: ReferencePhoto) -> Finding:
     found = f"Its pixels have the shape {shape} or hold values that are no numbers."
     expected = "Three finite colour planes of at least 16 × 16 px."
     return Finding("not_finite", Severity.BLOCKING, found, expected, "Load the photo again.", index, photo.name)
+
+
+def _unknown_domain(domain_name: str) -> Finding:
+    found = f"The prior of {domain_name} does not say what its training photos look like, so nothing was compared."
+    remedy = "Look at the first pictures closely, or make the prior anew with this version."
+    return Finding("domain_unknown", Severity.INFO, found, "A prior with statistics of its training photos.", remedy)
 
 
 def _judge_likeness(photos: Sequence[ReferencePhoto], sound: Sequence[int]) -> list[Finding]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...metalora_core import __version__
-from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt
+from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt, last_good_saved
 from ...metalora_core.adaptation_options import chosen_flip
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.evaluation.step_preset import step_preset
@@ -112,7 +112,7 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     photos = request.references.training_set(resolution)
     notes = list[str]()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), last_good_saved(path.with_name(f"{path.stem}_last_good.safetensors")):
             result = adapt(
                 host,
                 request.prior,

@@ -9,6 +9,7 @@ from typing import Any
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, SubjectDataset, meta_train
+from ...metalora_core.references.domain import FeatureStatistics, feature_statistics
 from ...metalora_core.subject_folders import FolderSubjects
 from .comfy_host import ComfyHost
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
@@ -58,7 +59,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
     host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
-    subjects = _subjects(request, host)
+    subjects, statistics = _subjects(request, host)
     host.encode_prompts(sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)}))
     options = MetaTrainingOptions(
         steps=request.steps,
@@ -84,23 +85,25 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
-    prior = save_prior(path, prior)
+    prior = save_prior(path, prior.described(statistics, type(model.model.model_config).__name__))
     unfinished.unlink(missing_ok=True)
     report = f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. Saved {place}"
     return PriorOutcome(prior, losses, report)
 
 
-def _subjects(request: PriorRequest, host: ComfyHost) -> SubjectDataset:
+def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, FeatureStatistics | None]:
+    """The subjects to learn from, and what their photos look like."""
     domain = POCKET_SUBJECTS.get(request.subjects)
     if domain is None:
         folder = input_folder(request.subjects)
-        return FolderSubjects(folder, host, request.class_word, request.resolution)
+        found = FolderSubjects(folder, host, request.class_word, request.resolution, limit=request.subject_limit)
+        return found, found.statistics()
     from ...metalora_core.pocket.dataset import PhotoPlan, rendered_photos, to_pictures
     from ...metalora_core.pocket.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
     photos = to_pictures(rendered_photos(plan, _cache_folder()).copy())
-    return PhotoSubjects(plan, host.encode_images(photos).cpu())
+    return PhotoSubjects(plan, host.encode_images(photos).cpu()), feature_statistics(photos)
 
 
 def _cache_folder() -> Path:

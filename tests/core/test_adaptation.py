@@ -10,7 +10,7 @@ import torch
 from core.toy_host import ToyHost, ToySubjects
 from torch import Tensor
 
-from metalora_core.adaptation import AdaptationOptions, AdaptationProgress, TrainingSet, adapt
+from metalora_core.adaptation import AdaptationOptions, AdaptationProgress, TrainingSet, adapt, last_good_saved
 from metalora_core.errors import (
     IncompatibleBaseModel,
     InvalidOptions,
@@ -221,6 +221,24 @@ def test_nan_stops_with_the_step_and_the_last_good_identity(prior: Prior, tmp_pa
     assert all(factor.isfinite().all() for factor in tensors(found.value.last_good))
     assert found.value.last_good.metadata.steps == 10
     assert not path.exists()
+    kept = tmp_path / "kept.safetensors"
+    with pytest.raises(TrainingDiverged, match=r"by step 10 was saved as .*kept\.safetensors"), last_good_saved(kept):
+        adapt(Breaking(), prior, photos(), OPTIONS)
+    assert same(load_identity(kept), found.value.last_good)
+
+
+def test_looking_more_often_does_not_make_it_another_run(prior: Prior, tmp_path: Path):
+    path, whole = tmp_path / "run.safetensors", adapt(ToyHost(), prior, photos(), OPTIONS)
+
+    def stop(progress: AdaptationProgress) -> None:
+        if progress.step == 10:
+            raise TrainingCancelled("enough")
+
+    with pytest.raises(TrainingCancelled):
+        adapt(ToyHost(), prior, photos(), OPTIONS, on_progress=stop, checkpoint=path)
+    looked = adapt(ToyHost(), prior, photos(), replace(OPTIONS, preview_every=7, preview_steps=2), checkpoint=path)
+    assert looked.losses == whole.losses
+    assert all(torch.equal(a, b) for a, b in zip(tensors(looked.identity), tensors(whole.identity), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "extra field": (file_of({"a": entry([1], 0, 4) | {"x": 1}}, b"\0" * 4), "known dtype"),
     "shape and bytes disagree": (file_of({"a": entry([2], 0, 4)}, b"\0" * 4), "needs 8 bytes"),
     "huge shape": (file_of({"a": entry([2**40, 2**40], 0, 4)}, b"\0" * 4), "needs"),
+    "empty, yet huge": (file_of({"a": entry([0, 2**70], 0, 0)}), "no side can be that long"),
     "backward offsets": (file_of({"a": entry([1], 4, 0)}, b"\0" * 4), "needs 4 bytes"),
     "overlap": (file_of({"a": entry([1], 0, 4), "b": entry([1], 0, 4)}, b"\0" * 4), "starts at byte 0"),
     "gap": (file_of({"a": entry([1], 4, 8)}, b"\0" * 8), "starts at byte 4"),

@@ -13,14 +13,18 @@ import pytest
 import torch
 
 from metalora_core import cli
+from metalora_core.commands.base_model import POCKET, picture_size_px
 from metalora_core.errors import UnusableReferences
 from metalora_core.files.identity import load_identity
+from metalora_core.files.prior import load_prior, save_prior
 from metalora_core.images import load_photo
 from metalora_core.pictures import save_picture, to_pictures
-from metalora_core.pocket.factors import draw_subject
+from metalora_core.pocket import load_pocket_host, load_pocket_prior
+from metalora_core.pocket.factors import draw_subject, draw_subjects
 from metalora_core.pocket.scenes import draw_scenes
 from metalora_core.pocket.world import render
-from metalora_core.subject_folders import subject_folders
+from metalora_core.references.domain import DomainVerdict, domain_distance
+from metalora_core.subject_folders import FolderSubjects, subject_folders
 from metalora_core.training_photos import caption_for, load_training_set, split_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +173,48 @@ def test_a_prior_is_meta_trained_from_folders(photos: Path, tmp_path: Path, caps
     code, told = run(capsys, *words, "--steps", 2, "--r-meta", 4, "--r-mid", 2)
     assert (code, told["subjects"]) == (0, 2)
     code, told = run(capsys, "inspect", tmp_path / "prior.safetensors")
-    assert told["files"][0]["made"]["class_words"] == ["mug"]
+    made = told["files"][0]["made"]
+    assert (made["class_words"], made["base_name"], made["feature_extractor"]) == (["mug"], "Pocket Flux", "")
+
+
+def test_a_prior_of_a_users_own_knows_its_domain(photos: Path, tmp_path: Path) -> None:
+    subjects = draw_subjects("products", "validation", 5)
+    for number, subject in enumerate(subjects):
+        for index, picture in enumerate(to_pictures(render([subject] * 2, draw_scenes("products", 2, number)))):
+            save_picture(picture, tmp_path / "subjects" / str(number) / f"{index}.png")
+    host = load_pocket_host()
+    few = FolderSubjects(tmp_path / "subjects", host, "mug", 128, limit=2)
+    assert (len(few), few.statistics()) == (2, None)
+    statistics = FolderSubjects(tmp_path / "subjects", host, "mug", 128).statistics()
+    assert statistics is not None and statistics.count == 10
+    prior = load_pocket_prior("products").described(statistics, "made up")
+    path = tmp_path / "prior.safetensors"
+    save_prior(path, prior)
+    read = load_prior(path)
+    assert read.features is not None and read.metadata.base_name == "made up"
+    noise = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    assert domain_distance(noise, read.features)[0].verdict is not DomainVerdict.INSIDE
+
+
+def test_a_model_is_never_overwritten_by_what_is_learned_on_it(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    (tmp_path / "flux.safetensors").write_bytes(b"24 GB")
+    for model, output in (("flux.safetensors", "flux.safetensors"), ("model", "model/unet/x.safetensors")):
+        where = ("--class-word", "mug", "--model", tmp_path / model, "--output", tmp_path / output)
+        for words in (("adapt", photos), ("meta-train", photos)):
+            code, told = run(capsys, *words, *where)
+            assert code == 1 and "would be lost" in told["error"]
+    assert (tmp_path / "flux.safetensors").read_bytes() == b"24 GB"
+
+
+@pytest.mark.parametrize(("base", "side_px"), [("sd15", 512), ("sdxl", 1024), ("sd3", 1024), ("flux", 1024)])
+def test_every_base_has_its_usual_size(base: str, side_px: int) -> None:
+    host = load_pocket_host()
+    host.base = base
+    assert picture_size_px(host, "some/folder", 0) == side_px
+    assert picture_size_px(host, POCKET, 0) == 128
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def test_nan_stops_with_the_step_and_keeps_the_last_checkpoint(tmp_path: Path):
     assert path.exists()
 
 
+def test_a_run_stopped_at_its_very_end_is_told_of_again(tmp_path: Path):
+    path, told = tmp_path / "run.safetensors", list[MetaTrainingProgress]()
+
+    def stop(progress: MetaTrainingProgress) -> None:
+        if progress.step == OPTIONS.steps:
+            raise TrainingCancelled("enough")
+
+    with pytest.raises(TrainingCancelled):
+        meta_train(ToyHost(), ToySubjects(), OPTIONS, on_progress=stop, checkpoint=path)
+    meta_train(ToyHost(), ToySubjects(), OPTIONS, on_progress=told.append, checkpoint=path)
+    assert [progress.step for progress in told] == [OPTIONS.steps] and told[0].loss > 0
+
+
 def test_another_run_may_not_continue_a_checkpoint(tmp_path: Path):
     path = tmp_path / "run.safetensors"
     meta_train(ToyHost(), ToySubjects(), OPTIONS, checkpoint=path)

@@ -55,6 +55,12 @@ def test_an_error_is_text_for_people_and_json_for_machines(capsys: pytest.Captur
     assert captured.err == "error: mid has 3 columns, 4 were expected\n"
 
 
+def test_a_terminal_is_given_nothing_of_a_strangers_to_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.answer({}, "name \x1b[2Jcleared\r\nnext \u202eline", as_json=False)
+    terminal.remark("called \x07bell")
+    assert capsys.readouterr() == ("name  [2Jcleared \nnext  line\n", "note: called  bell\n")
+
+
 def test_table_columns_line_up() -> None:
     lines = terminal.table([("method", "error"), ("plain LoRA", "0.1"), ("x", "12.25")]).splitlines()
     assert len({len(line) for line in lines}) == 1
