@@ -27,10 +27,11 @@ def shipped_stages(domain: Domain, steps: int = 0) -> tuple[MetaTrainingOptions,
     """The settings that the shipped prior of a domain was trained with, stage by stage.
 
     First all slots and the shared factors together, then episodes from one photo, which make few steps go further.
+    The shipped priors went through both several times, as their records tell.
 
     Args:
         domain: Which.
-        steps: Of the first stage; 0 for the shipped number.
+        steps: Of the first stage; 0 for 6,000, as it had the first time.
     """
     from ..meta_training import MetaTrainingOptions
 
