@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .conditions import CLEAN
 from .rows import Row
-from .scores import LEAST_ERROR
+from .scores import combined_error
 
 __all__ = ["RESAMPLES", "Curve", "Numbers", "Resampled", "curves_of", "interval", "resample_weights"]
 
@@ -49,8 +49,7 @@ class Resampled:
     @property
     def combined(self) -> Numbers:
         """Geometric mean of identity error and prompt error, each a mean over subjects."""
-        identity, prompt = self.scores["identity_error"], self.scores["prompt_error"]
-        return np.sqrt(identity.clip(min=LEAST_ERROR) * prompt.clip(min=LEAST_ERROR))
+        return combined_error(self.scores["identity_error"], self.scores["prompt_error"])
 
     def best(self) -> NDArray[np.int64]:
         """Index of the step with the lowest combined error, (resamples,)."""

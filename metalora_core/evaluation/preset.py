@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .curves import curves_of
+from .curves import Curve, Numbers, curves_of
 from .methods import META_WARM
 from .plan import BenchPlan, Group
 from .rows import Row
-from .scores import LEAST_ERROR, as_good
+from .scores import as_good, combined_error
 from .step_preset import PRESET_FILE
 
 __all__ = ["preset_plan", "save_preset"]
@@ -48,7 +48,7 @@ def save_preset(
     chosen: dict[str, Any] = {}
     for photos in _PHOTOS:
         own = [curves[key] for key in curves if key[0] == META_WARM and key[2] == photos]
-        errors = np.exp(np.mean([np.log(_combined(c.scores)) for c in own], axis=0))
+        errors = np.exp(np.mean([np.log(_combined(c)) for c in own], axis=0))
         steps = next(s for s, e in zip(own[0].steps, errors, strict=True) if as_good(e, errors.min()))
         chosen[str(photos)] = {
             "steps": steps,
@@ -69,6 +69,5 @@ def save_preset(
     return record
 
 
-def _combined(scores: Mapping[str, Any]) -> Any:
-    identity, prompt = (scores[n].mean(axis=1).clip(min=LEAST_ERROR) for n in ("identity_error", "prompt_error"))
-    return np.sqrt(identity * prompt)
+def _combined(curve: Curve) -> Numbers:
+    return combined_error(*(curve.scores[name].mean(axis=1) for name in ("identity_error", "prompt_error")))

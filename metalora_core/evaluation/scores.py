@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -53,9 +54,13 @@ def as_good(error: float, lowest: float) -> bool:
     return error <= _INDISTINCT * lowest
 
 
-def combined_error(identity_error: float, prompt_error: float) -> float:
-    """Geometric mean of both errors above the floor: neither copying the reference nor ignoring it wins."""
-    return math.sqrt(max(identity_error, LEAST_ERROR) * max(prompt_error, LEAST_ERROR))
+def combined_error(identity_error: ArrayLike, prompt_error: ArrayLike) -> NDArray[np.float64]:
+    """Geometric mean of both errors above the floor, number by number.
+
+    Copying the photo and ignoring it are both punished, but not alike: who obeys and has learned nothing pays in one of
+    two factors only, so the base model's own error belongs beside it.
+    """
+    return np.sqrt(np.maximum(identity_error, LEAST_ERROR) * np.maximum(prompt_error, LEAST_ERROR))
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from .conditions import CLEAN
 from .curves import Curve, Resampled, curves_of, interval, resample_weights
 from .methods import META_WARM, METHODS, PLAIN
 from .rows import Row
-from .scores import LEAST_ERROR
+from .scores import combined_error
 from .summary import BAR, Ratio
 
 __all__ = ["BestPoint", "bar_table", "best_points", "best_table", "cut_table", "repeat_table", "target_table"]
@@ -161,11 +161,8 @@ def _distance_cut(row: Row) -> list[str]:
 
 
 def _mean_combined(rows: Sequence[Row]) -> str:
-    identity, prompt = (
-        max(float(np.mean([getattr(row, name) for row in rows])), LEAST_ERROR)
-        for name in ("identity_error", "prompt_error")
-    )
-    return f"{np.sqrt(identity * prompt):.4f}"
+    identity, prompt = (np.mean([getattr(row, name) for row in rows]) for name in ("identity_error", "prompt_error"))
+    return f"{combined_error(identity, prompt):.4f}"
 
 
 def repeat_table(rows: Sequence[Row]) -> Table:
