@@ -9,7 +9,7 @@ from typing import Any
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, SubjectDataset, meta_train
-from ...metalora_core.references.domain import FeatureStatistics, feature_statistics
+from ...metalora_core.references.domain import MINIMUM_COUNT, FeatureStatistics, feature_statistics
 from ...metalora_core.subject_folders import FolderSubjects
 from .comfy_host import ComfyHost
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
@@ -103,7 +103,8 @@ def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, F
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
     photos = to_pictures(rendered_photos(plan, _cache_folder()).copy())
-    return PhotoSubjects(plan, host.encode_images(photos).cpu()), feature_statistics(photos)
+    statistics = feature_statistics(photos) if len(photos) >= MINIMUM_COUNT else None
+    return PhotoSubjects(plan, host.encode_images(photos).cpu()), statistics
 
 
 def _cache_folder() -> Path:

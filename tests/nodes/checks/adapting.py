@@ -42,6 +42,17 @@ def check_cancelled_and_queued_again_is_bit_identical() -> dict[str, Any]:
     return figures
 
 
+def check_other_previews_continue_a_cancelled_run() -> dict[str, Any]:
+    settings = {"steps": 8, "seed": 22, "preview_every": 2}
+    before = set(_files())
+    _cancel_at(4, settings)
+    adapt(**settings | {"preview_every": 3})
+    left = {name for name in _files() if name not in before}
+    assert len(left) == 1 and not any(name.startswith(".") for name in left), left
+    _remove(left)
+    return {}
+
+
 def _cancel_at(step: int, settings: dict[str, Any]) -> int:
     """Press Cancel when the bar reaches a step; the node has to raise ComfyUI's own interruption."""
     from comfy import model_management

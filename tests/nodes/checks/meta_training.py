@@ -1,0 +1,62 @@
+"""Meta-Train Prior on folders of photos: its limit, the statistics that it keeps, and a cancel at the very end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from checks.support import folders, pack, pocket
+
+
+def _write_subjects(count: int, photos: int) -> None:
+    save = pack("metalora_core.pictures")
+    generator = torch.Generator().manual_seed(4)
+    for subject in range(count):
+        folder = folders() / "input" / "subjects" / f"{subject}"
+        for number, picture in enumerate(save.to_pictures(torch.rand(photos, 3, 128, 128, generator=generator))):
+            save.save_picture(picture, folder / f"{number}.png")
+
+
+def _train(**settings: Any) -> Any:
+    bridge = pack("nodes.bridge.meta_training")
+    model, clip, vae, *_ = pocket()
+    small = {"steps": 2, "r_meta": 4, "r_mid": 2, "subjects_per_batch": 2, "resolution": 128}
+    request = bridge.PriorRequest("subjects", "person", **{"filename": "from_folders"} | small | settings)
+    with torch.inference_mode():
+        return bridge.train_prior(model, clip, vae, request)
+
+
+def check_a_prior_from_folders_heeds_the_limit_and_knows_its_photos() -> dict[str, Any]:
+    _write_subjects(3, 3)
+    limited, whole = _train(subject_limit=2), _train(filename="all_of_them")
+    assert limited.report.startswith("2 subjects") and whole.report.startswith("3 subjects"), limited.report
+    assert limited.prior.features is None and whole.prior.features.count == 9
+    assert whole.prior.metadata.base_name
+    return {"base_name": whole.prior.metadata.base_name}
+
+
+def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dict[str, Any]:
+    from comfy import model_management
+
+    _write_subjects(3, 3)
+    bridge = pack("nodes.bridge.meta_training")
+    shown = bridge.show_progress
+
+    def cancel(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
+        if done == steps:
+            model_management.interrupt_current_processing(True)
+        shown(done, steps, picture, loss)
+
+    bridge.show_progress = cancel
+    try:
+        _train(filename="cancelled")
+        raise AssertionError("the run was not interrupted")
+    except model_management.InterruptProcessingException:
+        pass
+    finally:
+        bridge.show_progress = shown
+        model_management.interrupt_current_processing(False)
+    again = _train(filename="cancelled")
+    assert len(again.losses) == 1 and again.report.startswith("3 subjects"), again.report
+    return {"loss": again.losses[0]}
