@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from . import terminal
 from .commands.adapt import adapt
+from .commands.audit import audit
 from .commands.demo import demo
 from .commands.export import export
 from .commands.generate import generate
@@ -67,6 +68,7 @@ app.command()(generate)
 app.command()(export)
 app.command()(inspect)
 app.command()(meta_train)
+app.command()(audit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from ..metalora_core.plain_text import plain_line
 from ..metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
 from ..metalora_core.provenance.consent_check import check_consent
 from ..metalora_core.provenance.consent_store import ConsentStore
+from .audit import note_down
 from .bridge.folders import IDENTITIES, roots_of
 from .bridge.pictures import photo_hash
 from .learned import LearnedIdentity
@@ -56,6 +57,16 @@ def write_consent(form: ConsentForm) -> ConsentRecord:
     store = ConsentStore(roots_of(IDENTITIES)[0])
     store.folder.mkdir(parents=True, exist_ok=True)
     store.save(record)
+    note_down(
+        "consent recorded",
+        consent=record.id,
+        subject=record.subject,
+        granted_by=record.granted_by,
+        basis=record.basis.value,
+        purposes=", ".join(purpose.value for purpose in record.purposes),
+        expires=None if record.expires is None else record.expires.isoformat(),
+        photos=len(record.photos),
+    )
     return record
 
 

@@ -125,9 +125,11 @@ class SaveIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity: LearnedIdentity, filename: str) -> io.NodeOutput:
         from ..metalora_core.files.identity import save_identity
+        from .audit import note_identity
 
         path = new_file(IDENTITIES, filename)
         save_identity(path, identity.identity)
+        note_identity("identity saved", identity.identity, shown(IDENTITIES, path))
         return _saved(IDENTITIES, path)
 
 
@@ -173,12 +175,14 @@ class ExportLoRA(io.ComfyNode):
         cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32"
     ) -> io.NodeOutput:
         from ..metalora_core.provenance.consent import Purpose
+        from .audit import note_identity
         from .bridge.exporting import export_identity
         from .consent import check_use
 
         check_use(identity, Purpose.SHARING)
         path = new_file("loras", filename)
         export_identity(path, identity, layout, precision)
+        note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
         return _saved("loras", path)
 
 

@@ -17,6 +17,7 @@ from ...metalora_core.evaluation.step_preset import step_preset
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.plain_text import plain_line
+from ..audit import note_identity
 from ..learned import LearnedIdentity
 from ..photos import References
 from .comfy_host import ComfyHost
@@ -130,6 +131,7 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     record = record.model_copy(update=bound)
     identity = replace(result.identity, metadata=record)
     save_identity(path, identity)
+    note_identity("identity learned", identity, shown(IDENTITIES, path))
     unfinished.unlink(missing_ok=True)
     return identity, " ".join(
         [f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px.", *notes]

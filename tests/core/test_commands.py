@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from metalora_core.pocket import load_pocket_host, load_pocket_prior
 from metalora_core.pocket.factors import draw_subject, draw_subjects
 from metalora_core.pocket.scenes import draw_scenes
 from metalora_core.pocket.world import render
+from metalora_core.provenance.audit_log import AuditLog
 from metalora_core.references.domain import DomainVerdict, domain_distance
 from metalora_core.subject_folders import FolderSubjects, subject_folders
 from metalora_core.training_photos import caption_for, load_training_set, split_training_set
@@ -267,3 +269,26 @@ def test_a_wrong_word_or_folder_is_said_by_the_other_commands_too(
     code, told = run(capsys, "generate", "photo of a mug", "--output", tmp_path / "mug.png")
     assert code == 1 and "takes the folder" in told["error"]
     assert not (tmp_path / "demo.png").exists() and not (tmp_path / "mug.png").exists()
+
+
+def test_the_audit_log_is_listed_and_a_change_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    moment = datetime(2030, 1, 2, tzinfo=timezone.utc)
+    log.append("consent recorded", {"subject": "a mug", "consent": None}, moment)
+    kept = log.append("identity learned", {"file": "mug.safetensors"}, moment)
+    code, told = run(capsys, "audit", log.path)
+    assert (code, told["intact"], told["head"]) == (0, True, kept.sha256)
+    assert [entry["event"] for entry in told["entries"]] == ["consent recorded", "identity learned"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["audit", str(log.path), "--head", kept.sha256])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0 and "identity learned  file mug.safetensors\n2 entries, intact." in said
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(lines[0])
+    code, told = run(capsys, "audit", log.path, "--head", kept.sha256)
+    assert code == 1 and "is missing" in told["problem"]
+    log.path.write_bytes(lines[0].replace(b"a mug", b"a cup") + lines[1])
+    code, told = run(capsys, "audit", log.path)
+    assert (code, told["entries"]) == (1, []) and "was changed" in told["problem"]
+    code, told = run(capsys, "audit", tmp_path / "none.jsonl")
+    assert code == 1 and "no audit log" in told["error"]

@@ -44,6 +44,7 @@ CHECKS = (
     "check_all_ways_give_the_same_latents",
     "check_masks_of_ones_and_zeros",
     "check_photos",
+    "check_audit_log",
     "check_consent",
     "check_files",
     "check_settings",

@@ -85,6 +85,29 @@ def check_consent() -> dict[str, str]:
     return told
 
 
+def check_audit_log() -> dict[str, Any]:
+    log = folders() / "models" / "metalora_identities" / "audit.jsonl"
+    log.unlink(missing_ok=True)
+    photos = pocket()[4]
+    permitted = _consent(images=photos, permitted_uses="training, generation, sharing")
+    learned = adapt(seed=43, references=prepare(photos, consent=permitted)[0])[0]
+    files = pack("nodes.files")
+    files.SaveIdentity.execute(learned, "kept")
+    files.ExportLoRA.execute(learned, "kept", "comfyui")
+    audit_log = pack("metalora_core.provenance.audit_log").AuditLog(log)
+    entries = list(audit_log.entries())
+    events = [entry.event for entry in entries]
+    assert events == ["consent recorded", "identity learned", "identity saved", "identity exported as LoRA"], events
+    assert {entry.details["consent"] for entry in entries} == {permitted.id}
+    assert entries[1].details["photos"] == len(photos) and entries[3].details["file"] == "loras/kept.safetensors"
+    assert audit_log.verify().intact
+    log.write_bytes(b"cut off")
+    adapt(seed=44)  # a damaged log is told of and stops nobody
+    assert log.read_bytes() == b"cut off"
+    log.unlink()
+    return {"entries": len(entries)}
+
+
 def _prior_gone() -> None:
     identity = adapt()[0].identity
     record = identity.metadata.model_copy(update={"prior_sha256": "0" * 64})
