@@ -23,7 +23,6 @@ from .batches import denoising_losses
 from .errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
 from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint
-from .files.identity import save_identity
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .host import Host
 from .inject import Injection
@@ -39,7 +38,6 @@ __all__ = [
     "AdaptationResult",
     "TrainingSet",
     "adapt",
-    "last_good_saved",
 ]
 
 
@@ -106,26 +104,6 @@ def adapt(
     identity = state.identity(kept, host, prior, training_set, state.step)
     seconds = time.monotonic() - run.began
     return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds, run.plan.text)
-
-
-@contextmanager
-def last_good_saved(path: Path) -> Generator[None]:
-    """Save what an adaptation had learned by its last good step if it diverges inside.
-
-    Args:
-        path: Identity file to write, if there was a good step.
-
-    Raises:
-        TrainingDiverged: As it came; the text says where the identity is.
-    """
-    try:
-        yield
-    except TrainingDiverged as error:
-        if error.last_good is None or not error.last_good_step:
-            raise
-        save_identity(path, error.last_good)
-        told = f"{error} What was learned by step {error.last_good_step} was saved as {path}."
-        raise TrainingDiverged(told, error.step, error.last_good_step, error.last_good) from error
 
 
 @dataclass(frozen=True)

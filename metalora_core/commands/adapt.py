@@ -52,11 +52,11 @@ def adapt(
     """
     from dataclasses import replace
 
-    from ..adaptation import AdaptationOptions, last_good_saved
+    from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
     from ..adaptation_options import chosen_flip
     from ..evaluation.step_preset import step_preset
-    from ..files.identity import save_identity
+    from ..files.identity import last_good_saved, save_identity
     from ..files.prior import targets_of_prior
     from ..terminal import answer, progress_bars, remark
     from ..training_photos import load_training_set, split_training_set
@@ -76,8 +76,7 @@ def adapt(
     training, validation = split_training_set(everything, held_out)
     preset = step_preset(used_prior, len(training.images), asked)
     chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
-    last_good = output.with_suffix(".last_good.safetensors")
-    with progress_bars(json, checkpoint=checkpoint_path) as bars, last_good_saved(last_good):
+    with last_good_saved(output), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
             used_prior,

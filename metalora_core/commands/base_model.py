@@ -139,6 +139,11 @@ def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
     require_writable(path)
 
 
+def name_of(model: str) -> str:
+    """The base model in words, for a prior's record."""
+    return "Pocket Flux" if model == POCKET else Path(model).stem
+
+
 def checkpoint_beside(output: Path, asked: str) -> Path:
     """The checkpoint's path: the asked one, or OUTPUT.checkpoint.safetensors.
 

@@ -42,7 +42,7 @@ def meta_train(
     from ..meta_training import meta_train as learn
     from ..subject_folders import FolderSubjects
     from ..terminal import answer, progress_bars
-    from .base_model import POCKET, checkpoint_beside, load_base_model, picture_size_px, require_output
+    from .base_model import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
 
     chosen = MetaTrainingOptions(
         steps=steps,
@@ -71,9 +71,7 @@ def meta_train(
             on_progress=bars(f"meta-training on {len(data)} subjects"),
             checkpoint=checkpoint_path,
         )
-    saved = save_prior(
-        output, prior.described(data.statistics(), "Pocket Flux" if model == POCKET else Path(model).stem)
-    )
+    saved = save_prior(output, prior.described(data.statistics(), name_of(model)))
     checkpoint_path.unlink(missing_ok=True)
     fields = {"path": str(output), "bytes": output.stat().st_size, "sha256": saved.sha256}
     text = f"{output}: prior of {len(data)} subjects, {steps} steps, {fields['bytes']:,} bytes"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -11,7 +12,7 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from ..errors import IncompatibleBaseModel, UnreadableFile
+from ..errors import IncompatibleBaseModel, TrainingDiverged, UnreadableFile
 from ..layers import ChainFactors
 from .atomic import atomic_write, read_safetensors, safetensors_chunks
 from .metadata import FileMetadata, parse_record, summarise
@@ -196,3 +197,24 @@ def chain_factors(
         )
         for name, layer in identity.layers.items()
     }
+
+
+@contextmanager
+def last_good_saved(path: Path) -> Generator[None]:
+    """Save what an adaptation had learned by its last good step if it diverges inside.
+
+    Args:
+        path: Of the whole result; what is saved gets ".last_good" into its name, if there was a good step.
+
+    Raises:
+        TrainingDiverged: As it came; the text says where the identity is.
+    """
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.last_good is None or not error.last_good_step:
+            raise
+        kept = path.with_suffix(f".last_good{path.suffix}")
+        save_identity(kept, error.last_good)
+        told = f"{error} What was learned by step {error.last_good_step} was saved as {kept}."
+        raise TrainingDiverged(told, error.step, error.last_good_step, error.last_good) from error

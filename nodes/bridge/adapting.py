@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ...metalora_core import __version__
-from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt, last_good_saved
+from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt
 from ...metalora_core.adaptation_options import chosen_flip
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.evaluation.step_preset import step_preset
-from ...metalora_core.files.identity import Identity, load_identity, save_identity
+from ...metalora_core.files.identity import Identity, last_good_saved, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.plain_text import plain_line
 from ..audit import note_identity
@@ -113,7 +113,7 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     photos = request.references.training_set(resolution)
     notes = list[str]()
     try:
-        with torch.enable_grad(), last_good_saved(path.with_name(f"{path.stem}_last_good.safetensors")):
+        with torch.enable_grad(), last_good_saved(path):
             result = adapt(
                 host,
                 request.prior,

@@ -10,7 +10,7 @@ import torch
 from core.toy_host import ToyHost, ToySubjects
 from torch import Tensor
 
-from metalora_core.adaptation import AdaptationOptions, AdaptationProgress, TrainingSet, adapt, last_good_saved
+from metalora_core.adaptation import AdaptationOptions, AdaptationProgress, TrainingSet, adapt
 from metalora_core.errors import (
     IncompatibleBaseModel,
     InvalidOptions,
@@ -19,7 +19,7 @@ from metalora_core.errors import (
     TrainingDiverged,
     UnusableReferences,
 )
-from metalora_core.files.identity import Identity, chain_factors, load_identity, save_identity
+from metalora_core.files.identity import Identity, chain_factors, last_good_saved, load_identity, save_identity
 from metalora_core.files.prior import Prior
 from metalora_core.inject import Injection
 from metalora_core.meta_training import MetaTrainingOptions, meta_train
@@ -221,8 +221,11 @@ def test_nan_stops_with_the_step_and_the_last_good_identity(prior: Prior, tmp_pa
     assert all(factor.isfinite().all() for factor in tensors(found.value.last_good))
     assert found.value.last_good.metadata.steps == 10
     assert not path.exists()
-    kept = tmp_path / "kept.safetensors"
-    with pytest.raises(TrainingDiverged, match=r"by step 10 was saved as .*kept\.safetensors"), last_good_saved(kept):
+    kept = tmp_path / "whole.last_good.safetensors"
+    with (
+        pytest.raises(TrainingDiverged, match=r"by step 10 was saved as .*whole\.last_good\.safetensors"),
+        last_good_saved(tmp_path / "whole.safetensors"),
+    ):
         adapt(Breaking(), prior, photos(), OPTIONS)
     assert same(load_identity(kept), found.value.last_good)
 
