@@ -31,14 +31,7 @@ from .schedule import step_generator
 from .step_plan import StepPlan, free_memory
 from .targets import Target
 
-__all__ = [
-    "PRESETS",
-    "AdaptationOptions",
-    "AdaptationProgress",
-    "AdaptationResult",
-    "TrainingSet",
-    "adapt",
-]
+__all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
 
 
 # A caller may sit in inference mode, as ComfyUI's executor does.

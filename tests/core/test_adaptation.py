@@ -50,6 +50,14 @@ def tensors(identity: Identity) -> list[Tensor]:
     return [f for name in sorted(identity.layers) for f in (identity.layers[name].mid, identity.layers[name].up)]
 
 
+def raise_at(step: int, what: BaseException):
+    def stop(progress: AdaptationProgress) -> None:
+        if progress.step == step:
+            raise what
+
+    return stop
+
+
 def same(a: Identity, b: Identity) -> bool:
     pairs = zip(tensors(a), tensors(b), strict=True)
     return all(torch.equal(x, y) for x, y in pairs) and a.metadata == b.metadata
@@ -80,13 +88,8 @@ def test_stopped_and_resumed_ends_bit_identical_to_unbroken(variant, interruptio
     skip_without_extra(variant)
     path, options = tmp_path / "run.safetensors", VARIANTS[variant]
     unbroken = adapt(ToyHost(), prior, photos(), options)
-
-    def stop(progress: AdaptationProgress) -> None:
-        if progress.step == 5:
-            raise interruption
-
     with pytest.raises(type(interruption)):
-        adapt(ToyHost(), prior, photos(), options, on_progress=stop, checkpoint=path)
+        adapt(ToyHost(), prior, photos(), options, on_progress=raise_at(5, interruption), checkpoint=path)
     seen: list[int] = []
     resumed = adapt(ToyHost(), prior, photos(), options, on_progress=lambda p: seen.append(p.step), checkpoint=path)
     assert seen[0] == 10
@@ -232,13 +235,8 @@ def test_nan_stops_with_the_step_and_the_last_good_identity(prior: Prior, tmp_pa
 
 def test_looking_more_often_does_not_make_it_another_run(prior: Prior, tmp_path: Path):
     path, whole = tmp_path / "run.safetensors", adapt(ToyHost(), prior, photos(), OPTIONS)
-
-    def stop(progress: AdaptationProgress) -> None:
-        if progress.step == 10:
-            raise TrainingCancelled("enough")
-
     with pytest.raises(TrainingCancelled):
-        adapt(ToyHost(), prior, photos(), OPTIONS, on_progress=stop, checkpoint=path)
+        adapt(ToyHost(), prior, photos(), OPTIONS, on_progress=raise_at(10, TrainingCancelled()), checkpoint=path)
     looked = adapt(ToyHost(), prior, photos(), replace(OPTIONS, preview_every=7, preview_steps=2), checkpoint=path)
     assert looked.losses == whole.losses
     assert all(torch.equal(a, b) for a, b in zip(tensors(looked.identity), tensors(whole.identity), strict=True))
