@@ -28,7 +28,7 @@ They come from [black-forest-labs/FLUX.1-dev](https://huggingface.co/black-fores
 [comfyanonymous/flux_text_encoders](https://huggingface.co/comfyanonymous/flux_text_encoders).
 
 ### The prior
-A file in `models/metalora` made for FLUX.1-dev. To make one of your own, open example 04, put FLUX.1-dev in place of
+A file in `models/metalora` made for FLUX.1-dev. There is no ready-made one: open example 04, put FLUX.1-dev in place of
 the pocket model and name your folder of subjects.
 """
 

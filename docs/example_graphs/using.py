@@ -105,9 +105,9 @@ def evaluate() -> Graph:
             graph.column()
         graph.note(
             "### Why other photos?\nA picture that copies the pose of a reference photo looks very much like that "
-            "photo. Likeness is therefore measured against *other* photos of the same subject; the last column says "
-            "how close each picture comes to a photo that was learned from.\n\n"
-            "The sample person is the best of thirteen that were tried (likeness 0.41 to 0.72), so most people score "
+            "photo. Likeness is therefore measured against *other* photos of the same subject; *nearest trained photo* "
+            "says how close each picture comes to a photo that was learned from.\n\n"
+            "The sample person is the best of thirteen that were tried on an earlier model, so most people score "
             "lower.\n\nFor pictures of real models choose **clip vision** and connect Load CLIP Vision.",
             tall=310,
         )
@@ -156,10 +156,11 @@ def catalogue() -> Graph:
     with graph.group("1  Learn the product", BLUE):
         learned = learn(graph, domain="products", subject=MUG)
         graph.note(
-            "### A catalogue from a few photos\nEvery line on the right is a scene: write what you like. All share one "
-            "seed, so that only the words differ. For another product change *subject*, and write its word (bottle, "
-            "vase, bowl, jar) in place of mug.",
-            tall=180,
+            "### A catalogue from a few photos\nEvery line on the right is a scene, in the few words that the small "
+            "model knows: *turned left*, *seen from the front*, *turned right*; *at eye level*, *from above*; *light "
+            "from left*; *red background*. All share one seed, so that only the words differ. For another product "
+            "change *subject*, and write its word (bottle, vase, bowl, jar) in place of mug.",
+            tall=230,
         )
     pocket = learned.pocket
     with graph.group("2  Ten scenes", GREEN):
