@@ -9,14 +9,16 @@ import numpy as np
 
 from ..errors import MissingDependency
 from .curves import Curve, Key, curves_of, resample_weights
-from .methods import META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN
+from .methods import BASE, META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN
 from .rows import Row
 from .tables import BestPoint
 
 __all__ = ["FIGURES", "draw_figures"]
 
-_COLOURS = {PLAIN: "#d1495b", META_WARM: "#00798c", META_COLD: "#66a182", META_OUTSIDE: "#8d6a9f"}
-_OTHERS = ("#edae49", "#b08968", "#7d8597", "#c9ada7", "#a3b18a", "#9d8189")
+_COLOURS = {
+    PLAIN: "#d1495b", META_WARM: "#00798c", META_COLD: "#66a182", META_OUTSIDE: "#8d6a9f", BASE: "#c4c8cc"
+}  # fmt: skip
+_OTHERS = ("#edae49", "#b08968", "#7d8597", "#e5989b", "#a3b18a", "#9d8189", "#4a4e69")
 _MARKERS = {1: "o", 2: "^", 4: "s", 8: "D"}
 _RESAMPLES = 400
 
@@ -76,7 +78,7 @@ def _learning(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoi
                     low, high = np.percentile(means, [2.5, 97.5], axis=0)
                     axis.fill_between(curve.steps, low, high, color=_colour(method), alpha=0.15, lw=0)
         _step_axis(axis, "combined error (lower is better)")
-    axes[0].legend(fontsize=8)
+    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
