@@ -13,13 +13,13 @@ from .optimizers import OPTIMIZERS
 from .option_ranges import COUNT, NOT_NEGATIVE, RANK, SEED, SHARE, WHOLE, refuse
 
 __all__ = [
-    "ONE_SIDED_WORDS",
     "PRESETS",
     "AdaptationOptions",
     "AdaptationProgress",
     "AdaptationResult",
     "TrainingSet",
     "chosen_flip",
+    "is_one_sided",
 ]
 
 
@@ -155,8 +155,13 @@ class AdaptationOptions:
         return step == self.steps or any(n and step % n == 0 for n in every)
 
 
-ONE_SIDED_WORDS = frozenset({"mug", "cup", "jug", "pitcher", "teapot"})
+_ONE_SIDED_WORDS = frozenset({"mug", "cup", "jug", "pitcher", "teapot"})
 """Class words of things with a handle: mirrored, they are other things."""
+
+
+def is_one_sided(class_word: str) -> bool:
+    """Whether a thing of that name becomes another one in the mirror."""
+    return class_word.lower() in _ONE_SIDED_WORDS
 
 
 def chosen_flip(choice: str, preset: bool, class_word: str) -> bool:
@@ -167,7 +172,7 @@ def chosen_flip(choice: str, preset: bool, class_word: str) -> bool:
         preset: What the preset says.
         class_word: What the photos show.
     """
-    return choice == "on" or (choice == "auto" and preset and class_word.lower() not in ONE_SIDED_WORDS)
+    return choice == "on" or (choice == "auto" and preset and not is_one_sided(class_word))
 
 
 PRESETS: dict[str, AdaptationOptions] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import UnusableReferences
 from .host import Host
-from .references.domain import MINIMUM_COUNT, FeatureStatistics, picture_features, statistics_of
+from .references.domain import picture_features
 from .training_photos import load_training_set
 
 
@@ -57,10 +57,10 @@ class FolderSubjects:
         """Subjects."""
         return len(self._latents)
 
-    def statistics(self) -> FeatureStatistics | None:
-        """What the photos look like, for the domain check of a prior; None if there are too few to tell."""
-        features = torch.cat(self._features)
-        return statistics_of(features) if len(features) >= MINIMUM_COUNT else None
+    @property
+    def features(self) -> Tensor:
+        """`picture_features` of all photos, (photos, features), for a prior's domain check."""
+        return torch.cat(self._features)
 
     def latents_of(self, subject: int) -> Tensor:
         """A subject's photos as latents (P, C, h, w)."""

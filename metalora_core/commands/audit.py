@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options
+
+if TYPE_CHECKING:
+    from ..provenance.audit_log import Detail
 
 
 def audit(
@@ -41,6 +45,5 @@ def audit(
         raise UnreadableFile(f"{log} was changed. {verdict.problem}")
 
 
-def _words(details: object) -> str:
-    given = details if isinstance(details, dict) else {}
-    return ", ".join(f"{key} {value}" for key, value in given.items() if value not in (None, ""))
+def _words(details: Mapping[str, Detail]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in details.items() if value not in (None, ""))

@@ -71,7 +71,7 @@ def meta_train(
             on_progress=bars(f"meta-training on {len(data)} subjects"),
             checkpoint=checkpoint_path,
         )
-    saved = save_prior(output, prior.described(data.statistics(), name_of(model)))
+    saved = save_prior(output, prior.described(data.features, name_of(model)))
     checkpoint_path.unlink(missing_ok=True)
     fields = {"path": str(output), "bytes": output.stat().st_size, "sha256": saved.sha256}
     text = f"{output}: prior of {len(data)} subjects, {steps} steps, {fields['bytes']:,} bytes"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adaptation_options import ONE_SIDED_WORDS, TrainingSet
+from ..adaptation_options import TrainingSet, is_one_sided
 from ..pocket import load_pocket_prior
 from ..pocket.factors import Domain, draw_subject
 from ..pocket.readers import Readers, Scores
@@ -76,7 +76,7 @@ def pocket_subject(
         class_word=subject.class_word,
         trigger=TRIGGER,
         photo_hashes=tuple(hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in pictures),
-        one_sided=subject.class_word in ONE_SIDED_WORDS,
+        one_sided=is_one_sided(subject.class_word),
     )
     return DemoSubject(
         domain=domain,

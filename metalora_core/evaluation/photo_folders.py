@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..adaptation_options import ONE_SIDED_WORDS, TrainingSet
+from ..adaptation_options import TrainingSet, is_one_sided
 from ..errors import InvalidOptions, UnusableReferences
 from ..subject_folders import subject_folders
 from ..training_photos import load_training_set, split_training_set
@@ -113,7 +113,7 @@ class PhotoFolders:
         order = [(i + changed.first_photo) % len(photos.images) for i in range(len(photos.images))][:most]
         spoiled = changed.spoil(torch.stack([photos.images[i] for i in order]), number)
         captions = tuple(photos.captions[i] for i in order)
-        sided = photos.class_word.lower() in ONE_SIDED_WORDS
+        sided = is_one_sided(photos.class_word)
         learned = TrainingSet(tuple(spoiled), captions, photos.class_word, photos.trigger, one_sided=sided)
         asked = tuple(prompt.replace("{subject}", f"a {options.class_word}") for prompt in options.prompts)
         prompts = tuple(prompt.replace("{subject}", f"{TRIGGER} {options.class_word}") for prompt in options.prompts)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..adaptation_options import ONE_SIDED_WORDS, TrainingSet
+from ..adaptation_options import TrainingSet, is_one_sided
 from ..pocket.factors import SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
 from ..pocket.readers import FactorReader, prompt_error
 from ..pocket.scenes import Scene, draw_scenes, scene_truth
@@ -70,7 +70,7 @@ class BenchSubject:
         captions = [s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.photo_scenes]
         word = self.subject.class_word
         return TrainingSet(
-            tuple(self.photos[:photos]), tuple(captions[:photos]), word, TRIGGER, one_sided=word in ONE_SIDED_WORDS
+            tuple(self.photos[:photos]), tuple(captions[:photos]), word, TRIGGER, one_sided=is_one_sided(word)
         )
 
     def score(self, pictures: Tensor, photos: int, reader: FactorReader) -> PictureScores:

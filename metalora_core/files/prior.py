@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, RankMismatch, UnreadableFile
-from ..references.domain import EXTRACTOR, FeatureStatistics
+from ..references.domain import EXTRACTOR, MINIMUM_COUNT, FeatureStatistics, statistics_of
 from ..targets import Target
 from .atomic import atomic_write, read_safetensors, safetensors_chunks, sha256_of
 from .metadata import FileMetadata, parse_record, summarise
@@ -101,10 +101,16 @@ class Prior:
     features: FeatureStatistics | None = None
     sha256: str | None = None
 
-    def described(self, features: FeatureStatistics | None, base_name: str) -> Prior:
-        """The same prior, not yet saved, with statistics for the domain check and the base model's name."""
-        told = {"feature_extractor": EXTRACTOR if features else "", "base_name": base_name}
-        return replace(self, metadata=self.metadata.model_copy(update=told), features=features, sha256=None)
+    def described(self, photo_features: Tensor, base_name: str) -> Prior:
+        """The same prior, not yet saved, with the base model's name and statistics for the domain check.
+
+        Args:
+            photo_features: `picture_features` of training photos, (N, features); too few of them give no statistics.
+            base_name: The base model in words.
+        """
+        statistics = statistics_of(photo_features) if len(photo_features) >= MINIMUM_COUNT else None
+        told = {"feature_extractor": EXTRACTOR if statistics else "", "base_name": base_name}
+        return replace(self, metadata=self.metadata.model_copy(update=told), features=statistics, sha256=None)
 
 
 def _tensors(prior: Prior) -> dict[str, Tensor]:

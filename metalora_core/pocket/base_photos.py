@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adaptation_options import ONE_SIDED_WORDS
+from ..adaptation_options import is_one_sided
 from .autoencoder import decode
 from .base_model import pack
 from .dataset import PhotoPlan
@@ -113,7 +113,7 @@ def training_photos(folder: Path) -> TrainingPhotos:
         words = [subject.class_word for subject in plan.drawn_subjects() for _ in range(plan.photos)]
         looked = plan.looks()
         for mirrored in (False, True):
-            kept = [i for i, word in enumerate(words) if not (mirrored and word in ONE_SIDED_WORDS)]
+            kept = [i for i, word in enumerate(words) if not (mirrored and is_one_sided(word))]
             told = plan.captions(mirrored=mirrored)
             latents.append(encoded_photos(plan, folder, autoencoder, mirrored=mirrored)[torch.tensor(kept)])
             captions += [told[i] for i in kept]

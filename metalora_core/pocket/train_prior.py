@@ -116,7 +116,7 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
     import torch
 
     from ..files.prior import save_prior
-    from ..references.domain import feature_statistics
+    from ..references.domain import picture_features
 
     def halved(value: torch.Tensor | None) -> torch.Tensor | None:
         return None if value is None else value.to(torch.float16)
@@ -132,5 +132,5 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
         )
         for name, layer in prior.layers.items()
     }
-    stored = replace(prior, layers=layers).described(feature_statistics(to_pictures(photos)), "Pocket Flux")
+    stored = replace(prior, layers=layers).described(picture_features(to_pictures(photos)), "Pocket Flux")
     save_prior(prior_file(domain), stored)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, SubjectDataset, meta_train
-from ...metalora_core.references.domain import MINIMUM_COUNT, FeatureStatistics, feature_statistics
+from ...metalora_core.references.domain import picture_features
 from ...metalora_core.subject_folders import FolderSubjects
 from .comfy_host import ComfyHost
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
@@ -59,7 +61,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
     host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
-    subjects, statistics = _subjects(request, host)
+    subjects, features = _subjects(request, host)
     host.encode_prompts(sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)}))
     options = MetaTrainingOptions(
         steps=request.steps,
@@ -85,26 +87,25 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
-    prior = save_prior(path, prior.described(statistics, type(model.model.model_config).__name__))
+    prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))
     unfinished.unlink(missing_ok=True)
     report = f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. Saved {place}"
     return PriorOutcome(prior, losses, report)
 
 
-def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, FeatureStatistics | None]:
-    """The subjects to learn from, and what their photos look like."""
+def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, Tensor]:
+    """The subjects to learn from, and the features of their photos, (photos, features)."""
     domain = POCKET_SUBJECTS.get(request.subjects)
     if domain is None:
         folder = input_folder(request.subjects)
         found = FolderSubjects(folder, host, request.class_word, request.resolution, limit=request.subject_limit)
-        return found, found.statistics()
+        return found, found.features
     from ...metalora_core.pocket.dataset import PhotoPlan, rendered_photos, to_pictures
     from ...metalora_core.pocket.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
     photos = to_pictures(rendered_photos(plan, _cache_folder()).copy())
-    statistics = feature_statistics(photos) if len(photos) >= MINIMUM_COUNT else None
-    return PhotoSubjects(plan, host.encode_images(photos).cpu()), statistics
+    return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos)
 
 
 def _cache_folder() -> Path:

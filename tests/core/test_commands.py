@@ -185,10 +185,10 @@ def test_a_prior_of_a_users_own_knows_its_domain(tmp_path: Path) -> None:
         save_picture(picture, tmp_path / "subjects" / str(index // 2) / f"{index}.png")
     host = load_pocket_host()
     few = FolderSubjects(tmp_path / "subjects", host, "mug", 128, limit=2)
-    assert (len(few), few.statistics()) == (2, None)
-    statistics = FolderSubjects(tmp_path / "subjects", host, "mug", 128).statistics()
-    assert statistics is not None and statistics.count == 10
-    prior = load_pocket_prior("products").described(statistics, "made up")
+    shipped = load_pocket_prior("products")
+    assert (len(few), shipped.described(few.features, "").features) == (2, None)
+    prior = shipped.described(FolderSubjects(tmp_path / "subjects", host, "mug", 128).features, "made up")
+    assert prior.features is not None and prior.features.count == 10
     path = tmp_path / "prior.safetensors"
     save_prior(path, prior)
     read = load_prior(path)
