@@ -40,8 +40,8 @@ def in_comfyui(folder: Path, turns: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     pack = worker._pack()
-    apply = importlib.import_module(f"{pack}.nodes.bridge.apply")
-    chain = importlib.import_module(f"{pack}.metalora_core.layers").ChainFactors
+    apply = importlib.import_module(f"{pack}.nodes.bridge.patching")
+    chain = importlib.import_module(f"{pack}.metalora_core.chain").ChainFactors
     lora_tensors = importlib.import_module(f"{pack}.nodes.bridge.lora_tensors").lora_tensors
     model = worker._comfy_model(folder)
     sample, prior = case.load_case(folder)
@@ -59,7 +59,7 @@ def in_comfyui(folder: Path, turns: int) -> dict[str, float]:
         patched.patch_model(device_to=torch.device("cpu"))
         patched.unpatch_model()
 
-    conds = importlib.import_module(f"{pack}.nodes.bridge.conditioning")
+    conds = importlib.import_module(f"{pack}.nodes.bridge.host.conditioning")
     entry = [sample["context"], {"pooled_output": sample["pooled"]}]
 
     def predict(patched: Any) -> None:
@@ -125,7 +125,7 @@ def measure(folders: Mapping[str, Path]) -> dict[str, dict[str, float]]:
 
 
 def show(results: dict[str, dict[str, float]]) -> None:
-    from metalora_core.terminal import table
+    from metalora_core.commands.terminal import table
 
     if not results:
         print("apply: not measured, no ComfyUI with its own .venv was found; set COMFYUI_PATH to one")

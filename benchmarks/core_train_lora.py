@@ -73,7 +73,7 @@ def learn_and_draw(job_path: str, result_path: str) -> None:
         photos, noise = file.get_tensor("photos"), file.get_tensor("noise")
     pack = _pack()
     pocket = importlib.import_module(f"{pack}.nodes.bridge.pocket_model")
-    hosts = importlib.import_module(f"{pack}.nodes.bridge.comfy_host")
+    hosts = importlib.import_module(f"{pack}.nodes.bridge.host.comfy_host")
     with torch.inference_mode():
         _, clip, vae, _ = pocket.load_pocket(job["domain"])
         # The node copies its model by loading it again, so it has to come from a file.
@@ -133,7 +133,7 @@ def _draw(hosts: Any, pack: str, base: Any, state: Any, prompts: list[str], nois
     import comfy.sd
     import torch
 
-    sampling = importlib.import_module(f"{pack}.metalora_core.sampling")
+    sampling = importlib.import_module(f"{pack}.metalora_core.model.sampling")
     model, clip, vae = base
     with torch.inference_mode():
         patched, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)

@@ -24,8 +24,8 @@ from metalora_core.adaptation import PRESETS, adapt
 from metalora_core.errors import OutOfMemory
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.hosts.block_store import BlockPlace
-from metalora_core.step_plan import free_memory
-from metalora_core.targets import choose_targets, default_patterns, fingerprint
+from metalora_core.model.targets import choose_targets, default_patterns, fingerprint
+from metalora_core.training.retries import free_memory
 
 FLUX_DEV = case.Size(24, 19, 38, 4096, 768, words=512)
 SDXL: dict[str, Any] = {

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalora_core.adaptation_options import AdaptationOptions, AdaptationProgress
-from metalora_core.adaptation_state import AdaptationState
-from metalora_core.batches import denoising_losses
 from metalora_core.files.prior import targets_of_prior
 from metalora_core.inject import Injection
+from metalora_core.training.adaptation_options import AdaptationOptions, AdaptationProgress
+from metalora_core.training.adaptation_state import AdaptationState
+from metalora_core.training.batches import denoising_losses
 
 
 def look_every(steps: int) -> int:

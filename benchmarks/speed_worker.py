@@ -80,7 +80,7 @@ def floor(folder: Path) -> tuple[Run, None]:
 
 
 def peft(folder: Path) -> tuple[Run, None]:
-    from metalora_core.baselines import PlainLoRAOptions, train_plain_lora
+    from metalora_core.evaluation.methods.peft_lora import PlainLoRAOptions, train_plain_lora
 
     host = case.load_case_host(folder)
     plain = PlainLoRAOptions(rank=case.PLAIN_RANK)
@@ -94,8 +94,8 @@ def peft(folder: Path) -> tuple[Run, None]:
 
 def ours_comfy(folder: Path) -> tuple[Run, Any]:
     pack = _pack()
-    bridge = importlib.import_module(f"{pack}.nodes.bridge.comfy_host")
-    conds = importlib.import_module(f"{pack}.nodes.bridge.conditioning")
+    bridge = importlib.import_module(f"{pack}.nodes.bridge.host.comfy_host")
+    conds = importlib.import_module(f"{pack}.nodes.bridge.host.conditioning")
     sample, prior = case.load_case(folder)
 
     class Host(bridge.ComfyHost):

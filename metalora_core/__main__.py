@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from .cli import main
+        from .commands.cli import main
 
         main()
     except KeyboardInterrupt:  # while the program was still loading

@@ -16,20 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .adaptation_batches import HeldOut, PhotoBatches
-from .adaptation_options import PRESETS, AdaptationOptions, AdaptationProgress, AdaptationResult, TrainingSet
-from .adaptation_state import AdaptationState
-from .batches import denoising_losses
 from .errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
 from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint
 from .files.prior import Prior, prior_sha256, targets_of_prior
-from .host import Host
 from .inject import Injection
-from .sampling import sample
-from .schedule import step_generator
-from .step_plan import StepPlan, free_memory
-from .targets import Target
+from .model.host import Host
+from .model.sampling import sample
+from .model.targets import Target
+from .training.adaptation_options import PRESETS, AdaptationOptions, AdaptationProgress, AdaptationResult, TrainingSet
+from .training.adaptation_state import AdaptationState
+from .training.batches import denoising_losses
+from .training.photo_batches import HeldOut, PhotoBatches
+from .training.retries import StepPlan, free_memory
+from .training.schedule import step_generator
 
 __all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
 

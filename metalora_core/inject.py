@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .chain import ChainFactors
 from .errors import IncompatibleBaseModel
 from .frozen_chain import add_rows, middle_of
 from .functional import ConvGeometry, add_up, apply_mid, check_chain, project_down
-from .layers import ChainFactors
-from .targets import Part, Target
+from .model.targets import Part, Target
 
 __all__ = ["Coverage", "Injection"]
 

@@ -18,19 +18,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .bank import SlotRates
-from .batches import Batch, CaptionCache, SubjectBatches, SubjectDataset, denoising_losses
 from .errors import TrainingDiverged
 from .files.atomic import require_writable
 from .files.prior import Prior
-from .host import Host
 from .inject import Injection
-from .meta_options import MetaTrainingOptions, MetaTrainingProgress
-from .meta_state import MetaState, gradient_of
-from .objective import loss_scale
-from .optimizers import scale_learning_rates
-from .schedule import warmup_cosine
-from .targets import Target, choose_targets, default_patterns, fingerprint
+from .model.host import Host
+from .model.objective import loss_scale
+from .model.targets import Target, choose_targets, default_patterns, fingerprint
+from .training.bank import SlotRates
+from .training.batches import Batch, CaptionCache, SubjectBatches, SubjectDataset, denoising_losses
+from .training.meta_options import MetaTrainingOptions, MetaTrainingProgress
+from .training.meta_state import MetaState, gradient_of
+from .training.optimizers import scale_learning_rates
+from .training.schedule import warmup_cosine
 
 __all__ = ["MetaTrainingOptions", "MetaTrainingProgress", "SubjectDataset", "meta_train"]
 

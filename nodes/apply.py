@@ -10,7 +10,7 @@ from .schema import advanced, node_schema, percent
 from .sockets import IdentitySocket
 
 if TYPE_CHECKING:
-    from .learned import LearnedIdentity
+    from .bridge.learned import LearnedIdentity
 
 STRENGTH = (
     "How strongly the identity shows. 1 is as learned; raise it to 1.2 when the likeness is faint, lower it to 0.7 "
@@ -63,8 +63,8 @@ class ApplyIdentity(io.ComfyNode):
         end_percent: float = 1.0,
         method: str = "auto",
     ) -> io.NodeOutput:
-        from .bridge.apply import Window, apply_identity
-        from .consent import check_use
+        from .bridge.consent import check_use
+        from .bridge.patching import Window, apply_identity
 
         check_use(identity)
         window = Window.checked(start_percent, end_percent)
@@ -100,9 +100,9 @@ class IdentityHook(io.ComfyNode):
         end_percent: float = 1.0,
         prev_hooks: Any = None,
     ) -> io.NodeOutput:
-        from .bridge.apply import Window
+        from .bridge.consent import check_use
+        from .bridge.patching import Window
         from .bridge.regional import combined_hooks, identity_hooks
-        from .consent import check_use
 
         check_use(identity)
         window = Window.checked(start_percent, end_percent)

@@ -60,8 +60,8 @@ class EvaluateIdentity(io.ComfyNode):
         columns: int = 4,
     ) -> io.NodeOutput:
         from .bridge.embedders import embedder_of
-        from .bridge.pictures import from_image, to_image
-        from .scores import compare, score_grid
+        from .bridge.image_tensors import from_image, to_image
+        from .bridge.scores import compare, score_grid
 
         embed = embedder_of(embedder, clip_vision)
         pictures = from_image(generated)

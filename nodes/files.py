@@ -14,7 +14,7 @@ from .sockets import IdentitySocket, PriorSocket
 
 if TYPE_CHECKING:
     from ..metalora_core.files.prior import Prior
-    from .learned import LearnedIdentity
+    from .bridge.learned import LearnedIdentity
 
 
 class LoadPrior(io.ComfyNode):
@@ -83,9 +83,9 @@ class LoadIdentity(io.ComfyNode):
     @torch.inference_mode(False)
     def execute(cls, identity_name: str, prior: Prior | None = None) -> io.NodeOutput:
         from ..metalora_core.files.identity import load_identity
-        from .bridge.library import prior_of
-        from .consent import check_use
-        from .learned import LearnedIdentity
+        from .bridge.consent import check_use
+        from .bridge.installed_priors import prior_of
+        from .bridge.learned import LearnedIdentity
 
         identity = load_identity(file_in(IDENTITIES, identity_name))
         learned = LearnedIdentity(identity, prior or prior_of(identity))
@@ -125,7 +125,7 @@ class SaveIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity: LearnedIdentity, filename: str) -> io.NodeOutput:
         from ..metalora_core.files.identity import save_identity
-        from .audit import note_identity
+        from .bridge.audit import note_identity
 
         path = new_file(IDENTITIES, filename)
         save_identity(path, identity.identity)
@@ -175,9 +175,9 @@ class ExportLoRA(io.ComfyNode):
         cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32"
     ) -> io.NodeOutput:
         from ..metalora_core.provenance.consent import Purpose
-        from .audit import note_identity
+        from .bridge.audit import note_identity
+        from .bridge.consent import check_use
         from .bridge.exporting import export_identity
-        from .consent import check_use
 
         check_use(identity, Purpose.SHARING)
         path = new_file("loras", filename)

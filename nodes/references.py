@@ -74,8 +74,8 @@ class PrepareReferences(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: list[Any], **lists: list[Any]) -> io.NodeOutput:
-        from .bridge.pictures import photo_list
-        from .photos import Brief, prepare
+        from .bridge.image_tensors import photo_list
+        from .bridge.photos import Brief, prepare
 
         settings = {name: values[0] if values else None for name, values in lists.items() if name != "caption"}
         captions = [line for text in lists["caption"] for line in text.splitlines() if line.strip()]
@@ -162,8 +162,8 @@ class RecordConsent(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Any = None, **entries: str) -> io.NodeOutput:
-        from .bridge.pictures import photo_list
-        from .consent import ConsentForm, write_consent
+        from .bridge.consent import ConsentForm, write_consent
+        from .bridge.image_tensors import photo_list
 
         photos = () if images is None else tuple(photo_list([images]))
         record = write_consent(ConsentForm(photos=photos, **entries))

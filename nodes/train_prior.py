@@ -129,7 +129,7 @@ class MetaTrainPrior(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
-        from .bridge.meta_training import PriorRequest, train_prior
+        from .bridge.prior_training import PriorRequest, train_prior
 
         outcome = train_prior(model, clip, vae, PriorRequest(**settings))
         return io.NodeOutput(outcome.prior, {"loss": outcome.losses}, outcome.report, ui=ui.PreviewText(outcome.report))

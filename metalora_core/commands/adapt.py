@@ -54,13 +54,13 @@ def adapt(
 
     from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
-    from ..adaptation_options import chosen_flip
-    from ..evaluation.step_preset import step_preset
     from ..files.identity import last_good_saved, save_identity
     from ..files.prior import targets_of_prior
-    from ..terminal import answer, progress_bars, remark
-    from ..training_photos import load_training_set, split_training_set
-    from . import base_model as base
+    from ..photos.reading import load_training_set, split_training_set
+    from ..training.adaptation_options import chosen_flip
+    from ..training.step_preset import step_preset
+    from . import loading as base
+    from .terminal import answer, progress_bars, remark
 
     _require_words(trigger, class_word)
     asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
@@ -94,7 +94,7 @@ def adapt(
 
 def _require_words(trigger: str, class_word: str) -> None:
     from ..errors import InvalidOptions
-    from ..references.captions import word_findings
+    from ..photos.captions import word_findings
 
     if wrong := word_findings(trigger, class_word):
         raise InvalidOptions(f"These words cannot call a subject: {'; '.join(wrong)}.")

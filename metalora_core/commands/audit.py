@@ -25,7 +25,7 @@ def audit(
     """List what was permitted, learned, saved and exported, and check that no entry was changed or left out."""
     from ..errors import UnreadableFile
     from ..provenance.audit_log import AuditLog
-    from ..terminal import answer
+    from .terminal import answer
 
     if not log.is_file():
         raise UnreadableFile(f"There is no audit log at {log}. The nodes write it into models/metalora_identities.")

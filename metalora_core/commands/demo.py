@@ -34,10 +34,10 @@ def demo(
     from ..demo.report import demo_fields, demo_figure, demo_table
     from ..demo.run import DemoOptions, compare, tuned_options
     from ..errors import InvalidOptions
-    from ..pictures import save_picture
+    from ..photos.pictures import save_picture
     from ..pocket import load_pocket_prior
-    from ..terminal import answer, progress_bars
-    from .base_model import POCKET, load_base_model, load_prior_for, require_output
+    from .loading import POCKET, load_base_model, load_prior_for, require_output
+    from .terminal import answer, progress_bars
 
     if photos and not class_word:
         raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
@@ -61,8 +61,8 @@ def _subjects(
 ) -> list[DemoSubject]:
     from ..demo.subjects import own_subject, pocket_subject
     from ..pocket import load_readers
-    from ..pocket.factors import DOMAINS, Domain
-    from ..terminal import remark
+    from ..pocket.world.factors import DOMAINS, Domain
+    from .terminal import remark
 
     readers = load_readers()
     if photos:

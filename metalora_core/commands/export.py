@@ -24,8 +24,8 @@ def export(
     """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
     from ..files.export import export_lora
     from ..files.identity import load_identity
-    from ..terminal import answer
-    from .base_model import load_base_model, load_prior_for, require_output
+    from .loading import load_base_model, load_prior_for, require_output
+    from .terminal import answer
 
     require_output(output, ".safetensors", identity, prior, model)
     learned = load_identity(identity)

@@ -14,8 +14,8 @@ from . import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..host import Host
     from ..inject import Injection
+    from ..model.host import Host
 
 
 def generate(
@@ -49,9 +49,9 @@ def generate(
 
     from ..errors import InvalidOptions
     from ..files.atomic import require_writable
-    from ..generation import Request, generate_pictures, save_pictures
-    from ..terminal import answer
-    from .base_model import POCKET, load_base_model, picture_size_px
+    from ..model.generation import Request, generate_pictures, save_pictures
+    from .loading import POCKET, load_base_model, picture_size_px
+    from .terminal import answer
 
     usual_guidance = 2.0 if model == POCKET else 1.0
     request = Request(
@@ -82,7 +82,7 @@ def generate(
 
 def _check_folder(output: Path) -> None:
     from ..errors import InvalidOptions
-    from ..images import PHOTO_SUFFIXES
+    from ..photos.images import PHOTO_SUFFIXES
 
     if output.suffix.lower() in PHOTO_SUFFIXES:
         raise InvalidOptions(f"{output} is the name of a picture; --output takes the folder that pictures go to.")
@@ -96,8 +96,8 @@ def _applied(
     from ..files.identity import chain_factors, load_identity
     from ..files.prior import targets_of_prior
     from ..inject import Injection
-    from ..terminal import remark
-    from .base_model import load_prior_for
+    from .loading import load_prior_for
+    from .terminal import remark
 
     learned = load_identity(Path(identity))
     words = learned.metadata

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .base_model import POCKET
+from .loading import POCKET
 
 if TYPE_CHECKING:
     from ..evaluation.explain import Explanation
@@ -30,9 +30,9 @@ def inspect(
     json: options.Json = False,
 ) -> None:
     """Say what each file is, how it was made and its size."""
-    from ..inspection import describe_file
-    from ..terminal import answer
-    from .base_model import require_output
+    from ..files.inspection import describe_file
+    from .loading import require_output
+    from .terminal import answer
 
     if picture:
         require_output(Path(picture), ".png", *files)
@@ -50,7 +50,7 @@ def inspect(
 def _explain(path: Path, prior: str, model: str, device: str, dtype: str, pipeline_config: str) -> Explanation:
     from ..evaluation.explain import explain_identity
     from ..files.identity import load_identity
-    from .base_model import load_base_model, load_prior_for
+    from .loading import load_base_model, load_prior_for
 
     identity = load_identity(path)
     own = load_prior_for(prior, model, identity.metadata.class_word)

@@ -40,9 +40,9 @@ def meta_train(
     from ..files.prior import load_prior, save_prior
     from ..meta_training import MetaTrainingOptions
     from ..meta_training import meta_train as learn
-    from ..subject_folders import FolderSubjects
-    from ..terminal import answer, progress_bars
-    from .base_model import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
+    from ..photos.subject_folders import FolderSubjects
+    from .loading import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
+    from .terminal import answer, progress_bars
 
     chosen = MetaTrainingOptions(
         steps=steps,

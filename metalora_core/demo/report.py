@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..pictures import to_pictures
-from ..terminal import table
+from ..commands.terminal import table
+from ..photos.pictures import to_pictures
 from .figure import Column, Panel, draw_figure
 from .run import MethodResult
 from .subjects import DemoSubject

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from ..adaptation import AdaptationOptions, adapt
-from ..baselines import PlainLoRAOptions, applied_plain_lora, train_plain_lora
-from ..evaluation.methods import META_WARM, PLAIN
+from ..evaluation.methods.peft_lora import PlainLoRAOptions, applied_plain_lora, train_plain_lora
+from ..evaluation.methods.registry import META_WARM, PLAIN
 from ..evaluation.tuning import rate_for_steps
 from ..files.identity import chain_factors, save_identity
 from ..files.prior import targets_of_prior
-from ..generation import Request, generate_pictures
 from ..inject import Injection
+from ..model.generation import Request, generate_pictures
 from .subjects import DemoSubject
 
 if TYPE_CHECKING:
+    from ..commands.terminal import StepProgress
     from ..files.prior import Prior
-    from ..host import Host
-    from ..terminal import StepProgress
+    from ..model.host import Host
 
 Progress = Callable[[str], Callable[["StepProgress"], None]]
 

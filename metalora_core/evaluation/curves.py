@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .conditions import CLEAN
 from .rows import Row
-from .scores import combined_error
+from .subjects.scores import combined_error
 
 __all__ = ["RESAMPLES", "Curve", "Numbers", "Resampled", "curves_of", "interval", "resample_weights"]
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..chain import ChainFactors
+from ..commands.terminal import table
 from ..errors import MissingDependency
 from ..files.identity import Identity, chain_factors
 from ..files.prior import Prior, targets_of_prior
-from ..host import Host, repeat_conditioning
 from ..inject import Injection
-from ..layers import ChainFactors
-from ..schedule import step_generator
-from ..terminal import table
+from ..model.host import Host, repeat_conditioning
+from ..training.schedule import step_generator
 
 __all__ = ["Explanation", "block_of", "explain_identity", "explanation_png", "layer_shares"]
 

@@ -10,10 +10,10 @@ from itertools import product
 from typing import Any, Literal
 
 from ..errors import InvalidOptions
-from ..pocket.factors import DOMAINS, SPLIT_BASE, Split
+from ..pocket.world.factors import DOMAINS, SPLIT_BASE, Split
 from .conditions import CLEAN, CONDITIONS
-from .methods import BASE, CORE, META_OUTSIDE, META_WARM, PLAIN, method_named, trained_methods
-from .subjects import MOST_PHOTOS, first_index
+from .methods.registry import BASE, CORE, META_OUTSIDE, META_WARM, PLAIN, method_named, trained_methods
+from .subjects.pocket import MOST_PHOTOS, first_index
 
 __all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
 

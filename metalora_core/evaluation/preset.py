@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..training.step_preset import PRESET_FILE
 from .curves import Curve, Numbers, curves_of
-from .methods import META_WARM
+from .methods.registry import META_WARM
 from .plan import BenchPlan, Group
 from .rows import Row
-from .scores import as_good, combined_error
-from .step_preset import PRESET_FILE
+from .subjects.scores import as_good, combined_error
 
 __all__ = ["preset_plan", "save_preset"]
 

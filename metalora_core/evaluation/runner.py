@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidOptions, UnreadableFile
 from .plan import BenchPlan, Unit
 from .rows import Row, append_rows, read_rows
-from .worlds import Bench, LearnedSubject, World
+from .subjects.world import Bench, LearnedSubject, World
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..files.prior import Prior
-    from ..host import Host
+    from ..model.host import Host
 
 
 __all__ = ["Bench", "missing_units", "model_digest", "pocket_bench", "run_plan", "run_unit"]
@@ -29,7 +29,7 @@ def pocket_bench() -> Bench:
     import torch
 
     from ..pocket import load_pocket_host, load_pocket_prior, load_readers
-    from ..pocket.factors import DOMAINS
+    from ..pocket.world.factors import DOMAINS
 
     torch.set_num_threads(1)
     return Bench(load_pocket_host(), {domain: load_pocket_prior(domain) for domain in DOMAINS}, load_readers())
@@ -38,8 +38,8 @@ def pocket_bench() -> Bench:
 def run_unit(bench: World, plan: BenchPlan, unit: Unit) -> list[Row]:
     """Learn the subjects of a unit, draw and score them at each of its steps."""
     from .conditions import CONDITIONS
-    from .methods import CORE, method_named
-    from .train_lora import drawn_by_comfyui
+    from .core_lora import drawn_by_comfyui
+    from .methods.registry import CORE, method_named
 
     subjects = bench.subjects(plan, unit.domain, unit.subjects, unit.condition)
     prior = _prior(bench, unit.domain, method_named(unit.method).other_prior)
@@ -68,9 +68,9 @@ def _drawn_by_us(
     host: Host, prior: Prior, plan: BenchPlan, unit: Unit, subjects: Sequence[LearnedSubject], seeds: Sequence[int]
 ) -> Iterator[tuple[int, Sequence[float], Tensor]]:
     """Step, seconds of each subject and pictures (subjects, prompts, 3, H, W), for every step of the unit."""
-    from ..adaptation_options import AdaptationOptions
-    from .cohort import draw_pictures, train_cohort
-    from .methods import chain_of
+    from ..training.adaptation_options import AdaptationOptions
+    from .methods.cohort import draw_pictures, train_cohort
+    from .methods.registry import chain_of
 
     start = chain_of(unit.method, host, prior, plan.training_seed)
     rate = unit.rate or (plan.rate_of(unit.method, unit.photos, unit.domain) if max(unit.steps) else 0.0)

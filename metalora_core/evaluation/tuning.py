@@ -19,10 +19,10 @@ import numpy as np
 from ..errors import InvalidOptions, UnreadableFile
 from .conditions import CLEAN
 from .curves import curves_of
-from .methods import method_named, trained_methods
+from .methods.registry import method_named, trained_methods
 from .plan import BenchPlan, Group, trial_label
 from .rows import Row
-from .scores import as_good
+from .subjects.scores import as_good
 
 __all__ = [
     "RATES_FILE",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
-from ..targets import Target
+from ..model.targets import Target
 from .atomic import atomic_write, safetensors_chunks, sha256_of
 from .identity import Identity, chain_factors
 from .prior import Prior

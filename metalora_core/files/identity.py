@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
+from ..chain import ChainFactors
 from ..errors import IncompatibleBaseModel, TrainingDiverged, UnreadableFile
-from ..layers import ChainFactors
 from .atomic import atomic_write, read_safetensors, safetensors_chunks
 from .metadata import FileMetadata, parse_record, summarise
 from .prior import Prior, prior_sha256, require_rank

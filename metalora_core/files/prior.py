@@ -12,8 +12,8 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, RankMismatch, UnreadableFile
+from ..model.targets import Target
 from ..references.domain import EXTRACTOR, MINIMUM_COUNT, FeatureStatistics, statistics_of
-from ..targets import Target
 from .atomic import atomic_write, read_safetensors, safetensors_chunks, sha256_of
 from .metadata import FileMetadata, parse_record, summarise
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
-from ..host import Conditioning
+from ..model.host import Conditioning
 
 FAMILIES = {"FluxTransformer2DModel": "flux", "SD3Transformer2DModel": "sd3", "UNet2DConditionModel": "unet"}
 

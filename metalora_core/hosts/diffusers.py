@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
-from ..fast_pass import compiled_pass, fast_pass
-from ..host import Conditioning
-from ..objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
-from ..targets import Target
-from ..weights_digest import weights_digest
+from ..model.compiled_pass import compiled_pass, fast_pass
+from ..model.host import Conditioning
+from ..model.objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
+from ..model.targets import Target
+from ..model.weights_digest import weights_digest
 from .block_store import BlockPlace, BlockStore
 from .denoisers import DENOISERS, Denoiser, base_of, family_of, remembered_rotations
 from .latents import LatentSpace, require_multiple
@@ -26,7 +26,7 @@ TextEncoder = Callable[[list[str]], Conditioning]
 
 
 class DiffusersHost:
-    """A denoiser of diffusers with its autoencoder and text encoder; see `metalora_core.host.Host`.
+    """A denoiser of diffusers with its autoencoder and text encoder; see `metalora_core.model.host.Host`.
 
     Args:
         model: FluxTransformer2DModel, SD3Transformer2DModel or UNet2DConditionModel.

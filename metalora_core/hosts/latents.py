@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.bounded import read_safetensors
-from .library import diffusers_class
+from .diffusers_door import diffusers_class
 
 LATENT_FORMATS: dict[str, tuple[float, float]] = {
     "flux": (0.3611, 0.1159),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import UnreadableFile
-from ..objective import Objective
+from ..model.objective import Objective
 from .block_store import BlockPlace, move_to
 from .denoisers import base_of, family_of
 from .diffusers import DiffusersHost, TextEncoder

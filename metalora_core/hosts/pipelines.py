@@ -12,9 +12,9 @@ import torch
 
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.bounded import read_keys
-from ..host import Conditioning
-from ..objective import EpsObjective, FlowObjective, Objective, VObjective
-from .library import diffusers_class
+from ..model.host import Conditioning
+from ..model.objective import EpsObjective, FlowObjective, Objective, VObjective
+from .diffusers_door import diffusers_class
 from .single_file import PREFIXES
 
 _PIPELINES = {

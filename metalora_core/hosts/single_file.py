@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import UnreadableFile
 from ..files.bounded import read_keys
 from .denoisers import FAMILIES
-from .library import diffusers_class
+from .diffusers_door import diffusers_class
 from .target_map import KeyMap, key_map
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel
-from ..targets import Part, Target
-from .unet_names import unet_keys
+from ..model.targets import Part, Target
+from .unet import unet_keys
 
 # The Flux converter cuts the single blocks' fused layer at FLUX.1's own width, 3 · 3072 + 4 · 3072 rows. Every numbered
 # tensor gets so many rows; positions are fractions of it, which hold at any width.

@@ -25,7 +25,7 @@ def make_autoencoder(widths: tuple[int, ...] = (STORED_WIDTH,) * 4) -> Any:
     Args:
         widths: Channels at full, half, quarter and eighth resolution.
     """
-    from ..hosts.library import diffusers_class
+    from ..hosts.diffusers_door import diffusers_class
 
     model: Any = diffusers_class("AutoencoderTiny")(
         latent_channels=LATENT_CHANNELS, scaling_factor=1.0, shift_factor=0.0

@@ -13,7 +13,7 @@ from ..errors import UnreadableFile
 from ..files.atomic import atomic_save_safetensors
 from ..files.bounded import read_safetensors
 from ..files.metadata import FileMetadata, parse_record
-from .factors import DOMAINS, Domain
+from .world.factors import DOMAINS, Domain
 
 if TYPE_CHECKING:
     from ..files.prior import Prior
@@ -101,8 +101,8 @@ def load_autoencoder() -> Any:
 def load_pocket_host() -> DiffusersHost:
     """The pocket model as a host: diffusers' Flux, the slim autoencoder, the word encoder."""
     from ..hosts.diffusers import DiffusersHost
-    from ..objective import FlowObjective
-    from .base_model import make_base_model
+    from ..model.objective import FlowObjective
+    from .flux import make_base_model
 
     model: nn.Module = _load_into(make_base_model(), BASE_FILE)
     return DiffusersHost(model, load_autoencoder(), load_text_encoder().encode, FlowObjective())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .factors import FACTORS, Domain, Subject, identity_error, slices, vector_size
-from .scenes import SCENE_GROUPS, Scene, scene_truth
-from .world import render
+from .world.factors import FACTORS, Domain, Subject, identity_error, slices, vector_size
+from .world.render import render
+from .world.scenes import SCENE_GROUPS, Scene, scene_truth
 
 
 def _convolution(channels: int, out: int, size: int, stride: int = 1) -> list[nn.Module]:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .factors import PRODUCT_KINDS
-from .looks import LOOK_WORDS
-from .scenes import BACKGROUNDS, EXPRESSIONS
+from .world.factors import PRODUCT_KINDS
+from .world.looks import LOOK_WORDS
+from .world.scenes import BACKGROUNDS, EXPRESSIONS
 
 TOKENS = 26
 CONTEXT_WIDTH = 64

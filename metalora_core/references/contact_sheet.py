@@ -16,7 +16,7 @@ from .sheet_drawing import Brush, wrap
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .guidance import ReferencePhoto, ReferenceReport
+    from .report import ReferencePhoto, ReferenceReport
 
 PAPER, CARD, INK, GREY, LINE = "#f3f1ec", "#ffffff", "#22252a", "#6b7078", "#dedad2"
 COLOURS = {None: "#2f7d55", Severity.INFO: "#3b6ea8", Severity.WARNING: "#b86e00", Severity.BLOCKING: "#b3312c"}

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ..errors import InvalidOptions, UnreadableFile, UnusableReferences
-from .picture import gradient, luma, opponent_colours
+from .pixels import gradient, luma, opponent_colours
 
 EXTRACTOR = "picture-statistics-1"
 """Name of the features below; a prior remembers it, and the number rises when a feature changes."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .picture import connected_to_border, luma, shrink
+from .pixels import connected_to_border, luma, shrink
 
 ANALYSIS_SIDE_PX = 128
 """Shorter side of the picture that is judged; single glints and noise average out, burnt-out areas stay."""

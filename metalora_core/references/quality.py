@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .exposure import Exposure, measure_exposure
 from .findings import Finding, Severity
-from .picture import luma, shrink
+from .pixels import luma, shrink
 from .sharpness import Sharpness, measure_sharpness
-from .subject import SubjectEstimate, estimate_subject
+from .subject_box import SubjectEstimate, estimate_subject
 
 
 @dataclass(frozen=True)

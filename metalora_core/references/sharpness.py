@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .picture import blur, gradient
+from .pixels import blur, gradient
 
 DENOISE_PX = 0.6
 """A first slight blur, so that single noisy pixels do not pass for edges; it is taken off the result again."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .picture import luma
+from .pixels import luma
 
 HASH_SIDE_PX = 32
 HASH_FREQUENCIES = 8

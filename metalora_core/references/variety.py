@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .picture import gradient, luma, opponent_colours
+from .pixels import gradient, luma, opponent_colours
 
 SIDE_PX = 64
 """Photos are compared at this size: shapes and shades, no texture."""

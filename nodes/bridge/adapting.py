@@ -11,22 +11,22 @@ import torch
 
 from ...metalora_core import __version__
 from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt
-from ...metalora_core.adaptation_options import chosen_flip
 from ...metalora_core.errors import TrainingCancelled
-from ...metalora_core.evaluation.step_preset import step_preset
 from ...metalora_core.files.identity import Identity, last_good_saved, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.plain_text import plain_line
-from ..audit import note_identity
-from ..learned import LearnedIdentity
-from ..photos import References
-from .comfy_host import ComfyHost
+from ...metalora_core.training.adaptation_options import chosen_flip
+from ...metalora_core.training.step_preset import step_preset
+from .audit import note_identity
 from .folders import ADAPTED, IDENTITIES, new_file, shown
-from .layers import compile_wrappers, targets_of
+from .host.comfy_host import ComfyHost
+from .host.digests import model_digest, part_digest
+from .host.memory import wants_checkpointing
+from .host.targets import compile_wrappers, targets_of
+from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
-from .memory import wants_checkpointing
+from .photos import References
 from .progress import cancelled, interruption, show_progress
-from .weights_digest import model_digest, part_digest
 
 PREVIEWS = 4
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...metalora_core.errors import InvalidOptions
-from .pictures import to_image
+from .image_tensors import to_image
 
 Embedder = Callable[[Tensor], Tensor]
 """Pictures (B, 3, H, W) in 0..1 to vectors (B, features) of unit length."""

@@ -12,8 +12,8 @@ import torch
 from ...metalora_core.errors import InvalidOptions
 from ...metalora_core.files.export import export_lora
 from ...metalora_core.files.prior import Prior
-from ...metalora_core.targets import Target
-from ..learned import LearnedIdentity
+from ...metalora_core.model.targets import Target
+from .learned import LearnedIdentity
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...metalora_core.chain import ChainFactors
 from ...metalora_core.errors import IncompatibleBaseModel
-from ...metalora_core.layers import ChainFactors
-from .layers import describe, targets_of
+from .host.targets import describe, targets_of
 
 
 def require_fit(model: Any, factors: Mapping[str, ChainFactors], what: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...metalora_core.layers import ChainFactors
-from .layers import PREFIX
+from ...metalora_core.chain import ChainFactors
+from .host.targets import PREFIX
 
 
 def lora_tensors(factors: Mapping[str, ChainFactors]) -> dict[str, Tensor]:

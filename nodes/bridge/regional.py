@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...metalora_core.layers import ChainFactors
-from .apply import Window
+from ...metalora_core.chain import ChainFactors
 from .fit import require_fit
 from .lora_tensors import lora_tensors
+from .patching import Window
 
 
 def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window: Window, what: str) -> Any:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from metalora_core.evaluation.runner import Bench
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
-from metalora_core.host import Conditioning
 from metalora_core.hosts.diffusers import DiffusersHost
-from metalora_core.pocket.factors import DOMAINS
+from metalora_core.model.host import Conditioning
+from metalora_core.model.targets import fingerprint
 from metalora_core.pocket.readers import FactorReader, Readers
-from metalora_core.targets import fingerprint
+from metalora_core.pocket.world.factors import DOMAINS
 
 
 class StandInHost(DiffusersHost):

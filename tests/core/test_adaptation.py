@@ -23,8 +23,8 @@ from metalora_core.files.identity import Identity, chain_factors, last_good_save
 from metalora_core.files.prior import Prior
 from metalora_core.inject import Injection
 from metalora_core.meta_training import MetaTrainingOptions, meta_train
-from metalora_core.objective import EpsObjective, VObjective, scaled_linear_alphas
-from metalora_core.optimizers import make_optimizer
+from metalora_core.model.objective import EpsObjective, VObjective, scaled_linear_alphas
+from metalora_core.training.optimizers import make_optimizer
 
 OPTIONS = AdaptationOptions(
     steps=30, read_every=5, checkpoint_every=10, mid_learning_rate=1e-2, up_learning_rate=1e-2, seed=3

@@ -10,9 +10,9 @@ import pytest
 import torch
 from core.disk_limits import file_size_limit
 
-from metalora_core.bank import IdentityBank, SlotRates
 from metalora_core.errors import InvalidOptions
 from metalora_core.files.atomic import UnwritableFile
+from metalora_core.training.bank import IdentityBank, SlotRates
 
 RATES = SlotRates(mid=0.1, up=0.01, decay=0.2)
 

@@ -16,7 +16,7 @@ from metalora_core.adaptation import AdaptationOptions, AdaptationResult, Traini
 from metalora_core.errors import InvalidOptions
 from metalora_core.hosts.block_store import BlockPlace, BlockStore, repeated_blocks
 from metalora_core.hosts.diffusers import DiffusersHost
-from metalora_core.step_plan import StepPlan
+from metalora_core.training.retries import StepPlan
 
 CPU = torch.device("cpu")
 

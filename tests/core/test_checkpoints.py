@@ -20,7 +20,7 @@ from metalora_core.files.atomic import UnwritableFile
 from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metalora_core.files.prior import Prior
 from metalora_core.meta_training import MetaTrainingOptions, meta_train
-from metalora_core.weights_digest import weights_digest
+from metalora_core.model.weights_digest import weights_digest
 
 META = MetaTrainingOptions(steps=2, subjects_per_batch=3, r_meta=6, r_mid=2, checkpoint_every=1)
 

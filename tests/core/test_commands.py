@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 import torch
 
-from metalora_core import cli
-from metalora_core.commands.base_model import POCKET, picture_size_px
+from metalora_core.commands import cli
+from metalora_core.commands.loading import POCKET, picture_size_px
 from metalora_core.errors import UnusableReferences
 from metalora_core.files.identity import load_identity
 from metalora_core.files.prior import load_prior, save_prior
-from metalora_core.images import load_photo
-from metalora_core.pictures import save_picture, to_pictures
+from metalora_core.photos.images import load_photo
+from metalora_core.photos.pictures import save_picture, to_pictures
+from metalora_core.photos.reading import caption_for, load_training_set, split_training_set
+from metalora_core.photos.subject_folders import FolderSubjects, subject_folders
 from metalora_core.pocket import load_pocket_host, load_pocket_prior
-from metalora_core.pocket.factors import draw_subject
-from metalora_core.pocket.scenes import draw_scenes
-from metalora_core.pocket.world import render
+from metalora_core.pocket.world.factors import draw_subject
+from metalora_core.pocket.world.render import render
+from metalora_core.pocket.world.scenes import draw_scenes
 from metalora_core.provenance.audit_log import AuditLog
 from metalora_core.references.domain import DomainVerdict, domain_distance
-from metalora_core.subject_folders import FolderSubjects, subject_folders
-from metalora_core.training_photos import caption_for, load_training_set, split_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from metalora_core import cli
+from metalora_core.commands import cli
 from metalora_core.demo.figure import Column, Panel, draw_figure
 from metalora_core.demo.subjects import TRIGGER, other_scenes, pocket_subject
-from metalora_core.images import load_photo
-from metalora_core.pictures import save_picture, to_pictures
+from metalora_core.photos.images import load_photo
+from metalora_core.photos.pictures import save_picture, to_pictures
 from metalora_core.pocket import load_readers
-from metalora_core.pocket.factors import DOMAINS, Domain
-from metalora_core.pocket.scenes import draw_scenes
+from metalora_core.pocket.world.factors import DOMAINS, Domain
+from metalora_core.pocket.world.scenes import draw_scenes
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

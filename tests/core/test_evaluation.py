@@ -14,20 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import InvalidOptions, UnreadableFile
-from metalora_core.evaluation import subjects
 from metalora_core.evaluation.curves import curves_of, resample_weights
-from metalora_core.evaluation.methods import BASE, CORE, META_OUTSIDE, META_WARM, METHODS, PLAIN, trained_methods
+from metalora_core.evaluation.methods.registry import (
+    BASE,
+    CORE,
+    META_OUTSIDE,
+    META_WARM,
+    METHODS,
+    PLAIN,
+    trained_methods,
+)
 from metalora_core.evaluation.plan import FULL, QUICK, BenchPlan, Group
+from metalora_core.evaluation.report.summary import BAR, summarise
+from metalora_core.evaluation.report.tables import best_points
 from metalora_core.evaluation.rows import Row, append_rows, read_rows
 from metalora_core.evaluation.runner import missing_units, run_plan, run_unit
-from metalora_core.evaluation.scores import combined_error, copying, diversity
-from metalora_core.evaluation.subjects import chosen_scenes, first_index, pocket_subject
-from metalora_core.evaluation.summary import BAR, summarise
-from metalora_core.evaluation.tables import best_points
+from metalora_core.evaluation.subjects import pocket as subjects
+from metalora_core.evaluation.subjects.pocket import chosen_scenes, first_index, pocket_subject
+from metalora_core.evaluation.subjects.scores import combined_error, copying, diversity
 from metalora_core.evaluation.tuning import candidate_rates
-from metalora_core.pocket.factors import DOMAINS, SPLIT_BASE, Domain, Subject, draw_subject
 from metalora_core.pocket.readers import FactorReader
-from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
+from metalora_core.pocket.world.factors import DOMAINS, SPLIT_BASE, Domain, Subject, draw_subject
+from metalora_core.pocket.world.scenes import Scene, draw_scenes, scene_truth
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import torch
 from core.toy_host import ToyHost
 
 from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
-from metalora_core.baselines import PlainLoRAOptions, train_plain_lora
-from metalora_core.evaluation.chains import ChainStart
-from metalora_core.evaluation.cohort import draw_pictures, train_cohort
-from metalora_core.evaluation.methods import CORE, METHODS, PLAIN, RANK, chain_of
+from metalora_core.chain import ChainFactors
+from metalora_core.evaluation.methods.cohort import draw_pictures, train_cohort
+from metalora_core.evaluation.methods.part_chains import ChainStart
+from metalora_core.evaluation.methods.peft_lora import PlainLoRAOptions, train_plain_lora
+from metalora_core.evaluation.methods.registry import CORE, METHODS, PLAIN, RANK, chain_of
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, targets_of_prior
-from metalora_core.host import Host
 from metalora_core.inject import Injection
-from metalora_core.layers import ChainFactors
-from metalora_core.targets import fingerprint
+from metalora_core.model.host import Host
+from metalora_core.model.targets import fingerprint
 
 RATE = 3e-3
 OPTIONS = AdaptationOptions(

@@ -12,18 +12,23 @@ import torch
 from core.bench_stand_in import stand_in_bench
 from core.test_evaluation import made_up_rows, plan
 
-from metalora_core.adaptation_options import AdaptationOptions
 from metalora_core.errors import UnreadableFile
-from metalora_core.evaluation.costs import cost_table, kept_tensors
-from metalora_core.evaluation.gallery import Strip
-from metalora_core.evaluation.methods import BASE, CORE, META_WARM, METHODS, PLAIN, chain_of, trained_methods
+from metalora_core.evaluation.methods.registry import BASE, CORE, META_WARM, METHODS, PLAIN, chain_of, trained_methods
 from metalora_core.evaluation.preset import preset_plan, save_preset
-from metalora_core.evaluation.report import json_fields, write_report
+from metalora_core.evaluation.report.costs import cost_table, kept_tensors
+from metalora_core.evaluation.report.gallery import Strip
+from metalora_core.evaluation.report.html import json_fields, write_report
+from metalora_core.evaluation.report.summary import summarise
+from metalora_core.evaluation.report.tables import (
+    bar_table,
+    best_points,
+    best_table,
+    cut_table,
+    repeat_table,
+    target_table,
+)
 from metalora_core.evaluation.rows import Row
 from metalora_core.evaluation.runner import model_digest
-from metalora_core.evaluation.step_preset import step_preset
-from metalora_core.evaluation.summary import summarise
-from metalora_core.evaluation.tables import bar_table, best_points, best_table, cut_table, repeat_table, target_table
 from metalora_core.evaluation.tuning import (
     RATES_FILE,
     Trial,
@@ -38,6 +43,8 @@ from metalora_core.evaluation.tuning import (
     tuning_plan,
 )
 from metalora_core.pocket import load_pocket_prior
+from metalora_core.training.adaptation_options import AdaptationOptions
+from metalora_core.training.step_preset import step_preset
 
 
 def with_photos(rows: list[Row]) -> list[Row]:

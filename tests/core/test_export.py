@@ -17,7 +17,7 @@ from metalora_core.files.identity import Identity, IdentityLayer, IdentityMetada
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, prior_sha256
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.inject import Injection
-from metalora_core.targets import ATTENTION_AND_MLP, choose_targets
+from metalora_core.model.targets import ATTENTION_AND_MLP, choose_targets
 
 # SD1.5 and SDXL also get convolutions: what users of a UNet LoRA call LoCon.
 EXTRA = {"sd15": ("*.in_layers.2", "*.skip_connection"), "sdxl": ("*.emb_layers.1", "*.0.op")}

@@ -11,12 +11,12 @@ from core.bench_stand_in import stand_in_host, stand_in_prior
 from torch import Tensor
 
 from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
-from metalora_core.fast_pass import compiled_pass, fast_pass
-from metalora_core.host import Conditioning
 from metalora_core.hosts import diffusers as hosts
 from metalora_core.hosts.denoisers import pack, unpack
 from metalora_core.hosts.diffusers import DiffusersHost
-from metalora_core.pocket.base_model import make_base_model
+from metalora_core.model.compiled_pass import compiled_pass, fast_pass
+from metalora_core.model.host import Conditioning
+from metalora_core.pocket.flux import make_base_model
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("g++", "c++", "clang++")),

@@ -36,8 +36,8 @@ from metalora_core.files.prior import (
     save_prior,
     targets_of_prior,
 )
+from metalora_core.model.targets import Part, Target
 from metalora_core.references.domain import feature_statistics
-from metalora_core.targets import Part, Target
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda s: s != "__metadata__")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from metalora_core.chain import SlotLayout
 from metalora_core.frozen_chain import add_rows, keeps_input, middle_of
 from metalora_core.functional import chain_add
-from metalora_core.layers import SlotLayout
-from metalora_core.trained_vector import TrainedVector
+from metalora_core.training.trained_vector import TrainedVector
 
 
 def leaves(r_meta: int, inputs: int, dtype=torch.float64) -> tuple[Tensor, ...]:

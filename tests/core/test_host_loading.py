@@ -11,7 +11,7 @@ import torch
 from core.test_hosts import latents_for, timesteps_for, to_original_names
 from core.tiny_models import MODELS, conditioning_for, tiny_autoencoder, tiny_flux, tiny_unet
 
-from metalora_core.commands.base_model import load_base_model
+from metalora_core.commands.loading import load_base_model
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.files.atomic import atomic_save_safetensors
 from metalora_core.hosts.block_store import BlockPlace
@@ -19,7 +19,7 @@ from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.hosts.load import load_diffusers_host
 from metalora_core.hosts.pipelines import objective_of
 from metalora_core.hosts.single_file import load_denoiser
-from metalora_core.objective import EpsObjective, FlowObjective, VObjective
+from metalora_core.model.objective import EpsObjective, FlowObjective, VObjective
 
 FP8 = torch.float8_e4m3fn
 

@@ -10,14 +10,14 @@ import torch
 from core.tiny_models import MODELS, conditioning_for, tiny_autoencoder, tiny_flux, tiny_sd3, tiny_unet
 from torch import nn
 
+from metalora_core.chain import ChainFactors
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
 from metalora_core.hosts.denoisers import pack, unpack
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.hosts.latents import LATENT_FORMATS, LatentSpace, load_latent_space
 from metalora_core.hosts.target_map import find_targets, key_map
 from metalora_core.inject import Injection
-from metalora_core.layers import ChainFactors
-from metalora_core.targets import ATTENTION_AND_MLP, Target, choose_targets
+from metalora_core.model.targets import ATTENTION_AND_MLP, Target, choose_targets
 
 NAMES = list(MODELS)
 # Their rows leave the converter in another order, so that no whole module computes them.

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST_FILE = 300
+LONGEST_FILE = 400
 LONGEST_FUNCTION = 40
 SOURCES = sorted(
     path for folder in ("metalora_core", "nodes", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
@@ -76,6 +76,6 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
-    script = "import sys, metalora_core.cli; print(sorted({'torch', 'diffusers', 'peft', 'PIL'} & set(sys.modules)))"
+    script = "import sys, metalora_core.commands.cli; print(sorted({'torch', 'diffusers', 'peft', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

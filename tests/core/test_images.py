@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from metalora_core import images
 from metalora_core.errors import UnusableReferences
-from metalora_core.images import Photo, fit, load_photo, load_photos, photo_files
+from metalora_core.photos import images
+from metalora_core.photos.images import Photo, fit, load_photo, load_photos, photo_files
 
 
 def half_red(size: tuple[int, int] = (40, 20), mode: str = "RGB") -> Image.Image:

@@ -10,11 +10,11 @@ from core.tiny_models import tiny_flux
 from core.toy_host import WIDTH, ToyHost
 from torch import Tensor, nn
 
+from metalora_core.chain import ChainFactors
 from metalora_core.errors import IncompatibleBaseModel, RankMismatch
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.inject import Injection
-from metalora_core.layers import ChainFactors
-from metalora_core.targets import Part, Target, choose_targets, default_patterns
+from metalora_core.model.targets import Part, Target, choose_targets, default_patterns
 
 
 def random_factors(targets: tuple[Target, ...], dtype=torch.float32, zero_up=False, batch: tuple[int, ...] = ()):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from metalora_core import cli
+from metalora_core.commands import cli
 from metalora_core.files.atomic import atomic_save_safetensors
 from metalora_core.files.identity import Identity, IdentityLayer, IdentityMetadata, save_identity
+from metalora_core.files.inspection import describe_file
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, save_prior
-from metalora_core.inspection import describe_file
 
 
 def saved_prior(folder: Path) -> Prior:

@@ -10,10 +10,10 @@ import torch
 from core.toy_host import ToyHost, ToySubjects
 from torch import Tensor
 
-from metalora_core.batches import SubjectBatches
 from metalora_core.errors import InvalidOptions, TrainingCancelled, TrainingDiverged
 from metalora_core.files.prior import Prior, load_prior, save_prior
 from metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, meta_train
+from metalora_core.training.batches import SubjectBatches
 
 OPTIONS = MetaTrainingOptions(
     steps=30, subjects_per_batch=3, r_meta=6, r_mid=2, read_every=5, checkpoint_every=10,

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from metalora_core.adaptation_options import PRESETS, AdaptationOptions
-from metalora_core.baselines import PlainLoRAOptions
+from metalora_core.checks import COUNT, SHARE, Range
 from metalora_core.errors import InvalidOptions
-from metalora_core.generation import Request
-from metalora_core.meta_options import MetaTrainingOptions
-from metalora_core.option_ranges import COUNT, SHARE, Range
+from metalora_core.evaluation.methods.peft_lora import PlainLoRAOptions
+from metalora_core.model.generation import Request
+from metalora_core.training.adaptation_options import PRESETS, AdaptationOptions
+from metalora_core.training.meta_options import MetaTrainingOptions
 
 REQUEST = Request(("a mug",), 128)
 SOUND = (AdaptationOptions(), MetaTrainingOptions(), PlainLoRAOptions(), REQUEST, *PRESETS.values())

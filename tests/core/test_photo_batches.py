@@ -8,8 +8,8 @@ import torch
 from core.toy_host import ToyHost
 
 from metalora_core.adaptation import AdaptationOptions, TrainingSet
-from metalora_core.adaptation_batches import PhotoBatches, mirror_caption, with_mirrored
-from metalora_core.adaptation_options import chosen_flip
+from metalora_core.training.adaptation_options import chosen_flip
+from metalora_core.training.photo_batches import PhotoBatches, mirror_caption, with_mirrored
 
 
 def _photos() -> TrainingSet:

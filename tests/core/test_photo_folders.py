@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalora_core.commands.bench_folder import own_rates, prompts_in, require_rates
 from metalora_core.errors import InvalidOptions, UnreadableFile
-from metalora_core.evaluation.embedders import load_embedder
-from metalora_core.evaluation.folder_commands import own_rates, prompts_in, require_rates
-from metalora_core.evaluation.photo_folders import FolderOptions, embedded_scores
+from metalora_core.evaluation.subjects.embedders import load_embedder
+from metalora_core.evaluation.subjects.folders import FolderOptions, embedded_scores
 
 
 def stand_in() -> Any:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from metalora_core.errors import UnreadableFile
-from metalora_core.generation import Request, generate_pictures
 from metalora_core.hosts.latents import load_latent_space
+from metalora_core.model.generation import Request, generate_pictures
 from metalora_core.pocket import load_pocket_host, load_pocket_prior, load_readers
 from metalora_core.pocket.autoencoder import (
     SLIM_WIDTHS,
@@ -21,10 +21,6 @@ from metalora_core.pocket.autoencoder import (
     to_taesd_names,
     widen,
 )
-from metalora_core.pocket.base_photos import TrainingPhotos, channel_gains, face_places
-from metalora_core.pocket.caption_rows import CaptionOptions, CaptionRows
-from metalora_core.pocket.factors import DOMAINS, SPLIT_BASE, draw_subjects, identity_error
-from metalora_core.pocket.latents_cache import patch_map
 from metalora_core.pocket.load import (
     AUTOENCODER_FILE,
     WEIGHTS,
@@ -33,18 +29,17 @@ from metalora_core.pocket.load import (
     load_part,
     save_part,
 )
-from metalora_core.pocket.patch_start import start_from_patches
+from metalora_core.pocket.making.base_photos import TrainingPhotos, channel_gains, face_places
+from metalora_core.pocket.making.caption_rows import CaptionOptions, CaptionRows
+from metalora_core.pocket.making.latents_cache import patch_map
+from metalora_core.pocket.making.patch_start import start_from_patches
+from metalora_core.pocket.making.train_base import BaseOptions, noise_levels, place_weights, train_base
+from metalora_core.pocket.making.train_prior import shipped_stages
 from metalora_core.pocket.readers import error_floor, prompt_error
-from metalora_core.pocket.scenes import SCENE_GROUPS, Scene, draw_scenes, scene_truth
 from metalora_core.pocket.text import PAD, SPARE_FIRST, token_of
-from metalora_core.pocket.train_base import (
-    BaseOptions,
-    noise_levels,
-    place_weights,
-    train_base,
-)
-from metalora_core.pocket.train_prior import shipped_stages
-from metalora_core.pocket.world import render
+from metalora_core.pocket.world.factors import DOMAINS, SPLIT_BASE, draw_subjects, identity_error
+from metalora_core.pocket.world.render import render
+from metalora_core.pocket.world.scenes import SCENE_GROUPS, Scene, draw_scenes, scene_truth
 
 MEGABYTE = 2**20
 

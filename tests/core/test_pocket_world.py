@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from metalora_core.errors import InvalidOptions
-from metalora_core.pocket.dataset import PhotoPlan, rendered_photos
-from metalora_core.pocket.factors import (
+from metalora_core.pocket.making.dataset import PhotoPlan, rendered_photos
+from metalora_core.pocket.text import SPARE_FIRST, TOKENS, VOCABULARY, tokenize, words_of
+from metalora_core.pocket.world.factors import (
     DOMAINS,
     FACTORS,
     draw_subject,
@@ -16,10 +17,9 @@ from metalora_core.pocket.factors import (
     slices,
     vector_size,
 )
-from metalora_core.pocket.looks import looks
-from metalora_core.pocket.scenes import Scene, draw_scenes, scene_truth
-from metalora_core.pocket.text import SPARE_FIRST, TOKENS, VOCABULARY, tokenize, words_of
-from metalora_core.pocket.world import render
+from metalora_core.pocket.world.looks import looks
+from metalora_core.pocket.world.render import render
+from metalora_core.pocket.world.scenes import Scene, draw_scenes, scene_truth
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -16,8 +16,8 @@ from metalora_core.references.domain import (
     picture_features,
     verdict_on_set,
 )
-from metalora_core.references.guidance import assess_references
 from metalora_core.references.quality import QualityThresholds
+from metalora_core.references.report import assess_references
 
 
 def balls(count: int, first: int) -> Tensor:

@@ -10,12 +10,12 @@ from torch.nn.functional import interpolate
 
 from metalora_core.errors import UnusableReferences
 from metalora_core.references.findings import TITLES, Severity
-from metalora_core.references.guidance import assess_references
-from metalora_core.references.picture import blur, luma, shrink
+from metalora_core.references.pixels import blur, luma, shrink
 from metalora_core.references.quality import QualityThresholds, measure_photo
+from metalora_core.references.report import assess_references
 from metalora_core.references.sharpness import measure_sharpness
 from metalora_core.references.similarity import fingerprint_picture, near_duplicates
-from metalora_core.references.subject import estimate_subject
+from metalora_core.references.subject_box import estimate_subject
 
 LIMITS = QualityThresholds(training_side_px=SIDE_PX)
 

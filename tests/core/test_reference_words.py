@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import InvalidOptions
+from metalora_core.photos.captions import build_captions, class_caption
 from metalora_core.plain_text import plain_line
-from metalora_core.references.captions import build_captions, class_caption
 from metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
-from metalora_core.references.guidance import assess_references
 from metalora_core.references.quality import QualityThresholds
+from metalora_core.references.report import assess_references
 from metalora_core.references.sheet_drawing import text_width, wrap
 
 LIMITS = QualityThresholds(training_side_px=192)

@@ -8,9 +8,9 @@ from core.toy_host import ToyHost
 from torch import Tensor
 
 from metalora_core.errors import InvalidOptions
-from metalora_core.host import Conditioning
-from metalora_core.objective import EpsObjective, FlowObjective, VObjective, scaled_linear_alphas
-from metalora_core.sampling import sample
+from metalora_core.model.host import Conditioning
+from metalora_core.model.objective import EpsObjective, FlowObjective, VObjective, scaled_linear_alphas
+from metalora_core.model.sampling import sample
 
 SHAPE = (2, 4, 4, 4)
 OBJECTIVES = [

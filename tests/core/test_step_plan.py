@@ -12,10 +12,10 @@ from core.test_adaptation import prior as prior  # the fixture
 from core.toy_host import ToyHost
 
 from metalora_core.adaptation import adapt
+from metalora_core.commands.terminal import EXIT_ERROR, run
 from metalora_core.errors import OutOfMemory, is_compile_failure, is_out_of_memory
 from metalora_core.files.prior import Prior
-from metalora_core.step_plan import StepPlan
-from metalora_core.terminal import EXIT_ERROR, run
+from metalora_core.training.retries import StepPlan
 
 TWO = replace(OPTIONS, batch_size=2)
 

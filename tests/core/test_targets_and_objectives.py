@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import InvalidOptions
-from metalora_core.objective import (
+from metalora_core.model.objective import (
     EpsObjective,
     FlowObjective,
     StratifiedTimesteps,
     VObjective,
     scaled_linear_alphas,
 )
-from metalora_core.schedule import step_generator, warmup_cosine, warmup_linear
-from metalora_core.targets import Part, Target, choose_targets, default_patterns, fingerprint, rank_for
+from metalora_core.model.targets import Part, Target, choose_targets, default_patterns, fingerprint, rank_for
+from metalora_core.training.schedule import step_generator, warmup_cosine, warmup_linear
 
 OBJECTIVES = [
     FlowObjective(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metalora_core import cli, terminal
+from metalora_core.commands import cli, terminal
 from metalora_core.errors import MetaLoRAError, RankMismatch, TrainingCancelled
 
 

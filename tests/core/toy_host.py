@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalora_core.host import Conditioning
-from metalora_core.objective import FlowObjective, Objective
-from metalora_core.targets import Part, Target
-from metalora_core.weights_digest import weights_digest
+from metalora_core.model.host import Conditioning
+from metalora_core.model.objective import FlowObjective, Objective
+from metalora_core.model.targets import Part, Target
+from metalora_core.model.weights_digest import weights_digest
 
 WIDTH = 12
 

@@ -21,8 +21,8 @@ def golden() -> dict[str, list[float]]:
 
     from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
     from metalora_core.meta_training import MetaTrainingOptions, meta_train
-    from metalora_core.objective import FlowObjective, StratifiedTimesteps
-    from metalora_core.schedule import step_generator, warmup_cosine
+    from metalora_core.model.objective import FlowObjective, StratifiedTimesteps
+    from metalora_core.training.schedule import step_generator, warmup_cosine
 
     losses: list[float] = []
     options = MetaTrainingOptions(steps=12, subjects_per_batch=3, r_meta=6, r_mid=2, read_every=3, warmup_steps=2)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from metalora_core.evaluation.methods import CORE
+from metalora_core.evaluation.core_lora import why_not_run
+from metalora_core.evaluation.methods.registry import CORE
 from metalora_core.evaluation.plan import BenchPlan, Group
 from metalora_core.evaluation.runner import pocket_bench, run_unit
-from metalora_core.evaluation.train_lora import why_not_run
-from metalora_core.pocket.factors import draw_subject
+from metalora_core.pocket.world.factors import draw_subject
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
 

@@ -93,7 +93,7 @@ def test_prompts_use_words_that_the_pocket_model_knows(path: Path) -> None:
 
 
 def test_the_catalogue_names_the_product_that_it_shows() -> None:
-    from metalora_core.pocket.factors import draw_subject
+    from metalora_core.pocket.world.factors import draw_subject
 
     # nodes/bridge/pocket_model.py draws its sample subjects from here on.
     first_sample = 5_000_000

@@ -131,7 +131,7 @@ def check_same_inputs_never_train_twice() -> dict[str, Any]:
 def check_zero_takes_the_preset_and_the_priors_size() -> dict[str, Any]:
     """Steps and rates for this number of photos; the pictures as large as the prior knows them."""
     request = pack("nodes.bridge.adapting").Request
-    preset = pack("metalora_core.evaluation.step_preset").step_preset
+    preset = pack("metalora_core.training.step_preset").step_preset
     prior, photos = pocket()[3], pocket()[4]
     larger = torch.nn.functional.interpolate(photos.movedim(-1, 1), scale_factor=4).movedim(1, -1)
     references = prepare(larger, prior=prior)[0]

@@ -13,7 +13,7 @@ TIMES = torch.tensor([0.3, 0.8])
 
 
 def _applied(model: Any, factors: Any, strength: float = 1.0, mode: str = "patch", **window: float) -> Any:
-    apply = pack("nodes.bridge.apply")
+    apply = pack("nodes.bridge.patching")
     with torch.inference_mode():
         return apply.apply_identity(model, factors, strength, apply.Window(**window), mode, "The identity 'test'")
 
@@ -48,7 +48,7 @@ def check_patch_and_bypass_agree() -> dict[str, float]:
 
 
 def _targets(model: Any) -> Any:
-    return pack("nodes.bridge.layers").targets_of(model)
+    return pack("nodes.bridge.host.targets").targets_of(model)
 
 
 def check_strength_zero_is_no_node() -> None:
@@ -141,7 +141,7 @@ def check_packed_weights_train_and_apply() -> dict[str, Any]:
     factors = random_factors(targets)
     bypassed, coverage = _applied(model, factors, mode="auto")
     assert close(_output(bypassed, "flux"), _output(model, "flux")) > 1e-4
-    host = pack("nodes.bridge.comfy_host").ComfyHost(model, resolution=64)
+    host = pack("nodes.bridge.host.comfy_host").ComfyHost(model, resolution=64)
     data = inputs("flux")
     with torch.inference_mode(False):
         trained = random_factors(targets)

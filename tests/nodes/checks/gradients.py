@@ -21,7 +21,7 @@ def check_gradients() -> dict[str, Any]:
 
 def _worst_cosines(family: str) -> dict[str, float]:
     model = build(family)
-    host = pack("nodes.bridge.comfy_host").ComfyHost(model, resolution=64)
+    host = pack("nodes.bridge.host.comfy_host").ComfyHost(model, resolution=64)
     data = inputs(family)
     latents = data.pop("x")
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
@@ -52,7 +52,7 @@ def _through_bridge(host: Any, noisy: Any, t: Any, data: Any, wanted: Any) -> di
             chain.mid.requires_grad_()
             chain.up.requires_grad_()
     injection = pack("metalora_core.inject").Injection
-    scale = pack("metalora_core.objective").loss_scale(host.dtype)
+    scale = pack("metalora_core.model.objective").loss_scale(host.dtype)
     with torch.inference_mode(), host.training(), injection(host.model, host.targets(), factors):
         loss = (host.predict(noisy, t, data).float() - wanted).square().mean()
         (loss * scale).backward()
@@ -76,7 +76,7 @@ def check_gradients_in_half_precision() -> dict[str, float]:
 
 
 def _one_step(model: Any) -> dict[str, torch.Tensor]:
-    host = pack("nodes.bridge.comfy_host").ComfyHost(model, resolution=64)
+    host = pack("nodes.bridge.host.comfy_host").ComfyHost(model, resolution=64)
     data = inputs("sdxl")
     latents, t = data.pop("x"), torch.tensor([200.0, 700.0])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))

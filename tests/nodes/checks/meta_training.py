@@ -10,7 +10,7 @@ from checks.support import folders, pack, pocket
 
 
 def _write_subjects(count: int, photos: int) -> None:
-    save = pack("metalora_core.pictures")
+    save = pack("metalora_core.photos.pictures")
     generator = torch.Generator().manual_seed(4)
     for subject in range(count):
         folder = folders() / "input" / "subjects" / f"{subject}"
@@ -19,7 +19,7 @@ def _write_subjects(count: int, photos: int) -> None:
 
 
 def _train(**settings: Any) -> Any:
-    bridge = pack("nodes.bridge.meta_training")
+    bridge = pack("nodes.bridge.prior_training")
     model, clip, vae, *_ = pocket()
     small = {"steps": 2, "r_meta": 4, "r_mid": 2, "subjects_per_batch": 2, "resolution": 128}
     request = bridge.PriorRequest("subjects", "person", **{"filename": "from_folders"} | small | settings)
@@ -40,7 +40,7 @@ def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dic
     from comfy import model_management
 
     _write_subjects(3, 3)
-    bridge = pack("nodes.bridge.meta_training")
+    bridge = pack("nodes.bridge.prior_training")
     shown = bridge.show_progress
 
     def cancel(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:

@@ -70,7 +70,7 @@ def _through_diffusers(learned: Any) -> torch.Tensor:
     injection = pack("metalora_core.inject").Injection
     with torch.no_grad(), injection(host.model, host.targets(), learned.factors()):
         # core's KSampler draws its noise from torch's global generator, seeded; it samples what the VAE would decode.
-        latents = pack("metalora_core.sampling").sample(
+        latents = pack("metalora_core.model.sampling").sample(
             host,
             host.encode_prompts([PROMPT]),
             shape=(1, 16, 16, 16),

@@ -111,7 +111,7 @@ def check_audit_log() -> dict[str, Any]:
 def _prior_gone() -> None:
     identity = adapt()[0].identity
     record = identity.metadata.model_copy(update={"prior_sha256": "0" * 64})
-    pack("nodes.bridge.library").prior_of(replace(identity, metadata=record))
+    pack("nodes.bridge.installed_priors").prior_of(replace(identity, metadata=record))
 
 
 def check_files() -> dict[str, str]:

@@ -34,7 +34,7 @@ def _traces(family: str, ending: Any) -> list[str]:
     from comfy import model_management
 
     model = build(family)
-    host = pack("nodes.bridge.comfy_host").ComfyHost(model, resolution=64, checkpointing=True)
+    host = pack("nodes.bridge.host.comfy_host").ComfyHost(model, resolution=64, checkpointing=True)
     before, output = _state(model), _output(model, family)
     cancelled = pack("metalora_core.errors").TrainingCancelled
     try:

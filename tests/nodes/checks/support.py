@@ -18,7 +18,7 @@ _pack = load_pack(ROOT)
 
 
 def pack(name: str) -> Any:
-    """A module of the pack, e.g. pack("nodes.bridge.apply")."""
+    """A module of the pack, e.g. pack("nodes.bridge.patching")."""
     return importlib.import_module(f"metalora_pack.{name}")
 
 
@@ -65,7 +65,7 @@ def adapt(**settings: Any) -> Any:
 
 def random_factors(targets: Any, seed: int = 3, r_meta: int = 4, r_mid: int = 3, size: float = 0.05) -> dict[str, Any]:
     """A random chain for every target."""
-    chain = pack("metalora_core.layers").ChainFactors
+    chain = pack("metalora_core.chain").ChainFactors
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:

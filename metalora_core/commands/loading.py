@@ -1,0 +1,204 @@
+"""From the words of a command line to a host, a prior and the size of its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..files.prior import Prior
+    from ..hosts.block_store import BlockPlace
+    from ..hosts.diffusers import DiffusersHost
+
+POCKET = "pocket"
+POCKET_DOMAINS = ("avatars", "products")
+_USUAL_SIZE_PX = {POCKET: 128, "sd15": 512}
+LARGEST_PICTURE_PX = 8192
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name, or the best one of this machine for an empty name.
+
+    Raises:
+        InvalidOptions: If torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if not device:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        # Some backends are known to torch by name and refuse only the first tensor.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidOptions(f"There is no device {device!r} here; give cpu, cuda, cuda:N or mps.") from error
+
+
+def choose_dtype(dtype: str) -> torch.dtype:
+    """The floating-point type of that name.
+
+    Raises:
+        InvalidOptions: If it is none of float32, bfloat16, float16.
+    """
+    import torch
+
+    if dtype not in _DTYPES:
+        raise InvalidOptions(f"There is no dtype {dtype!r} here; give one of {', '.join(_DTYPES)}.")
+    found: Any = getattr(torch, dtype)
+    return found
+
+
+def block_place(*, swap_blocks: bool, fp8_blocks: bool) -> BlockPlace:
+    """Where a command line wants a model's blocks: in main memory, in eight bits, both or neither."""
+    import torch
+
+    from ..hosts.block_store import BlockPlace
+
+    return BlockPlace(swap_blocks, torch.float8_e4m3fn if fp8_blocks else None)
+
+
+def load_base_model(
+    model: str,
+    device: str,
+    dtype: str,
+    pipeline_config: str = "",
+    *,
+    compiled: bool = False,
+    blocks: BlockPlace | None = None,
+) -> DiffusersHost:
+    """Load the pocket model or a diffusers model as a host.
+
+    Args:
+        model: "pocket", or the path of a diffusers folder or single file.
+        device: As in choose_device.
+        dtype: As in choose_dtype; the pocket model is always float32.
+        pipeline_config: For a single file, the folder with its pipeline's configuration.
+        compiled: Passes of a training are compiled.
+        blocks: Where the blocks are kept.
+
+    Raises:
+        InvalidOptions: If there is nothing at the path, or blocks cannot be kept as asked.
+    """
+    import torch
+
+    from ..hosts.block_store import BlockPlace
+
+    blocks = blocks or BlockPlace()
+    if compiled and blocks != BlockPlace():
+        raise InvalidOptions("Passes are not compiled while blocks are swapped or kept in 8 bits; leave --compile out.")
+    if model == POCKET:
+        if blocks != BlockPlace():
+            raise InvalidOptions("The pocket model is 5 MB; leave --swap-blocks and --fp8-blocks out.")
+        from ..pocket import load_pocket_host
+
+        # It is so small that a second thread costs more than it brings, on a busy machine many times as much.
+        torch.set_num_threads(1)
+        pocket = load_pocket_host()
+        pocket.compiled = compiled
+        return pocket
+    if not Path(model).exists():
+        raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
+    from ..hosts.load import load_diffusers_host
+
+    return load_diffusers_host(
+        Path(model),
+        device=choose_device(device),
+        dtype=choose_dtype(dtype),
+        pipeline_config=Path(pipeline_config) if pipeline_config else None,
+        compiled=compiled,
+        blocks=blocks,
+    )
+
+
+def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
+    """Refuse, before work starts, a result that could not be written or would take the place of what it is made from.
+
+    Args:
+        path: Of the file to write; an older result there is replaced.
+        suffix: How its name must end.
+        inputs: Files and folders that are read, or the names of shipped ones.
+
+    Raises:
+        InvalidOptions: If the name ends otherwise, or is that of an input or lies in one.
+        UnwritableFile: If it cannot be written.
+    """
+    from ..files.atomic import require_writable
+
+    if path.suffix.lower() != suffix:
+        raise InvalidOptions(f"{path} does not end in {suffix}, as this kind of file has to. Give it that ending.")
+    read = [Path(one).resolve() for one in inputs if str(one) not in ("", POCKET, *POCKET_DOMAINS)]
+    if any(path.resolve() == one or (one.is_dir() and one in path.resolve().parents) for one in read):
+        raise InvalidOptions(
+            f"{path} is read as well, or lies in a folder that is, and what is there would be lost; give the result "
+            "another place."
+        )
+    require_writable(path)
+
+
+def name_of(model: str) -> str:
+    """The base model in words, for a prior's record."""
+    return "Pocket Flux" if model == POCKET else Path(model).stem
+
+
+def checkpoint_beside(output: Path, asked: str) -> Path:
+    """The checkpoint's path: the asked one, or OUTPUT.checkpoint.safetensors.
+
+    Raises:
+        InvalidOptions: If it is the output itself, or no .safetensors file.
+        UnwritableFile: If it cannot be written.
+    """
+    path = Path(asked) if asked else output.with_suffix(".checkpoint.safetensors")
+    require_output(path, ".safetensors", output)
+    return path
+
+
+def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
+    """Load the asked prior, or the pocket prior whose domain the class word belongs to.
+
+    Raises:
+        InvalidOptions: If no prior is named and the model is not the pocket model, or no shipped prior knows the word.
+        UnreadableFile: If the file is not a prior.
+    """
+    from ..files.prior import load_prior
+
+    if not choice:
+        if model != POCKET:
+            raise InvalidOptions(f"{model} needs a prior made for it: give one with --prior FILE.")
+        choice = _pocket_domain(class_word)
+    if choice in POCKET_DOMAINS:
+        from ..pocket import load_pocket_prior
+
+        return load_pocket_prior(choice)
+    return load_prior(Path(choice))
+
+
+def _pocket_domain(class_word: str) -> str:
+    from ..pocket.world.factors import PRODUCT_KINDS
+
+    domains = {"person": "avatars"} | dict.fromkeys(PRODUCT_KINDS, "products")
+    if class_word.lower() not in domains:
+        raise InvalidOptions(
+            f"None of the shipped priors is for a {class_word!r}; they know {', '.join(domains)}. Give one of these as "
+            f"the class word; adapt, generate and export also take --prior {' or --prior '.join(POCKET_DOMAINS)}."
+        )
+    return domains[class_word.lower()]
+
+
+def picture_size_px(host: DiffusersHost, model: str, size: int) -> int:
+    """The asked size, or the usual one of the model, checked against the host's grid.
+
+    Raises:
+        InvalidOptions: If the size does not fit the model's latent grid, or is beyond 8,192 px.
+    """
+    if size > LARGEST_PICTURE_PX:
+        raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
+    size = size or _USUAL_SIZE_PX.get(POCKET if model == POCKET else host.base, 1024)
+    grid = 2 * host.downscale
+    if size % grid:
+        nearest = size // grid * grid or grid
+        raise InvalidOptions(f"{size} px does not fit this model; give a multiple of {grid}, such as {nearest}.")
+    return size

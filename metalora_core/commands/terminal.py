@@ -1,0 +1,158 @@
+"""What every command shares: errors and exit codes, progress bars, machine-readable answers, a clean Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from ..errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
+from ..plain_text import visible
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_INTERRUPTED = "Interrupted. No file was left half-written; the same command can be given again."
+
+
+class StepProgress(Protocol):
+    """What a training tells after a step, as far as a progress bar needs it."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps asked for."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Latest loss."""
+        ...
+
+
+def run(command: Callable[[], Any], as_json: bool) -> int:
+    """Run the command line and turn its errors into text and an exit code.
+
+    Args:
+        command: Does the work; may raise MetaLoRAError, KeyboardInterrupt or SystemExit.
+        as_json: Print an error as a JSON object on standard output too.
+
+    Returns:
+        0, or 1 for an error of ours, 2 for wrong usage, 130 when interrupted.
+    """
+    try:
+        command()
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:  # how typer passes Ctrl-C on, without a word
+            _complain(_INTERRUPTED, KeyboardInterrupt(), as_json)
+        return stop.code if isinstance(stop.code, int) else EXIT_OK if stop.code is None else EXIT_ERROR
+    except (KeyboardInterrupt, TrainingCancelled) as stop:
+        _complain(str(stop) or _INTERRUPTED, stop, as_json)
+        return EXIT_INTERRUPTED
+    except (MetaLoRAError, OSError) as error:
+        _complain(str(error), error, as_json)
+        return EXIT_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = "The memory does not suffice. Close other programs, or use smaller pictures or a smaller base model."
+        _complain(text, error, as_json)
+        return EXIT_ERROR
+    return EXIT_OK
+
+
+def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print a command's result on standard output: one JSON object for machines, or text for people."""
+    out = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, default=str) if as_json else shown(text)
+    sys.stdout.write(out.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def remark(text: str) -> None:
+    """Tell a person something beside the answer, on standard error."""
+    sys.stderr.write(f"note: {shown(text)}\n")
+
+
+def shown(text: str) -> str:
+    """A text that may hold a stranger's words, without what a terminal would obey: only line breaks stay."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Lay out rows of cells in columns; the first row is the head, numbers stand right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+
+
+@contextmanager
+def progress_bars(
+    quiet: bool = False, *, checkpoint: Path | None = None
+) -> Generator[Callable[[str], Callable[[StepProgress], None]], None, None]:
+    """Progress bars on standard error: a function from a label to a training's on_progress.
+
+    Args:
+        quiet: Show nothing.
+        checkpoint: Of a training that can go on: the first Ctrl-C lets the running steps end, so that they are kept,
+            a second one ends the training at once. None leaves Ctrl-C as it is.
+
+    Raises:
+        TrainingCancelled: After Ctrl-C where there is a checkpoint; the text says how to go on.
+    """
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+        asked = stack.enter_context(_interrupts(checkpoint)) if checkpoint is not None else list[int]()
+
+        def open_bar(label: str) -> Callable[[StepProgress], None]:
+            bar = stack.enter_context(tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
+
+            def show(progress: StepProgress) -> None:
+                bar.total = progress.steps
+                bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
+                bar.update(progress.step - bar.n)
+                if progress.step == progress.steps:
+                    bar.close()
+                if asked:
+                    raise TrainingCancelled(f"Stopped after step {progress.step}. The same command goes on from there.")
+
+            return show
+
+        yield open_bar
+
+
+@contextmanager
+def _interrupts(checkpoint: Path) -> Generator[list[int], None, None]:
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        sys.stderr.write("\nStopping when the running steps are done; press Ctrl-C again to stop at once.\n")
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    except KeyboardInterrupt as stop:
+        goes_on = f"goes on from {checkpoint}" if checkpoint.exists() else "begins anew, no step was kept"
+        raise TrainingCancelled(f"Stopped at once. The same command {goes_on}.") from stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _complain(text: str, error: BaseException, as_json: bool) -> None:
+    if as_json:
+        answer({"error": text, "kind": type(error).__name__}, "", as_json)
+    sys.stderr.write(f"error: {shown(text)}\n")

@@ -1,0 +1,182 @@
+"""The benchmark's tables: the bar, every method at its best point, and the cuts by what the photo shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..conditions import CLEAN
+from ..curves import Curve, Resampled, curves_of, interval, resample_weights
+from ..methods.registry import META_WARM, METHODS, PLAIN
+from ..rows import Row
+from ..subjects.scores import combined_error
+from .summary import BAR, Ratio
+
+__all__ = ["BestPoint", "bar_table", "best_points", "best_table", "cut_table", "repeat_table", "target_table"]
+
+Table = list[tuple[str, ...]]
+Spread = tuple[float, float, float]
+"""Value, lower and upper end of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class BestPoint:
+    """A method at the step with its lowest combined error.
+
+    Args:
+        method: Name.
+        domain: Of the subjects.
+        photos: Reference photos.
+        steps: The step.
+        subjects: How many the means are over.
+        combined: Geometric mean of the two errors below.
+        identity: Identity error.
+        prompt: Prompt error.
+        copying: Of the reference.
+        diversity: Of the pictures.
+        seconds: Of the training up to there, a subject.
+    """
+
+    method: str
+    domain: str
+    photos: int
+    steps: int
+    subjects: int
+    combined: Spread
+    identity: Spread
+    prompt: Spread
+    copying: Spread
+    diversity: float
+    seconds: float
+
+
+def best_points(rows: Sequence[Row]) -> list[BestPoint]:
+    """Every method at its best point, by domain and number of photos."""
+    return [_best(*key, curve) for key, curve in curves_of(rows).items()]
+
+
+def _best(method: str, domain: str, photos: int, curve: Curve) -> BestPoint:
+    means = curve.resampled(resample_weights(len(curve.subjects)))
+    index = int(means.best()[0])
+    spreads = {name: interval(values[:, index]) for name, values in means.scores.items()}
+    return BestPoint(
+        method,
+        domain,
+        photos,
+        curve.steps[index],
+        len(curve.subjects),
+        combined=interval(means.combined[:, index]),
+        identity=spreads["identity_error"],
+        prompt=spreads["prompt_error"],
+        copying=spreads["copying"],
+        diversity=spreads["diversity"][0],
+        seconds=spreads["seconds"][0],
+    )
+
+
+def _spread(values: Spread, digits: int = 4) -> str:
+    return f"{values[0]:.{digits}f} [{values[1]:.{digits}f}, {values[2]:.{digits}f}]"
+
+
+def bar_table(summary: Mapping[str, Ratio]) -> Table:
+    """Ratio, interval, goal and verdict of every line of the bar."""
+    table: Table = [("ratio, Meta-LoRA warm to plain LoRA", "value [95 %]", "goal", "met", "by domain", "subjects")]
+    for name, (text, goal, more) in BAR.items():
+        found = summary.get(name)
+        if found is None:
+            table.append((text, "not run", "", "", "", "0"))
+            continue
+        met = found.value >= goal if more else found.value <= goal
+        spread = _spread((found.value, found.low, found.high), 2)
+        domains = ", ".join(f"{domain} {value:.2f}" for domain, value in found.by_domain.items())
+        sign = "≥" if more else "≤"
+        table.append((text, spread, f"{sign} {goal:g}", "yes" if met else "no", domains, str(found.subjects)))
+    return table
+
+
+def best_table(points: Sequence[BestPoint]) -> Table:
+    """Every method at its best point, the best first within a domain and number of photos."""
+    table: Table = [
+        ("method", "domain", "photos", "steps", "combined [95 %]", "identity", "prompt", "copying", "diversity",
+         "subjects")
+    ]  # fmt: skip
+    for p in sorted(points, key=lambda p: (p.domain, p.photos, p.combined[0])):
+        numbers = [_spread(p.combined), _spread(p.identity), _spread(p.prompt), _spread(p.copying, 2)]
+        ends = [f"{p.diversity:.2f}", str(p.subjects)]
+        table.append((METHODS[p.method].title, p.domain, str(p.photos), str(p.steps), *numbers, *ends))
+    return table
+
+
+def target_table(rows: Sequence[Row]) -> Table:
+    """Steps and seconds until a method is no worse than plain LoRA's best with as many photos.
+
+    The seconds come from a clock and differ from run to run; they are one subject's share of a training side by side.
+    """
+    table: Table = [("method", "domain", "photos", "steps to plain LoRA's best", "seconds", "subjects")]
+    curves = curves_of(rows)
+    for (method, domain, photos), curve in curves.items():
+        plain = curves.get((PLAIN, domain, photos))
+        if plain is not None:
+            target = float(_means(plain).combined.min())
+            reached = np.flatnonzero(_means(curve).combined[0] <= target)
+            found = ("never", "–")
+            if len(reached):
+                seconds = float(curve.scores["seconds"][reached[0]].mean())
+                found = (str(curve.steps[reached[0]]), f"{seconds:.1f}")
+            table.append((METHODS[method].title, domain, str(photos), *found, str(len(curve.subjects))))
+    return table
+
+
+def _means(curve: Curve) -> Resampled:
+    return curve.resampled(np.full((1, len(curve.subjects)), 1 / len(curve.subjects)))
+
+
+_WORDS = ("turn", "tilt", "light", "background", "expression")
+
+
+def cut_table(rows: Sequence[Row], points: Sequence[BestPoint]) -> Table:
+    """One photo, each method at its best point, cut by what that photo shows."""
+    steps = {(p.method, p.domain): p.steps for p in points if p.photos == 1 and p.method in (PLAIN, META_WARM)}
+    table: Table = [("domain", "photo", "plain LoRA", "Meta-LoRA, warm", "subjects")]
+    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.condition == CLEAN.name and row.photos == 1 and steps.get((row.method, row.domain)) == row.steps:
+            words = zip(_WORDS, row.reference.split("|") if row.reference else (), strict=bool(row.reference))
+            wanted = ("turn", "tilt", "light") if row.domain == "products" else ("turn", "tilt", "light", "expression")
+            cuts = [f"{kind}: {word}" for kind, word in words if kind in wanted]
+            for cut in [*cuts, *_distance_cut(row)]:
+                groups.setdefault((row.domain, cut), {}).setdefault(row.method, []).append(row)
+    for (domain, cut), found in sorted(groups.items()):
+        if {PLAIN, META_WARM} <= set(found):
+            table.append((domain, cut, *(_mean_combined(found[m]) for m in (PLAIN, META_WARM)), str(len(found[PLAIN]))))
+    return table
+
+
+def _distance_cut(row: Row) -> list[str]:
+    if row.domain_distance < 0:
+        return []
+    return ["nearer to the domain" if row.domain_distance < 50 else "farther from the domain"]
+
+
+def _mean_combined(rows: Sequence[Row]) -> str:
+    identity, prompt = (np.mean([getattr(row, name) for row in rows]) for name in ("identity_error", "prompt_error"))
+    return f"{combined_error(identity, prompt):.4f}"
+
+
+def repeat_table(rows: Sequence[Row]) -> Table:
+    """Combined error under other seeds, another photo of the same subject, and photos of bad quality."""
+    table: Table = [("condition", "method", "domain", "steps", "combined error", "mean change a subject", "subjects")]
+    clean = {(r.method, r.domain, r.photos, r.steps, r.subject): r for r in rows if r.condition == CLEAN.name}
+    groups: dict[tuple[str, str, str, int], list[Row]] = {}
+    for row in rows:
+        if row.condition != CLEAN.name:
+            groups.setdefault((row.condition, row.method, row.domain, row.steps), []).append(row)
+    for (condition, method, domain, steps), found in sorted(groups.items()):
+        pairs = [(r, clean.get((r.method, r.domain, r.photos, r.steps, r.subject))) for r in found]
+        changes = [abs(r.identity_error - c.identity_error) for r, c in pairs if c is not None]
+        change = f"{np.mean(changes):.4f}" if changes else "–"
+        title = METHODS[method].title
+        table.append((condition, title, domain, str(steps), _mean_combined(found), change, str(len(found))))
+    return table

@@ -1,0 +1,1 @@
+"""The benchmark's subjects and how a picture of one is scored."""

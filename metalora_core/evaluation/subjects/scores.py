@@ -1,0 +1,107 @@
+"""How good a picture is: whose it is, whether it shows what was asked, and what it copies from the reference photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ...pocket.world.factors import Domain
+from ...pocket.world.scenes import SCENE_GROUPS, draw_scenes, scene_truth
+
+__all__ = ["COPIED_GROUPS", "PictureScores", "as_good", "combined_error", "copying", "diversity"]
+
+COPIED_GROUPS = ("pose", "light", "background")
+"""What the copying score looks at."""
+
+LEAST_ERROR = 1e-3
+"""Errors above the floor count at least this much in a geometric mean: nothing is infinitely better."""
+
+_INDISTINCT = 1.03
+
+_SCENES_FOR_SPREAD = 2000
+_DIVERSITY_SIDE = 16
+
+
+@dataclass(frozen=True)
+class PictureScores:
+    """Scores of one subject's pictures; lower is better but for diversity.
+
+    Args:
+        identity_error: Against who it is, above the reader's error on true photos of the same scenes.
+        prompt_error: Against what was asked, above the reader's error there.
+        copying: Share of the reference's pose, light and background that came back; 0 none, 1 all.
+        diversity: Spread of the pictures over that of true photos of the same scenes; 1 is as it should be.
+        identity_floor: The reader's own identity error on the true photos.
+        prompt_floor: The reader's own prompt error there.
+    """
+
+    identity_error: float
+    prompt_error: float
+    copying: float
+    diversity: float
+    identity_floor: float
+    prompt_floor: float
+
+
+def as_good(error: float, lowest: float) -> bool:
+    """Whether an error is within 3 % of the lowest, which few subjects cannot tell from it."""
+    return error <= _INDISTINCT * lowest
+
+
+def combined_error(identity_error: ArrayLike, prompt_error: ArrayLike) -> NDArray[np.float64]:
+    """Geometric mean of both errors above the floor, number by number.
+
+    Copying the photo and ignoring it are both punished, but not alike: who obeys and has learned nothing pays in one of
+    two factors only, so the base model's own error belongs beside it.
+    """
+    return np.sqrt(np.maximum(identity_error, LEAST_ERROR) * np.maximum(prompt_error, LEAST_ERROR))
+
+
+@lru_cache(maxsize=4)
+def _spread(domain: Domain) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of the copied groups, their mean over all scenes, and a width that makes every group count the same."""
+    rows = torch.stack([scene_truth(scene, domain) for scene in draw_scenes(domain, _SCENES_FOR_SPREAD, 5)])
+    columns, widths = list[int](), list[Tensor]()
+    for group in COPIED_GROUPS:
+        own = list(range(*SCENE_GROUPS[group].indices(rows.shape[1])))
+        columns += own
+        widths.append(rows[:, own].var(0).sum().sqrt().expand(len(own)))
+    return torch.tensor(columns), rows[:, columns].mean(0), torch.cat(widths)
+
+
+def copying(read: Tensor, asked: Tensor, references: Tensor, domain: Domain) -> float:
+    """How much of the reference photo's scene comes back where the prompt asks for another.
+
+    The read scene is explained by the asked and the reference scene, ``read ≈ α asked + β reference`` (least squares
+    over all pictures and numbers, each from its mean over all scenes, pose, light and background counting the same);
+    β is the copying. A picture as asked gives 0, the reference itself 1, an average picture 0. With several references
+    each picture is held against the one that is nearest to it.
+
+    Args:
+        read: Scene numbers read from the pictures, (P, 9 or 7).
+        asked: What the prompts asked for, (P, 9 or 7).
+        references: Scenes of the reference photos, (R, 9 or 7).
+        domain: Whose scenes.
+    """
+    columns, mean, width = _spread(domain)
+    seen, wanted, shown = ((rows[:, columns] - mean) / width for rows in (read, asked, references))
+    nearest = shown[torch.cdist(seen, shown).argmin(1)]
+    explaining = torch.stack([wanted.flatten(), nearest.flatten()], dim=1).double()
+    return float(torch.linalg.lstsq(explaining, seen.flatten().double()[:, None], driver="gelsd").solution[1, 0])
+
+
+def diversity(pictures: Tensor, truth: Tensor) -> float:
+    """Mean distance between pictures of one subject over that between true photos of the same scenes.
+
+    Args:
+        pictures: (P, 3, H, W), P at least 2.
+        truth: (P, 3, H, W).
+    """
+    spreads = [torch.pdist(adaptive_avg_pool2d(p, _DIVERSITY_SIDE).flatten(1)).mean() for p in (pictures, truth)]
+    return float(spreads[0] / spreads[1].clamp(min=1e-6))

@@ -1,0 +1,1 @@
+"""The base model as the method sees it: host protocol, targets, objective, sampling, families."""

@@ -1,0 +1,97 @@
+"""Pictures under prompts: encode, sample, decode; in batches that fit the memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checks import COUNT, NOT_NEGATIVE, Range, refuse
+from ..photos.pictures import save_picture, to_pictures
+from .host import Host
+from .sampling import sample
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    Args:
+        prompts: One picture each.
+        size_px: Width and height.
+        steps: Sampling steps.
+        guidance: Classifier-free guidance; 1 is none.
+        negative: Prompt of the unguided side.
+        seed: Of the starting noise; picture i of the request always starts from the same noise.
+        batch: Pictures at once.
+    """
+
+    prompts: tuple[str, ...]
+    size_px: int
+    steps: int = 28
+    guidance: float = 1.0
+    negative: str = ""
+    seed: int = 0
+    batch: int = 8
+
+    def check(self) -> None:
+        """Raise ``InvalidOptions`` with every finding at once."""
+        findings = COUNT.findings(self, "size_px", "steps", "batch")
+        # The noise of a later picture starts from a larger seed.
+        findings += NOT_NEGATIVE.findings(self, "guidance") + Range(0, 2**63 - 10**9, whole=True).findings(self, "seed")
+        if not self.prompts:
+            findings.append("there is no prompt, give at least one")
+        refuse("this drawing", findings)
+
+
+@torch.no_grad()
+def generate_pictures(host: Host, request: Request) -> Tensor:
+    """Draw one picture per prompt with whatever is injected into the host's model.
+
+    Returns:
+        Pictures (prompts, 3, size_px, size_px) in [0, 1], on the CPU.
+
+    Raises:
+        InvalidOptions: If a setting is out of its range.
+    """
+    request.check()
+    side = request.size_px // host.downscale
+    pictures: list[Tensor] = []
+    for start in range(0, len(request.prompts), request.batch):
+        prompts = list(request.prompts[start : start + request.batch])
+        negative = host.encode_prompts([request.negative] * len(prompts)) if request.guidance != 1 else None
+        latents = sample(
+            host,
+            host.encode_prompts(prompts),
+            negative,
+            shape=(len(prompts), host.latent_channels, side, side),
+            steps=request.steps,
+            guidance=request.guidance,
+            generator=torch.Generator().manual_seed(request.seed + start),
+        )
+        pictures.append(host.decode_latents(latents).float().cpu())
+    return torch.cat(pictures)
+
+
+def save_pictures(pictures: Tensor, folder: Path, request: Request) -> list[Path]:
+    """Write pictures as PNG files named after their seed and number, with prompt and seed in their text fields.
+
+    Raises:
+        UnwritableFile: If the folder cannot be written.
+    """
+    paths: list[Path] = []
+    for index, (picture, prompt) in enumerate(zip(to_pictures(pictures), request.prompts, strict=True)):
+        path = _free_name(folder, f"{request.seed}_{index:02d}")
+        save_picture(picture, path, {"prompt": prompt, "seed": str(request.seed)})
+        paths.append(path)
+    return paths
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    # Pictures of an earlier run are never overwritten.
+    candidate, number = folder / f"{stem}.png", 1
+    while candidate.exists():
+        candidate, number = folder / f"{stem}_{number}.png", number + 1
+    return candidate

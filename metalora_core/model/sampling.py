@@ -1,0 +1,124 @@
+"""Pictures from noise through diffusers' schedulers, with whatever is injected into the host's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidOptions
+from .host import Conditioning, Host
+from .objective import EpsObjective
+
+__all__ = ["sample"]
+
+
+@torch.no_grad()
+def sample(
+    host: Host,
+    conditioning: Conditioning,
+    negative: Conditioning | None = None,
+    *,
+    shape: Sequence[int],
+    steps: int = 28,
+    guidance: float = 1.0,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    start: Tensor | None = None,
+    start_strength: float = 1.0,
+    shift: float | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Draw latents: Euler for flow models, DPM-Solver++ 2M for eps and v models.
+
+    Args:
+        host: The model.
+        conditioning: One row per picture.
+        negative: Conditioning of the unguided side; needed where guidance is not 1.
+        shape: Of the latents, (B, C, h, w).
+        steps: Model evaluations (twice as many with guidance).
+        guidance: Classifier-free guidance, ``negative + guidance · (positive - negative)``; 1 is none.
+        generator: CPU generator of the starting noise, so that a seed means the same on every device.
+        noise: The starting noise itself, of that shape; drawn with the generator if None.
+        start: Latents to start from instead of pure noise, of the same shape.
+        start_strength: Share of the noise levels that is walked through, in (0, 1]; below 1 needs ``start``.
+        shift: Resolution shift of a flow model's noise levels; None for the objective's own.
+        on_step: Called with steps done and steps in all; it may raise.
+
+    Returns:
+        Latents of that shape, on the host's device.
+
+    Raises:
+        InvalidOptions: If the settings contradict each other.
+    """
+    if steps < 1 or not 0 < start_strength <= 1:
+        raise InvalidOptions(f"steps={steps}, start_strength={start_strength}: at least 1 step and 0 < strength <= 1.")
+    if start_strength < 1 and start is None:
+        raise InvalidOptions("start_strength below 1 needs start latents; give them or set it to 1.")
+    if guidance != 1 and negative is None:
+        raise InvalidOptions(
+            f"guidance={guidance} needs a negative conditioning; encode an empty prompt, or set it to 1."
+        )
+    noise = (torch.randn(tuple(shape), generator=generator) if noise is None else noise).to(host.device)
+    scheduler = _scheduler(host, steps, shift)
+    first = steps - max(round(steps * start_strength), 1)
+    levels = list(_levels(host, scheduler))[first:]
+    scheduler.set_begin_index(first)
+    x = noise if start is None else host.objective.make_noisy(start.to(noise), noise, _batch(levels[0][0], noise))
+    for done, (t, scheduler_t) in enumerate(levels, start=1):
+        prediction = _guided(host, x, _batch(t, x), conditioning, negative, guidance)
+        x = scheduler.step(prediction, scheduler_t, x, return_dict=False)[0]
+        if on_step is not None:
+            on_step(done, len(levels))
+    return x
+
+
+def _guided(
+    host: Host, x: Tensor, t: Tensor, conditioning: Conditioning, negative: Conditioning | None, guidance: float
+) -> Tensor:
+    noisy = x.to(host.dtype)
+    positive = host.predict(noisy, t, conditioning).float()
+    if negative is None or guidance == 1:
+        return positive
+    return torch.lerp(host.predict(noisy, t, negative).float(), positive, guidance)
+
+
+def _batch(t: float, like: Tensor) -> Tensor:
+    return torch.full((like.shape[0],), t, device=like.device)
+
+
+def _scheduler(host: Host, steps: int, shift: float | None) -> Any:
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    objective = host.objective
+    if isinstance(objective, EpsObjective):
+        # diffusers' DDIM leaves 3 % of noise unless the steps divide the training's; this solver ends at no noise.
+        scheduler = DPMSolverMultistepScheduler(
+            num_train_timesteps=len(objective.alphas_cumprod),
+            trained_betas=_betas(objective.alphas_cumprod).numpy(),
+            prediction_type="v_prediction" if objective.name == "v" else "epsilon",
+            timestep_spacing="trailing",
+            final_sigmas_type="zero",
+        )
+        scheduler.set_timesteps(steps, device=host.device)
+        return scheduler
+    own: float = getattr(objective, "shift", 1.0)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=own if shift is None else shift)
+    # Evenly spaced levels from pure noise down; the scheduler's default spacing never reaches the last part.
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), device=host.device)
+    return scheduler
+
+
+def _betas(alphas_cumprod: Tensor) -> Tensor:
+    alphas = alphas_cumprod.double().cpu()
+    return (1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])).float()
+
+
+def _levels(host: Host, scheduler: Any) -> Iterator[tuple[float, Any]]:
+    """Per step the timestep in the objective's unit and in the scheduler's."""
+    flow = host.objective.name == "flow"
+    for i, t in enumerate(scheduler.timesteps):
+        yield float(scheduler.sigmas[i]) if flow else float(t), t

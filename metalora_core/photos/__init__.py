@@ -1,0 +1,1 @@
+"""From picture files and folders to a training set with captions."""

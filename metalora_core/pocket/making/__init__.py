@@ -1,0 +1,1 @@
+"""How the small world's files are made."""

@@ -1,0 +1,1 @@
+"""What the small world renders: subjects, scenes and their factors."""

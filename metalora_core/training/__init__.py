@@ -1,0 +1,1 @@
+"""What both training loops are made of: starts, batches, states, options, optimizer, schedule, retries."""

@@ -1,0 +1,267 @@
+"""Everything that a step of an adaptation changes, and the identity that is made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..chain import ChainFactors, SlotLayout
+from ..errors import InvalidOptions
+from ..files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
+from ..files.identity import Identity, IdentityLayer, IdentityMetadata
+from ..files.prior import Prior, prior_sha256
+from ..model.host import Host
+from ..model.targets import Target
+from .adaptation_options import AdaptationOptions, TrainingSet
+from .optimizers import evaluation_mode, make_optimizer, restore_optimizer, scale_learning_rates, training_mode
+from .schedule import step_generator, warmup_cosine
+from .trained_vector import TrainedVector
+
+__all__ = ["AdaptationState"]
+
+_KIND = "adaptation"
+
+
+class AdaptationState:
+    """Factors of one subject in two flat vectors, their optimizer and what was measured on the way.
+
+    Args:
+        host: Gives device and dtype.
+        prior: meta_down, start and step sizes.
+        targets: The prior's targets in the prior's order.
+        options: Settings.
+
+    Raises:
+        InvalidOptions: If a warm start is asked for that the prior has not, or contradicts r_mid.
+    """
+
+    def __init__(self, host: Host, prior: Prior, targets: Sequence[Target], options: AdaptationOptions) -> None:
+        self.options, self._dtype = options, host.dtype
+        downs = {t.name: prior.layers[t.name].meta_down for t in targets}
+        warm = _starts_warm(prior, options)
+        ranks = {name: _rank(prior, name, options, warm) for name in downs}
+        self.layout = SlotLayout.of(downs, {t.name: t.shape[0] for t in targets}, ranks)
+        self.step = 0
+        self.losses: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        flat = self._start(prior, warm).to(host.device, torch.float32)
+        self._trained = TrainedVector(self.layout, flat, host.dtype)
+        self.average = flat.clone() if options.ema_decay else None
+        self.best: Tensor | None = None
+        self._step_sizes = _step_sizes(prior, self.layout, host.device)
+        self._rates = [options.mid_learning_rate, options.up_learning_rate]
+        groups = [{"params": [p], "lr": rate} for p, rate in zip(self._trained.parameters, self._rates, strict=True)]
+        self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
+        training_mode(self._optimizer)
+        self.factors = {
+            name: ChainFactors(_ready(down, host), flat, flat, prior.metadata.scale) for name, down in downs.items()
+        }
+        self._at_trained = False
+        self.use()
+        self._unread: list[Tensor] = []
+
+    def _start(self, prior: Prior, warm: bool) -> Tensor:
+        flat = self.layout.cold_start(step_generator(self.options.seed, "cold start"))
+        if not warm:
+            return flat
+        mids, ups = self.layout.unpack(flat)
+        for name in self.layout.names:
+            layer = prior.layers[name]
+            for own, learned in ((mids[name], layer.mid_init), (ups[name], layer.up_init)):
+                if learned is not None:
+                    own.copy_(learned)
+        return flat
+
+    def use(self, flat: Tensor | None = None) -> None:
+        """Point the injected chains at the trained vectors, or at another flat vector of all factors."""
+        if flat is not None:
+            self._point_at(*self.layout.unpack(flat.to(self._dtype)))
+        elif not self._at_trained:
+            self._point_at(*self._trained.factors)
+        self._at_trained = flat is None
+        if flat is None:
+            self._trained.cast()
+
+    def _point_at(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> None:
+        for name, chain in self.factors.items():
+            chain.mid, chain.up = mids[name], ups[name]
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss has to be multiplied by before its backward pass."""
+        return self._trained.loss_scale
+
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step with the gradients that are there; nothing is read from the device."""
+        options = self.options
+        factor = warmup_cosine(self.step, options.steps, options.warmup_steps, options.final_rate)
+        scale_learning_rates(self._optimizer, self._rates, factor)
+        flat = self._trained.flat
+        before = None if self._step_sizes is None else flat.clone()
+        self._trained.gather_gradients()
+        self._optimizer.step()
+        self._trained.zero_gradients()
+        if before is not None and self._step_sizes is not None:
+            flat.sub_(before).mul_(self._step_sizes).add_(before)
+        self.step += 1
+        if self.average is not None:
+            # A short memory at first, so that the start is forgotten.
+            decay = min(options.ema_decay, self.step / (self.step + 9))
+            self.average.lerp_(flat, 1 - decay)
+        self._unread.append(loss.detach())
+
+    def read_losses(self) -> float:
+        """Fetch the losses since the last look; returns their mean (one sync with the device)."""
+        fresh = torch.stack(self._unread).tolist()
+        self._unread.clear()
+        self.losses += fresh
+        return sum(fresh) / len(fresh)
+
+    def flat(self) -> Tensor:
+        """All factors in one vector, a copy."""
+        return self._trained.flat.clone()
+
+    def result(self) -> Tensor:
+        """The factors to keep by now: the average where there is one, a schedule-free optimizer's own average."""
+        if self.average is not None:
+            return self.average.clone()
+        evaluation_mode(self._optimizer)
+        flat = self.flat()
+        training_mode(self._optimizer)
+        return flat
+
+    def snapshot(self, digest: str) -> Checkpoint:
+        """A copy of the whole state between two steps."""
+        copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        state = {
+            "optimizer": _copied(self._optimizer.state_dict()),
+            "losses": list(self.losses),
+            "validation": [list(pair) for pair in self.validation],
+        }
+        return Checkpoint(_KIND, self.step, digest, copies, state)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What changes beside the optimizer; the tensors are the state's own."""
+        mids, ups = self._trained.parameters
+        tensors = {"mids": mids, "ups": ups, "average": self.average, "best": self.best}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk, nearly: the factors, their moments, their average and their best."""
+        return self._trained.flat.nbytes * (3 + (self.average is not None) + (self.best is not None))
+
+    def save(self, path: Path, snapshot: Checkpoint) -> None:
+        """Write a snapshot."""
+        save_checkpoint(path, snapshot)
+
+    def load(self, path: Path, digest: str) -> None:
+        """Continue from a file.
+
+        Raises:
+            UnreadableFile: If it is damaged, or its tensors are not those of this run.
+        """
+        saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=self.checkpoint_bytes)
+        require_tensors(saved, path, self._tensors(), may={"best": self._trained.flat})
+        with refusing_damage(path):
+            self.restore(saved)
+            measured = [step for step, _ in self.validation]
+            if not 0 < self.step <= self.options.steps or len(self.losses) != self.step:
+                raise ValueError(f"step {self.step} of {self.options.steps} with {len(self.losses)} losses")
+            if not all(map(math.isfinite, (*self.losses, *(loss for _, loss in self.validation)))):
+                raise ValueError("a loss is not finite")
+            if measured != sorted({step for step in measured if 0 < step <= self.step}):
+                raise ValueError(f"measured on held-out photos at the steps {measured[:5]}, at step {self.step}")
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Continue from a snapshot."""
+        tensors = saved.tensors
+        self._trained.flat.copy_(torch.cat([tensors["mids"], tensors["ups"]]))
+        self._trained.zero_gradients()
+        if self.average is not None:
+            self.average.copy_(tensors["average"])
+        self.best = tensors["best"].to(self._trained.flat.device) if "best" in tensors else None
+        restore_optimizer(self._optimizer, saved.state["optimizer"], saved.step)
+        self.losses = [float(loss) for loss in saved.state["losses"]]
+        self.validation = [(int(step), float(loss)) for step, loss in saved.state["validation"]]
+        self._unread.clear()
+        self.step = saved.step
+
+    def identity(self, flat: Tensor, host: Host, prior: Prior, photos: TrainingSet, steps: int) -> Identity:
+        """An identity from a flat vector of factors."""
+        mids, ups = self.layout.unpack(flat.detach().float().cpu())
+        layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(self.layout.names)}
+        metrics: dict[str, Any] = {"final_loss": sum(self.losses[-10:]) / max(len(self.losses[-10:]), 1)}
+        if self.validation:
+            metrics["held_out_loss"] = min(loss for _, loss in self.validation)
+        metadata = IdentityMetadata(
+            prior_sha256=prior_sha256(prior),
+            prior_name=prior.metadata.name,
+            base_fingerprint=prior.metadata.base_fingerprint,
+            family=host.family,
+            trigger=photos.trigger,
+            class_word=photos.class_word,
+            settings=json.loads(json.dumps(dataclasses.asdict(self.options))),
+            seed=self.options.seed,
+            steps=steps,
+            metrics=metrics,
+            photo_hashes=list(photos.photo_hashes),
+            created_with=f"metalora_core {__version__}",
+        )
+        return Identity(layers, metadata)
+
+
+def _ready(down: Tensor, host: Host) -> Tensor:
+    # An inference tensor cannot be saved for the backward pass.
+    return (down.clone() if down.is_inference() else down).to(host.device, host.dtype)
+
+
+def _starts_warm(prior: Prior, options: AdaptationOptions) -> bool:
+    has_start = any(layer.up_init is not None or layer.mid_init is not None for layer in prior.layers.values())
+    if options.start == "warm" and not has_start:
+        raise InvalidOptions(
+            f'The prior {prior.metadata.name!r} has no learned start. Set start to "cold" or "auto", or choose a prior '
+            "that was trained with a warm start."
+        )
+    return has_start and options.start != "cold"
+
+
+def _rank(prior: Prior, name: str, options: AdaptationOptions, warm: bool) -> int:
+    layer = prior.layers[name]
+    learned = layer.mid_init.shape[0] if layer.mid_init is not None else None
+    if layer.up_init is not None:
+        learned = layer.up_init.shape[1]
+    if warm and learned is not None:
+        if options.r_mid not in (0, learned):
+            raise InvalidOptions(
+                f"r_mid is {options.r_mid}, but the prior's learned start has rank {learned}. Set r_mid to 0, or start "
+                'to "cold".'
+            )
+        return learned
+    return options.r_mid or learned or prior.metadata.r_mid
+
+
+def _step_sizes(prior: Prior, layout: SlotLayout, device: torch.device) -> Tensor | None:
+    sizes = [prior.layers[name].step_size for name in layout.names]
+    if all(size is None for size in sizes):
+        return None
+    rows = [torch.ones(2) if size is None else size.float().cpu().expand(2) for size in sizes]
+    return layout.per_layer(torch.stack(rows)).to(device)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return value

@@ -1,0 +1,138 @@
+"""The identity bank of meta-training: one slot of mid and up per subject, with its own optimizer state.
+
+A slot is a row that says how a subject differs from the common identity, so a new bank is all zeros. Only the rows of
+the batch are read and written ("lazy" Adam), in place, so that a bank larger than memory can live in mapped files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from ..errors import InvalidOptions
+from ..files.atomic import reserve_file
+
+__all__ = ["IdentityBank", "SlotRates"]
+
+
+@dataclass(frozen=True)
+class SlotRates:
+    """Adam settings of the slots.
+
+    Args:
+        mid: Learning rate of mid.
+        up: Learning rate of up.
+        decay: Decoupled decay towards the common identity, in units of the learning rate.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+    """
+
+    mid: float
+    up: float
+    decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+
+class IdentityBank:
+    """Rows of residuals (row = identity of a subject minus common identity) and their Adam moments.
+
+    Args:
+        count: Subjects.
+        mid_total: Numbers of all mids; the first part of a row.
+        total: Numbers of a row.
+        folder: Keep the bank in memory-mapped files here instead of in RAM. The files are working storage: a
+            checkpoint holds a copy. Their bytes are taken from the disk at once.
+        rows_per_shard: Rows of one tensor or file.
+
+    Raises:
+        InvalidOptions: If count is below 1.
+        UnwritableFile: If the folder cannot hold the bank.
+    """
+
+    def __init__(
+        self, count: int, mid_total: int, total: int, folder: Path | None = None, rows_per_shard: int = 256
+    ) -> None:
+        if count < 1:
+            raise InvalidOptions(f"A bank of {count} subjects cannot be trained; give at least one subject.")
+        self.count, self.mid_total, self.total, self.rows_per_shard = count, mid_total, total, rows_per_shard
+        sizes = [min(rows_per_shard, count - start) for start in range(0, count, rows_per_shard)]
+        # Axis 1 holds residual, first and second moment of one subject side by side.
+        shapes = [(rows, 3, total) for rows in sizes]
+        self._shards = [torch.zeros(shape) for shape in shapes] if folder is None else _mapped(shapes, folder)
+        self.visits = torch.zeros(count)
+
+    def gather(self, subjects: Sequence[int], device: torch.device | None = None) -> Tensor:
+        """Copies of the subjects' residuals, shape (len(subjects), total)."""
+        rows = torch.stack([self._row(subject)[0] for subject in subjects])
+        return rows if device is None else rows.to(device, non_blocking=True)
+
+    def update(self, subjects: Sequence[int], gradients: Tensor, rates: SlotRates) -> None:
+        """One Adam step on the rows of distinct subjects.
+
+        Args:
+            subjects: Distinct indices.
+            gradients: (len(subjects), total), on any device.
+            rates: Learning rates and betas.
+        """
+        gradients = gradients.to("cpu", torch.float32)
+        rows = [self._row(subject) for subject in subjects]
+        visits = [self.visits[subject] for subject in subjects]
+        for part, rate in ((slice(0, self.mid_total), rates.mid), (slice(self.mid_total, self.total), rates.up)):
+            adamw(
+                [row[0, part] for row in rows],
+                [gradient[part] for gradient in gradients],
+                [row[1, part] for row in rows],
+                [row[2, part] for row in rows],
+                [],
+                # Each call counts the step; the bank's own counter moves once below.
+                [visit.clone() for visit in visits],
+                fused=True,
+                amsgrad=False,
+                beta1=rates.beta1,
+                beta2=rates.beta2,
+                lr=rate,
+                weight_decay=rates.decay,
+                eps=1e-8,
+                maximize=False,
+            )
+        self.visits[list(subjects)] += 1
+
+    def mean(self) -> Tensor:
+        """Mean residual of all subjects that were visited, shape (total,)."""
+        total = torch.zeros(self.total, dtype=torch.float64)
+        for i, shard in enumerate(self._shards):
+            seen = self.visits[i * self.rows_per_shard :][: shard.shape[0]] > 0
+            # Row by row: a mapped shard may not fit into memory as one copy.
+            for row in seen.nonzero().flatten().tolist():
+                total += shard[row, 0]
+        return (total / (self.visits > 0).sum().clamp(min=1)).float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a checkpoint needs; the tensors are the bank's own, not copies."""
+        return {f"shard.{i}": shard for i, shard in enumerate(self._shards)} | {"visits": self.visits}
+
+    def _row(self, subject: int) -> Tensor:
+        return self._shards[subject // self.rows_per_shard][subject % self.rows_per_shard]
+
+
+def _mapped(shapes: Sequence[tuple[int, int, int]], folder: Path) -> list[Tensor]:
+    paths = [folder / f"bank-{index:05d}.f32" for index in range(len(shapes))]
+    try:
+        # All of them before the first is used: a mapped file with a hole ends the program when the disk is full.
+        for path, shape in zip(paths, shapes, strict=True):
+            reserve_file(path, 4 * prod(shape))
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    return [
+        torch.from_file(str(path), shared=True, size=prod(shape), dtype=torch.float32).view(shape)
+        for path, shape in zip(paths, shapes, strict=True)
+    ]

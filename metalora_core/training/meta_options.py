@@ -1,0 +1,152 @@
+"""Settings of meta-training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..checks import COUNT, NOT_NEGATIVE, POSITIVE, RANK, SEED, SHARE, WHOLE, Range, refuse
+
+__all__ = ["MetaTrainingOptions", "MetaTrainingProgress"]
+
+
+@dataclass(frozen=True)
+class MetaTrainingOptions:
+    """Settings of meta-training.
+
+    Three designs are made of the same parts:
+
+    - *joint* (the default, first-order joint training): one pass a step trains the slots of the batch's subjects and
+      the shared factors together;
+    - *split* (``support_query_split``): a pass over support photos trains the slots, then one over query photos of the
+      same subjects trains the shared factors;
+    - *episodes* (``inner_steps > 0``): as split, but each subject starts at the common identity and takes
+      ``inner_steps`` support steps, as an adaptation would; first-order MAML. With ``query_every`` the shared factors
+      learn on the way too, so that they serve an adaptation of any length up to that.
+
+    Args:
+        steps: Outer steps.
+        subjects_per_batch: Distinct subjects a step.
+        photos_per_subject: Photos of each in one pass.
+        r_meta: Rank of meta_down.
+        r_mid: Rank of the identities.
+        rank_by_pattern: Shell-style pattern on target names to r_mid, where it differs.
+        scale: Factor inside ΔW.
+        include: Patterns of targets; empty for the family's attention and feed-forward layers.
+        exclude: Patterns of targets to leave out.
+        meta_learning_rate: Of meta_down.
+        common_learning_rate: Of the learned warm start.
+        mid_learning_rate: Of the slots' mid.
+        up_learning_rate: Of the slots' up.
+        slot_decay: Decoupled decay of a slot towards the common identity, in units of its learning rate.
+        meta_weight_decay: AdamW's decay of meta_down.
+        max_grad_norm: Clip of the shared factors' gradient; 0 for none.
+        warmup_steps: Linear warm-up of all rates.
+        final_rate: Rate at the end as a share of the full one; cosine in between.
+        warm_start: "none"; "mean" of the slots at the end; "learned" jointly as a common identity plus residuals.
+        step_sizes: Learn a multiplier of the learning rate for each target's mid and up.
+        step_size_learning_rate: Of their logarithms.
+        support_query_split: Train slots and shared factors on different photos of the same subjects.
+        support_photos: Photos of a subject's support passes, the rest being query photos; as many as an adaptation
+            will have. An episode draws them anew, a slot of the bank keeps its own. 0 for the first half of them.
+        inner_steps: Support steps of an episode; 0 keeps the slots in a bank.
+        query_every: Support steps between two query passes of an episode; 0 for a single one at its end.
+        caption_dropout: Probability that a caption is empty.
+        seed: Of initial values and all draws.
+        read_every: Steps between two looks at the loss (each is one sync with the device).
+        checkpoint_every: Steps between two checkpoints, if a path is given.
+        bank_folder: Keep the bank in mapped files here instead of in RAM.
+        class_words: Words that name a subject of the domain, for the prior's record.
+        name: Of the prior; the domain if empty.
+        license: Of the prior.
+    """
+
+    steps: int = 2000
+    subjects_per_batch: int = 16
+    photos_per_subject: int = 1
+    r_meta: int = 64
+    r_mid: int = 8
+    rank_by_pattern: Mapping[str, int] = field(default_factory=dict[str, int])
+    scale: float = 1.0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    meta_learning_rate: float = 1e-3
+    common_learning_rate: float = 1e-3
+    mid_learning_rate: float = 2e-3
+    up_learning_rate: float = 2e-3
+    slot_decay: float = 0.0
+    meta_weight_decay: float = 0.0
+    max_grad_norm: float = 0.0
+    warmup_steps: int = 20
+    final_rate: float = 0.1
+    warm_start: Literal["none", "mean", "learned"] = "mean"
+    step_sizes: bool = False
+    step_size_learning_rate: float = 1e-2
+    support_query_split: bool = False
+    support_photos: int = 0
+    inner_steps: int = 0
+    query_every: int = 0
+    caption_dropout: float = 0.0
+    seed: int = 0
+    read_every: int = 20
+    checkpoint_every: int = 500
+    bank_folder: Path | None = None
+    class_words: tuple[str, ...] = ()
+    name: str = ""
+    license: str = ""
+
+    @property
+    def two_passes(self) -> bool:
+        """Whether slots and shared factors are trained in passes of their own."""
+        return self.support_query_split or self.inner_steps > 0
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Support steps before each query pass of an outer step; the shared factors' optimizer steps after each."""
+        steps = self.inner_steps or int(self.support_query_split)
+        every = self.query_every or steps
+        return tuple(min(every, steps - done) for done in range(0, steps, every)) if steps else (0,)
+
+    def check(self) -> None:
+        """Raise ``InvalidOptions`` with every finding at once."""
+        findings = COUNT.findings(
+            self, "steps", "subjects_per_batch", "photos_per_subject", "read_every", "checkpoint_every"
+        )
+        findings += RANK.findings(self, "r_meta", "r_mid") + WHOLE.findings(
+            self, "support_photos", "inner_steps", "query_every", "warmup_steps"
+        )
+        findings += [
+            f"rank_by_pattern gives {pattern!r} {rank!r}, {RANK} is needed"
+            for pattern, rank in self.rank_by_pattern.items()
+            if not RANK.holds(rank)
+        ]
+        rates = ("meta_learning_rate", "common_learning_rate", "mid_learning_rate", "up_learning_rate")
+        findings += NOT_NEGATIVE.findings(
+            self, *rates, "step_size_learning_rate", "slot_decay", "meta_weight_decay", "max_grad_norm"
+        )
+        findings += POSITIVE.findings(self, "scale") + SHARE.findings(self, "final_rate") + SEED.findings(self, "seed")
+        findings += Range(0, 1, below=True).findings(self, "caption_dropout")
+        if self.warm_start not in ("none", "mean", "learned"):
+            findings.append(f'warm_start is {self.warm_start!r}, expected "none", "mean" or "learned"')
+        if self.inner_steps and self.warm_start == "mean":
+            findings.append('episodes keep no slots to average: set warm_start to "learned" or "none"')
+        refuse("this meta-training", findings)
+
+
+@dataclass(frozen=True)
+class MetaTrainingProgress:
+    """What a listener is told every ``read_every`` steps.
+
+    Args:
+        step: Steps done.
+        steps: Steps in all.
+        loss: Mean loss since the last report (query loss where passes are split).
+        seconds: Since this call of ``meta_train`` began.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float

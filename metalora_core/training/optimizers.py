@@ -1,0 +1,133 @@
+"""Optimizers by name; those of other packages are imported when asked for."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import InvalidOptions, MissingDependency
+
+__all__ = [
+    "OPTIMIZERS",
+    "evaluation_mode",
+    "make_optimizer",
+    "restore_optimizer",
+    "scale_learning_rates",
+    "training_mode",
+]
+
+_TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+_OTHERS = {
+    "prodigy": ("prodigyopt", "Prodigy", "pip install prodigyopt"),
+    "schedulefree_adamw": ("schedulefree", "AdamWScheduleFree", "pip install schedulefree"),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "pip install bitsandbytes"),
+}
+_MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
+OPTIMIZERS: tuple[str, ...] = (*_TORCH, *_OTHERS)
+"""Names that ``make_optimizer`` knows."""
+
+
+def make_optimizer(name: str, param_groups: Sequence[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+    """Build an optimizer.
+
+    Args:
+        name: One of ``OPTIMIZERS``.
+        param_groups: As torch takes them; each group has its own ``lr``.
+        options: More constructor arguments, e.g. ``weight_decay``.
+
+    Raises:
+        InvalidOptions: If the name is unknown.
+        MissingDependency: If its package is not installed; the text has the pip line.
+    """
+    if name in _TORCH:
+        return _TORCH[name](param_groups, fused=True, **options)
+    if name not in _OTHERS:
+        raise InvalidOptions(f"There is no optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
+    module, attribute, pip_line = _OTHERS[name]
+    try:
+        constructor: Callable[..., torch.optim.Optimizer] = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise MissingDependency(f"The optimizer {name!r}", pip_line) from error
+    return constructor(param_groups, **options)
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer, base: Iterable[float], factor: float) -> None:
+    """Set every group's learning rate to its base rate times the schedule's factor."""
+    for group, rate in zip(optimizer.param_groups, base, strict=True):
+        group["lr"] = rate * factor
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], steps: int) -> None:
+    """Load a state and compare it with options, parameters and count, which torch leaves to the next step.
+
+    Args:
+        optimizer: Made with the options that the state was saved under.
+        state: From ``state_dict``.
+        steps: That it has taken.
+
+    Raises:
+        ValueError: If the state is of other options, groups, shapes or steps.
+    """
+    for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        _compare_options(own, saved, changing=type(optimizer) not in _TORCH.values())
+    # A copy: torch takes over tensors as they are, and the next step would write into the saved ones.
+    optimizer.load_state_dict(copy.deepcopy(dict(state)))
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        values = optimizer.state.get(parameter, {})
+        if steps and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+            _compare_moments(values, steps)
+        for name in _MOMENTS & values.keys():
+            if values[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{name} of the optimizer has shape {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+                )
+
+
+def _compare_options(own: Mapping[str, Any], saved: Mapping[str, Any], *, changing: bool) -> None:
+    # Optimizers of other packages keep their estimates beside their options, some from the first step on.
+    added = saved.keys() - own.keys()
+    if own.keys() - saved.keys() or not all(changing and _finite_number(saved[name]) for name in added):
+        raise ValueError(f"the optimizer has the options {sorted(saved)}, not {sorted(own)}")
+    for name in own.keys() - {"params"}:
+        value, found = own[name], saved[name]
+        may_differ = name == "lr" or (changing and _finite_number(value))
+        if not (_finite_number(found) if may_differ else found == value):
+            raise ValueError(f"{name} of the optimizer is {found!r}, not {value!r}")
+
+
+def _finite_number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and bool(value.isfinite().all())
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _compare_moments(values: Mapping[str, Any], steps: int) -> None:
+    if set(values) != {"step", "exp_avg", "exp_avg_sq"}:
+        raise ValueError(f"the optimizer holds {sorted(values)} of a tensor")
+    if not _finite_number(values["step"]) or int(values["step"]) != steps:
+        raise ValueError(f"the optimizer has taken {values['step']} steps, the run {steps}")
+    if bool((values["exp_avg_sq"] < 0).any()):
+        raise ValueError("the optimizer holds a negative square")
+
+
+def training_mode(optimizer: torch.optim.Optimizer) -> None:
+    """Switch a schedule-free optimizer's parameters to the point where gradients are taken; else nothing."""
+    switch: Callable[[], Any] | None = getattr(optimizer, "train", None)
+    if switch is not None:
+        switch()
+
+
+def evaluation_mode(optimizer: torch.optim.Optimizer) -> None:
+    """Switch a schedule-free optimizer's parameters to their average, which is the result; else nothing."""
+    switch: Callable[[], Any] | None = getattr(optimizer, "eval", None)
+    if switch is not None:
+        switch()

@@ -1,0 +1,1 @@
+"""A ComfyUI model as a host of the library."""

@@ -1,0 +1,37 @@
+"""What travels through the identity socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...metalora_core.chain import ChainFactors
+from ...metalora_core.files.identity import Identity, chain_factors
+from ...metalora_core.files.prior import Prior
+
+
+@dataclass(frozen=True)
+class LearnedIdentity:
+    """An identity with the prior that it needs."""
+
+    identity: Identity
+    prior: Prior
+
+    def factors(self) -> Mapping[str, ChainFactors]:
+        """Chain per target in float32; files may hold 16-bit numbers, and factors of one precision only multiply."""
+        chains = chain_factors(self.identity, self.prior)
+        return {
+            name: replace(chain, meta_down=chain.meta_down.float(), mid=chain.mid.float(), up=chain.up.float())
+            for name, chain in chains.items()
+        }
+
+    @property
+    def words(self) -> str:
+        """Trigger and class word, as they stand in a prompt."""
+        record = self.identity.metadata
+        return f"{record.trigger} {record.class_word}".strip()
+
+    @property
+    def title(self) -> str:
+        """The identity as messages call it."""
+        return f"The identity {self.identity.metadata.name or self.words!r}"

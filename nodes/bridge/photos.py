@@ -1,0 +1,132 @@
+"""Reference photos on their way from an IMAGE socket to a training."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...metalora_core.adaptation import TrainingSet
+from ...metalora_core.errors import UnusableReferences
+from ...metalora_core.files.prior import Prior
+from ...metalora_core.photos.captions import build_captions, word_findings
+from ...metalora_core.photos.images import Photo, fit
+from ...metalora_core.provenance.consent import ConsentRecord, Purpose
+from ...metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
+from ...metalora_core.references.findings import Severity
+from ...metalora_core.references.quality import QualityThresholds
+from ...metalora_core.references.report import assess_references
+from .consent import require_consent
+from .image_tensors import photo_hash, to_image
+
+USUAL_RESOLUTION = 512  # pixels; where a prior does not say what it was trained on
+
+
+def trained_px(prior: Prior | None) -> int:
+    """Side of the pictures that a model will learn from, as far as the prior tells."""
+    return (prior and prior.metadata.picture_px) or USUAL_RESOLUTION
+
+
+@dataclass(frozen=True)
+class References:
+    """Photos that may be learned from, with their words and the consent they were given with."""
+
+    photos: tuple[Photo, ...]
+    captions: tuple[str, ...]
+    class_word: str
+    trigger: str
+    consent: ConsentRecord | None = None
+
+    @property
+    def consent_id(self) -> str | None:
+        return None if self.consent is None else self.consent.id
+
+    def check_consent(self) -> None:
+        """Ask again: a record may have expired since the photos were prepared."""
+        if self.consent is not None:
+            require_consent(self.consent, [photo.sha256 for photo in self.photos], Purpose.TRAINING)
+
+    def usual_resolution(self, prior: Prior) -> int:
+        """The prior's own side, or the largest below it that every photo has, in steps that every model can halve."""
+        side = min([trained_px(prior), *(min(photo.pixels.shape[-2:]) for photo in self.photos)])
+        return max(64, side // 64 * 64)
+
+    def training_set(self, side: int) -> TrainingSet:
+        return TrainingSet(
+            images=tuple(fit(photo, side) for photo in self.photos),
+            captions=self.captions,
+            class_word=self.class_word,
+            trigger=self.trigger,
+            photo_hashes=tuple(photo.sha256 for photo in self.photos),
+        )
+
+    def digest(self) -> str:
+        words = [self.class_word, self.trigger, *self.captions]
+        text = "\n".join([*words, *(photo.sha256 for photo in self.photos)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Brief:
+    """The inputs of Prepare Reference Photos."""
+
+    photos: tuple[Tensor, ...]
+    captions: tuple[str, ...]
+    class_word: str
+    trigger: str
+    prior: Prior | None = None
+    consent: ConsentRecord | None = None
+    unusable_photos: str = "stop"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What Prepare Reference Photos gives out."""
+
+    references: References
+    sheet: Tensor
+    findings: str
+
+
+def prepare(brief: Brief) -> Prepared:
+    """Assess photos and make them ready to learn from.
+
+    Raises:
+        UnusableReferences: If a photo cannot be learned from, or words are missing.
+        ConsentRefused: If the record does not permit their use.
+    """
+    trigger, class_word = brief.trigger.strip(), brief.class_word.strip()
+    _check_words(trigger, class_word)
+    photos = tuple(Photo(f"photo {n}", pixels, photo_hash(pixels)) for n, pixels in enumerate(brief.photos, start=1))
+    features = None if brief.prior is None else brief.prior.features
+    domain = "" if brief.prior is None else brief.prior.metadata.domain
+    limits = QualityThresholds(training_side_px=trained_px(brief.prior))
+    report = assess_references(photos, thresholds=limits, domain=features, domain_name=domain)
+    built = build_captions("\n".join(brief.captions), trigger=trigger, class_word=class_word, count=len(photos))
+    captions = [_with_trigger(caption, trigger, class_word) for caption in built]
+    if brief.unusable_photos == "stop":
+        report.require_usable()
+    kept = [n for n in range(len(photos)) if report.severity_of(n) is not Severity.BLOCKING]
+    if not kept:
+        raise UnusableReferences(f"No photo is left to learn from. {report.text}")
+    used = tuple(photos[n] for n in kept)
+    if brief.consent is not None:
+        require_consent(brief.consent, [photo.sha256 for photo in used], Purpose.TRAINING)
+    references = References(used, tuple(captions[n] for n in kept), class_word, trigger, brief.consent)
+    return Prepared(references, to_image(sheet_as_tensor(contact_sheet(photos, report))[None]), report.text)
+
+
+def _check_words(trigger: str, class_word: str) -> None:
+    findings = word_findings(trigger, class_word)
+    if findings:
+        raise UnusableReferences(f"Prepare Reference Photos: {'; '.join(findings)}.")
+
+
+def _with_trigger(caption: str, trigger: str, class_word: str) -> str:
+    """The caption with the trigger in it: before the class word if that stands there, else in front."""
+    if trigger in caption:
+        return caption
+    if class_word in caption.split() or f"{class_word}," in caption:
+        return caption.replace(class_word, f"{trigger} {class_word}", 1)
+    return f"photo of a {trigger} {class_word}, {caption}"

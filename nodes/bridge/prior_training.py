@@ -1,0 +1,114 @@
+"""A meta-training run from a node: data, progress, cancelling, and the file at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...metalora_core.errors import TrainingCancelled
+from ...metalora_core.files.prior import Prior, save_prior
+from ...metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, SubjectDataset, meta_train
+from ...metalora_core.photos.subject_folders import FolderSubjects
+from ...metalora_core.references.domain import picture_features
+from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
+from .host.comfy_host import ComfyHost
+from .host.memory import wants_checkpointing
+from .progress import cancelled, interruption, show_progress
+
+POCKET_PHOTOS = 4
+POCKET_COUNT = 48
+
+
+@dataclass(frozen=True)
+class PriorRequest:
+    """The widgets of the node."""
+
+    subjects: str
+    class_word: str
+    filename: str
+    steps: int
+    subject_limit: int = 0
+    r_meta: int = 64
+    r_mid: int = 8
+    subjects_per_batch: int = 8
+    resolution: int = 512
+    warm_start: Any = "mean"
+    checkpointing: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PriorOutcome:
+    """A trained prior, its losses, and the report."""
+
+    prior: Prior
+    losses: list[float]
+    report: str
+
+
+def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> PriorOutcome:
+    """Train a prior and write it into models/metalora.
+
+    Raises:
+        InterruptProcessingException: ComfyUI's own, when the user cancels; the next run continues.
+    """
+    path = new_file(PRIORS, request.filename)
+    place = shown(PRIORS, path)
+    host = ComfyHost(
+        model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
+    )
+    host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
+    subjects, features = _subjects(request, host)
+    host.encode_prompts(sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)}))
+    options = MetaTrainingOptions(
+        steps=request.steps,
+        subjects_per_batch=min(request.subjects_per_batch, len(subjects)),
+        r_meta=request.r_meta,
+        r_mid=request.r_mid,
+        warm_start=request.warm_start,
+        seed=request.seed,
+        class_words=(request.class_word,),
+        name=path.stem,
+        read_every=max(1, min(20, request.steps // 20)),
+    )
+    losses: list[float] = []
+
+    def on_progress(progress: MetaTrainingProgress) -> None:
+        losses.append(progress.loss)
+        show_progress(progress.step, progress.steps, loss=progress.loss)
+        if cancelled():
+            raise TrainingCancelled("The run was cancelled.")
+
+    unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
+    try:
+        prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
+    except TrainingCancelled as cancellation:
+        raise interruption() from cancellation
+    prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))
+    unfinished.unlink(missing_ok=True)
+    report = f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. Saved {place}"
+    return PriorOutcome(prior, losses, report)
+
+
+def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, Tensor]:
+    """The subjects to learn from, and the features of their photos, (photos, features)."""
+    domain = POCKET_SUBJECTS.get(request.subjects)
+    if domain is None:
+        folder = input_folder(request.subjects)
+        found = FolderSubjects(folder, host, request.class_word, request.resolution, limit=request.subject_limit)
+        return found, found.features
+    from ...metalora_core.pocket.making.dataset import PhotoPlan, rendered_photos, to_pictures
+    from ...metalora_core.pocket.making.latents_cache import PhotoSubjects
+
+    plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
+    photos = to_pictures(rendered_photos(plan, _cache_folder()).copy())
+    return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos)
+
+
+def _cache_folder() -> Path:
+    import folder_paths
+
+    return Path(folder_paths.get_temp_directory()) / "metalora_pocket"

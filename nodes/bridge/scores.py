@@ -1,0 +1,73 @@
+"""Likeness scores of pictures, and the picture that shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .embedders import Embedder
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Similarities of generated pictures.
+
+    Args:
+        likeness: Mean cosine to the held-out photos, one per picture.
+        copying: Largest cosine to a trained photo, one per picture; empty if none were given.
+        ceiling: How alike the held-out photos are among themselves, what a perfect picture would reach.
+    """
+
+    likeness: tuple[float, ...]
+    copying: tuple[float, ...]
+    ceiling: float | None
+
+    @property
+    def mean(self) -> float:
+        return sum(self.likeness) / len(self.likeness)
+
+    @property
+    def report(self) -> str:
+        lines = [f"Likeness {self.mean:.3f} over {len(self.likeness)} pictures."]
+        if self.ceiling is not None:
+            lines.append(f"The held-out photos among themselves: {self.ceiling:.3f}.")
+        for number, value in enumerate(self.likeness):
+            copied = f", nearest trained photo {self.copying[number]:.3f}" if self.copying else ""
+            lines.append(f"Picture {number + 1}: {value:.3f}{copied}")
+        return "\n".join(lines)
+
+
+def compare(embed: Embedder, pictures: Tensor, held_out: Tensor, trained: Tensor | None) -> Scores:
+    """Score pictures (B, 3, H, W) against held-out photos, and against the trained ones if given."""
+    found, truth = embed(pictures), embed(held_out)
+    likeness = (found @ truth.mT).mean(dim=1)
+    copying = (found @ embed(trained).mT).amax(dim=1).tolist() if trained is not None else []
+    ceiling = None
+    if len(truth) > 1:
+        among = truth @ truth.mT
+        ceiling = float((among.sum() - among.diagonal().sum()) / (among.numel() - len(truth)))
+    return Scores(tuple(likeness.tolist()), tuple(copying), ceiling)
+
+
+def score_grid(pictures: Tensor, scores: Scores, columns: int) -> Tensor:
+    """The pictures with their scores written on them, best first: (1, 3, H, W)."""
+    from PIL import Image, ImageDraw
+
+    order = sorted(range(len(pictures)), key=lambda index: -scores.likeness[index])
+    columns = min(columns, len(order))
+    height, width = pictures.shape[-2:]
+    rows = -(-len(order) // columns)
+    sheet: Any = Image.new("RGB", (columns * width, rows * (height + 16)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, index in enumerate(order):
+        left, top = place % columns * width, place // columns * (height + 16)
+        pixels = (pictures[index].clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
+        sheet.paste(Image.fromarray(pixels), (left, top))
+        draw.text((left + 3, top + height + 2), f"{scores.likeness[index]:.3f}", fill="black")
+    return (
+        torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(1, *sheet.size[::-1], 3).movedim(-1, 1)
+        / 255
+    )
