@@ -31,7 +31,7 @@ import apply as putting_in
 from comfy_host import find_comfyui, python_of
 from speed_prepare import prepared
 
-from metalora_core.commands.terminal import table
+from metalora_core.evaluation.report.tables import table
 
 IN_COMFYUI = ("ours_comfy", "core_same", "core_all", "core_same_bf16")
 NAMES = {

@@ -125,7 +125,7 @@ def measure(folders: Mapping[str, Path]) -> dict[str, dict[str, float]]:
 
 
 def show(results: dict[str, dict[str, float]]) -> None:
-    from metalora_core.commands.terminal import table
+    from metalora_core.evaluation.report.tables import table
 
     if not results:
         print("apply: not measured, no ComfyUI with its own .venv was found; set COMFYUI_PATH to one")

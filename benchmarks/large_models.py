@@ -20,11 +20,12 @@ import speed_case as case
 import speed_measure as measure
 import torch
 
-from metalora_core.adaptation import PRESETS, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.errors import OutOfMemory
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.hosts.block_store import BlockPlace
 from metalora_core.model.targets import choose_targets, default_patterns, fingerprint
+from metalora_core.training.adaptation_options import PRESETS
 from metalora_core.training.retries import free_memory
 
 FLUX_DEV = case.Size(24, 19, 38, 4096, 768, words=512)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, load_prior, save_prior
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.model.targets import Target, choose_targets, default_patterns, fingerprint
-from metalora_core.training.adaptation_options import TrainingSet
+from metalora_core.photos.training_set import TrainingSet
 
 R_META, R_MID, PLAIN_RANK, CHANNELS = 64, 4, 8, 16
 

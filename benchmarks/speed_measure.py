@@ -11,9 +11,10 @@ from torch import Tensor
 
 from metalora_core.files.prior import targets_of_prior
 from metalora_core.inject import Injection
-from metalora_core.training.adaptation_options import AdaptationOptions, AdaptationProgress
+from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.adaptation_state import AdaptationState
 from metalora_core.training.batches import denoising_losses
+from metalora_core.training.progress import AdaptationProgress
 
 
 def look_every(steps: int) -> int:

@@ -24,14 +24,16 @@ from .inject import Injection
 from .model.host import Host
 from .model.sampling import sample
 from .model.targets import Target
-from .training.adaptation_options import PRESETS, AdaptationOptions, AdaptationProgress, AdaptationResult, TrainingSet
+from .photos.training_set import TrainingSet
+from .training.adaptation_options import AdaptationOptions, AdaptationResult
 from .training.adaptation_state import AdaptationState
 from .training.batches import denoising_losses
 from .training.photo_batches import HeldOut, PhotoBatches
+from .training.progress import AdaptationProgress
 from .training.retries import StepPlan, free_memory
-from .training.schedule import step_generator
+from .training.seeds import step_generator
 
-__all__ = ["PRESETS", "AdaptationOptions", "AdaptationProgress", "AdaptationResult", "TrainingSet", "adapt"]
+__all__ = ["adapt"]
 
 
 # A caller may sit in inference mode, as ComfyUI's executor does.

@@ -1,15 +1,28 @@
-"""Which values a setting may have, and how one outside is told: one wording for every kind of run."""
+"""Which values a setting may have, how one outside is refused, and how a stranger's text is made harmless."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidOptions
 
-__all__ = ["COUNT", "NOT_NEGATIVE", "POSITIVE", "RANK", "SEED", "SHARE", "WHOLE", "Range", "refuse"]
+__all__ = [
+    "COUNT",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "RANK",
+    "SEED",
+    "SHARE",
+    "WHOLE",
+    "Range",
+    "plain_line",
+    "refuse",
+    "visible",
+]
 
 
 @dataclass(frozen=True)
@@ -70,3 +83,26 @@ def refuse(what: str, findings: list[str]) -> None:
     """
     if findings:
         raise InvalidOptions(f"The options of {what} cannot work: {'; '.join(findings)}.")
+
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def visible(text: str) -> str:
+    """The text with a space for every control, formatting and unassigned character, line breaks among them."""
+    return "".join(" " if unicodedata.category(mark) in _HIDDEN else mark for mark in text)
+
+
+def plain_line(text: str, limit: int) -> str:
+    """Clean a text from an untrusted source.
+
+    Control, formatting and unassigned characters (line breaks, escape sequences, marks that reverse the reading
+    direction) become spaces, runs of white space become one space, and what is too long is cut with an ellipsis.
+
+    Args:
+        text: Any text.
+        limit: Most characters of the result, at least 1.
+    """
+    # The cut before the clean-up bounds the work as well as the result.
+    line = " ".join(visible(text[: 8 * limit + 64]).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"

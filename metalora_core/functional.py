@@ -2,21 +2,29 @@
 
 Shapes: meta_down (r_meta, in) or (r_meta, in, kh, kw); mid (r_mid, r_meta); up (out, r_mid). mid and up may carry a
 leading batch axis: then every sample of the batch goes through its own identity (the slots of meta-training).
+
+``middle_of`` and ``add_rows`` are the chain of one identity with meta_down frozen. In a narrow layer
+``mid · meta_down`` is folded before it meets the tokens; in a wide one the input is not kept, only its r_meta
+projected numbers, and the backward pass folds. Products with one thin side are laid out so that the long side is
+contiguous, forward and backward, which is several times faster on a CPU.
 Source: Meta-LoRA, arXiv 2503.22352, section 3.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .errors import RankMismatch
 
 __all__ = [
     "ConvGeometry",
+    "add_rows",
     "add_up",
     "apply_mid",
     "chain_add",
@@ -25,6 +33,8 @@ __all__ = [
     "fold",
     "fold_into_down",
     "fold_into_up",
+    "keeps_input",
+    "middle_of",
     "project_down",
 ]
 
@@ -231,3 +241,71 @@ def fold(meta_down: Tensor, mid: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     if mid.shape[0] <= mid.shape[1]:
         return fold_into_down(meta_down, mid), up
     return meta_down, fold_into_up(mid, up)
+
+
+_WIDE = 4  # input features per row of meta_down from which the input is too large to keep
+
+
+def keeps_input(meta_down: Tensor) -> bool:
+    """Whether the input itself is kept for the backward pass, rather than its projection.
+
+    In a narrow layer the projection costs as much as a good part of the layer itself, and the input is hardly larger.
+
+    Args:
+        meta_down: (r_meta, in).
+    """
+    return meta_down.shape[1] < _WIDE * meta_down.shape[0]
+
+
+def middle_of(x: Tensor, meta_down: Tensor, mid: Tensor) -> Tensor:
+    """Middle activation ``mid · meta_down · x`` of a chain with frozen meta_down.
+
+    For the backward pass either x or its r_meta numbers a token are kept, see ``keeps_input``.
+
+    Args:
+        x: Input of the adapted layer, (..., in).
+        meta_down: (r_meta, in), without gradient.
+        mid: (r_mid, r_meta).
+
+    Returns:
+        (tokens, r_mid).
+    """
+    if not keeps_input(meta_down):
+        return cast(Tensor, _Projected.apply(x, meta_down, mid))
+    return torch.mm(x.reshape(-1, x.shape[-1]), torch.mm(mid, meta_down).t())
+
+
+def add_rows(base_out: Tensor, middle: Tensor, up: Tensor, scale: float = 1.0) -> Tensor:
+    """Add ``scale · up · middle`` to the output of a frozen layer.
+
+    Args:
+        base_out: (..., out).
+        middle: From ``middle_of``, (tokens, r_mid).
+        up: (out, r_mid).
+        scale: Factor inside ΔW times the user's strength.
+
+    Returns:
+        Shape of base_out.
+    """
+    # A product with contiguous rows has a backward pass with contiguous rows, see the head of this file.
+    flat = base_out.reshape(-1, base_out.shape[-1])
+    return torch.addmm(flat, middle, up.t().contiguous(), alpha=scale).view(base_out.shape)
+
+
+class _Projected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, meta_down: Tensor, mid: Tensor) -> Tensor:
+        hidden = torch.mm(x.reshape(-1, x.shape[-1]), meta_down.t())
+        ctx.shape = x.shape
+        ctx.save_for_backward(hidden, meta_down, mid)
+        return torch.mm(hidden, mid.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, None, Tensor | None]:
+        hidden, meta_down, mid = ctx.saved_tensors
+        wants = ctx.needs_input_grad
+        for_x = torch.mm(grads[0], torch.mm(mid, meta_down)).view(ctx.shape) if wants[0] else None
+        return for_x, None, torch.mm(grads[0].t(), hidden) if wants[2] else None

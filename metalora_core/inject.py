@@ -13,8 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .chain import ChainFactors
 from .errors import IncompatibleBaseModel
-from .frozen_chain import add_rows, middle_of
-from .functional import ConvGeometry, add_up, apply_mid, check_chain, project_down
+from .functional import ConvGeometry, add_rows, add_up, apply_mid, check_chain, middle_of, project_down
 from .model.targets import Part, Target
 
 __all__ = ["Coverage", "Injection"]

@@ -26,13 +26,15 @@ from .model.host import Host
 from .model.objective import loss_scale
 from .model.targets import Target, choose_targets, default_patterns, fingerprint
 from .training.bank import SlotRates
-from .training.batches import Batch, CaptionCache, SubjectBatches, SubjectDataset, denoising_losses
-from .training.meta_options import MetaTrainingOptions, MetaTrainingProgress
+from .training.batches import Batch, CaptionCache, denoising_losses
+from .training.meta_options import MetaTrainingOptions
 from .training.meta_state import MetaState, gradient_of
 from .training.optimizers import scale_learning_rates
+from .training.progress import MetaTrainingProgress
 from .training.schedule import warmup_cosine
+from .training.subject_batches import SubjectBatches, SubjectDataset
 
-__all__ = ["MetaTrainingOptions", "MetaTrainingProgress", "SubjectDataset", "meta_train"]
+__all__ = ["meta_train"]
 
 
 # A caller may sit in inference mode, as ComfyUI's executor does.

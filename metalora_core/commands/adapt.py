@@ -10,7 +10,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..adaptation import AdaptationResult
+    from ..training.adaptation_options import AdaptationResult
 
 
 def adapt(
@@ -52,12 +52,12 @@ def adapt(
     """
     from dataclasses import replace
 
-    from ..adaptation import AdaptationOptions
     from ..adaptation import adapt as learn
     from ..files.identity import last_good_saved, save_identity
     from ..files.prior import targets_of_prior
     from ..photos.reading import load_training_set, split_training_set
-    from ..training.adaptation_options import chosen_flip
+    from ..photos.training_set import chosen_flip
+    from ..training.adaptation_options import AdaptationOptions
     from ..training.step_preset import step_preset
     from . import loading as base
     from .terminal import answer, progress_bars, remark

@@ -47,7 +47,7 @@ def folder(
     from dataclasses import replace
 
     from ..evaluation.subjects.folders import PROMPTS, FolderOptions, folder_plan
-    from .bench import finish, named_methods, numbers, run, usual_and_tuned_rates
+    from .bench_run import finish, named_methods, numbers, run, usual_and_tuned_rates
     from .loading import POCKET
 
     asked = prompts_in(Path(prompts)) if prompts else PROMPTS

@@ -49,7 +49,8 @@ def generate(
 
     from ..errors import InvalidOptions
     from ..files.atomic import require_writable
-    from ..model.generation import Request, generate_pictures, save_pictures
+    from ..model.generation import Request, generate_pictures
+    from ..photos.pictures import save_pictures
     from .loading import POCKET, load_base_model, picture_size_px
     from .terminal import answer
 

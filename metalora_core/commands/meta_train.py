@@ -38,9 +38,9 @@ def meta_train(
 ) -> None:
     """Train a prior for a domain on folders of photos; Ctrl-C stops, the same command goes on."""
     from ..files.prior import load_prior, save_prior
-    from ..meta_training import MetaTrainingOptions
     from ..meta_training import meta_train as learn
     from ..photos.subject_folders import FolderSubjects
+    from ..training.meta_options import MetaTrainingOptions
     from .loading import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
     from .terminal import answer, progress_bars
 

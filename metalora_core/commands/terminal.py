@@ -9,10 +9,11 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
+from ..checks import visible
 from ..errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
-from ..plain_text import visible
+from ..training.progress import StepProgress
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -20,25 +21,6 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _INTERRUPTED = "Interrupted. No file was left half-written; the same command can be given again."
-
-
-class StepProgress(Protocol):
-    """What a training tells after a step, as far as a progress bar needs it."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Steps asked for."""
-        ...
-
-    @property
-    def loss(self) -> float:
-        """Latest loss."""
-        ...
 
 
 def run(command: Callable[[], Any], as_json: bool) -> int:
@@ -87,13 +69,6 @@ def remark(text: str) -> None:
 def shown(text: str) -> str:
     """A text that may hold a stranger's words, without what a terminal would obey: only line breaks stay."""
     return "\n".join(visible(line) for line in text.split("\n"))
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Lay out rows of cells in columns; the first row is the head, numbers stand right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
 
 
 @contextmanager

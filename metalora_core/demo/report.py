@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..commands.terminal import table
+from ..evaluation.report.tables import table
 from ..photos.pictures import to_pictures
 from .figure import Column, Panel, draw_figure
 from .run import MethodResult

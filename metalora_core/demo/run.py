@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..adaptation import AdaptationOptions, adapt
+from ..adaptation import adapt
 from ..evaluation.methods.peft_lora import PlainLoRAOptions, applied_plain_lora, train_plain_lora
 from ..evaluation.methods.registry import META_WARM, PLAIN
 from ..evaluation.tuning import rate_for_steps
@@ -19,12 +19,13 @@ from ..files.identity import chain_factors, save_identity
 from ..files.prior import targets_of_prior
 from ..inject import Injection
 from ..model.generation import Request, generate_pictures
+from ..training.adaptation_options import AdaptationOptions
 from .subjects import DemoSubject
 
 if TYPE_CHECKING:
-    from ..commands.terminal import StepProgress
     from ..files.prior import Prior
     from ..model.host import Host
+    from ..training.progress import StepProgress
 
 Progress = Callable[[str], Callable[["StepProgress"], None]]
 

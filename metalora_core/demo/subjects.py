@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..photos.reading import load_training_set
+from ..photos.training_set import TrainingSet, is_one_sided
 from ..pocket import load_pocket_prior
 from ..pocket.readers import Readers, Scores
 from ..pocket.world.factors import Domain, draw_subject
 from ..pocket.world.render import PICTURE_SIZE, render
 from ..pocket.world.scenes import BACKGROUNDS, EXPRESSIONS, Scene, draw_scenes
-from ..training.adaptation_options import TrainingSet, is_one_sided
 
 TRIGGER = "ohwx"
 # Photos and prompts are drawn from seeds of their own, so that no prompt repeats a photo's small changes.

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import InvalidOptions
-from ..training.photo_batches import with_mirrored
+from ..photos.training_set import with_mirrored
 from .methods.cohort import starting_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model.host import Host
-    from ..training.adaptation_options import TrainingSet
+    from ..photos.training_set import TrainingSet
     from .plan import BenchPlan, Unit
     from .subjects.world import LearnedSubject
 

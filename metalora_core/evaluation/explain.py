@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..chain import ChainFactors
-from ..commands.terminal import table
 from ..errors import MissingDependency
 from ..files.identity import Identity, chain_factors
 from ..files.prior import Prior, targets_of_prior
 from ..inject import Injection
 from ..model.host import Host, repeat_conditioning
-from ..training.schedule import step_generator
+from ..training.seeds import step_generator
+from .report.tables import table
 
 __all__ = ["Explanation", "block_of", "explain_identity", "explanation_png", "layer_shares"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..checks import COUNT, NOT_NEGATIVE, Range, refuse
-from ..photos.pictures import save_picture, to_pictures
 from .host import Host
 from .sampling import sample
 
@@ -73,25 +71,3 @@ def generate_pictures(host: Host, request: Request) -> Tensor:
         )
         pictures.append(host.decode_latents(latents).float().cpu())
     return torch.cat(pictures)
-
-
-def save_pictures(pictures: Tensor, folder: Path, request: Request) -> list[Path]:
-    """Write pictures as PNG files named after their seed and number, with prompt and seed in their text fields.
-
-    Raises:
-        UnwritableFile: If the folder cannot be written.
-    """
-    paths: list[Path] = []
-    for index, (picture, prompt) in enumerate(zip(to_pictures(pictures), request.prompts, strict=True)):
-        path = _free_name(folder, f"{request.seed}_{index:02d}")
-        save_picture(picture, path, {"prompt": prompt, "seed": str(request.seed)})
-        paths.append(path)
-    return paths
-
-
-def _free_name(folder: Path, stem: str) -> Path:
-    # Pictures of an earlier run are never overwritten.
-    candidate, number = folder / f"{stem}.png", 1
-    while candidate.exists():
-        candidate, number = folder / f"{stem}_{number}.png", number + 1
-    return candidate

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..checks import plain_line
 from ..errors import InvalidOptions
-from ..plain_text import plain_line
 
 DEFAULT_TEMPLATE = "photo of a {trigger} {class}, {details}"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..adaptation import TrainingSet
 from ..errors import UnusableReferences
 from ..files.prior import Prior
 from ..references.findings import Severity
 from ..references.quality import QualityThresholds
 from ..references.report import assess_references
 from .images import Photo, fit, load_photos
+from .training_set import TrainingSet
 
 
 def caption_for(photo: Path | None, class_word: str, trigger: str) -> str:

@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
+from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile
-from ..plain_text import plain_line
 
 START = "0" * 64
 """Stands in the first entry in place of the hash of the one before."""

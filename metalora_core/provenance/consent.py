@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..checks import plain_line
 from ..errors import InvalidOptions
-from ..plain_text import plain_line
 
 LABEL_LIMIT = 120
 """Most characters of a name or label."""

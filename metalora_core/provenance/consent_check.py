@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from ..checks import plain_line
 from ..errors import ConsentRefused, InvalidOptions
-from ..plain_text import plain_line
 from .consent import ConsentRecord, Purpose, day
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..checks import plain_line
 from ..errors import ConsentRefused, UnreadableFile
 from ..files.atomic import atomic_write
-from ..plain_text import plain_line
 from .consent import ConsentRecord, explained
 
 SUFFIX = ".consent.json"

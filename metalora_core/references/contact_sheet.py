@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..plain_text import plain_line
+from ..checks import plain_line
 from .findings import Finding, Severity
 from .sheet_drawing import Brush, wrap
 

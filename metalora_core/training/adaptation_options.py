@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from ..checks import COUNT, NOT_NEGATIVE, RANK, SEED, SHARE, WHOLE, refuse
-from ..errors import UnusableReferences
 from ..files.identity import Identity
 from .optimizers import OPTIMIZERS
 
 __all__ = [
     "PRESETS",
     "AdaptationOptions",
-    "AdaptationProgress",
     "AdaptationResult",
-    "TrainingSet",
-    "chosen_flip",
-    "is_one_sided",
 ]
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Photos of one subject, ready to learn from.
-
-    Args:
-        images: Each (3, H, W) in 0..1; sizes may differ where the batch is 1.
-        captions: One per photo, with the trigger in it.
-        class_word: What the subject is, e.g. "person".
-        trigger: The rare word that calls it, e.g. "ohwx".
-        photo_hashes: SHA-256 of each photo file; may be empty.
-        one_sided: Its mirror image is something else, as that of a mug with its handle on the left: never mirrored.
-    """
-
-    images: tuple[Tensor, ...]
-    captions: tuple[str, ...]
-    class_word: str
-    trigger: str
-    photo_hashes: tuple[str, ...] = ()
-    one_sided: bool = False
-
-    def part(self, start: int, stop: int) -> TrainingSet:
-        """Photos start to stop with their captions and hashes."""
-        cut = slice(start, stop)
-        return replace(self, images=self.images[cut], captions=self.captions[cut], photo_hashes=self.photo_hashes[cut])
-
-    def check(self, downscale: int, batch: int) -> None:
-        """Raise ``UnusableReferences`` with every finding at once.
-
-        Args:
-            downscale: Picture pixels per latent pixel.
-            batch: Photos of one step, which have to be of one size.
-        """
-        findings: list[str] = []
-        if not self.images:
-            findings.append("there is no photo; give one to eight")
-        if len(self.captions) != len(self.images):
-            findings.append(f"there are {len(self.images)} photos but {len(self.captions)} captions; give one each")
-        for number, image in enumerate(self.images, start=1):
-            shape = tuple(image.shape)
-            if len(shape) != 3 or shape[0] != 3 or not all(side and side % downscale == 0 for side in shape[1:]):
-                findings.append(f"photo {number} has shape {shape}; (3, H, W) with sides divisible by {downscale}")
-            elif not bool(image.isfinite().all()) or float(image.min()) < 0 or float(image.max()) > 1:
-                findings.append(f"photo {number} has values outside 0..1")
-        if batch > 1 and len({image.shape for image in self.images}) > 1:
-            findings.append(f"the photos differ in size, which a batch of {batch} cannot hold; set batch_size to 1")
-        if findings:
-            raise UnusableReferences("These photos cannot be learned from: " + "; ".join(findings) + ".")
 
 
 @dataclass(frozen=True)
@@ -155,51 +99,12 @@ class AdaptationOptions:
         return step == self.steps or any(n and step % n == 0 for n in every)
 
 
-_ONE_SIDED_WORDS = frozenset({"mug", "cup", "jug", "pitcher", "teapot"})
-"""Class words of things with a handle: mirrored, they are other things."""
-
-
-def is_one_sided(class_word: str) -> bool:
-    """Whether a thing of that name becomes another one in the mirror."""
-    return class_word.lower() in _ONE_SIDED_WORDS
-
-
-def chosen_flip(choice: str, preset: bool, class_word: str) -> bool:
-    """``AdaptationOptions.flip`` for a user's choice.
-
-    Args:
-        choice: "on", "off", or "auto": the preset's, and off for things with a handle.
-        preset: What the preset says.
-        class_word: What the photos show.
-    """
-    return choice == "on" or (choice == "auto" and preset and not is_one_sided(class_word))
-
-
 PRESETS: dict[str, AdaptationOptions] = {
     "quick": AdaptationOptions(steps=25, warmup_steps=2),
     "standard": AdaptationOptions(),
     "paper": AdaptationOptions(steps=375, warmup_steps=10),
 }
 """Step counts by name; "paper" is the number of steps that Meta-LoRA, arXiv 2503.22352, needs on FLUX.1-dev."""
-
-
-@dataclass(frozen=True)
-class AdaptationProgress:
-    """What a listener is told whenever the loop looks up.
-
-    Args:
-        step: Steps done.
-        steps: Steps in all.
-        loss: Mean loss since the last report.
-        seconds: Since this call of ``adapt`` began.
-        preview: Picture (3, H, W) in 0..1, or None.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-    preview: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from ..files.identity import Identity, IdentityLayer, IdentityMetadata
 from ..files.prior import Prior, prior_sha256
 from ..model.host import Host
 from ..model.targets import Target
-from .adaptation_options import AdaptationOptions, TrainingSet
+from ..photos.training_set import TrainingSet
+from .adaptation_options import AdaptationOptions
 from .optimizers import evaluation_mode, make_optimizer, restore_optimizer, scale_learning_rates, training_mode
-from .schedule import step_generator, warmup_cosine
+from .schedule import warmup_cosine
+from .seeds import step_generator
 from .trained_vector import TrainedVector
 
 __all__ = ["AdaptationState"]

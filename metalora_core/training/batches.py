@@ -4,41 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidOptions
 from ..model.host import Conditioning, Host, stack_conditioning
-from ..model.objective import Objective, StratifiedTimesteps
-from .meta_options import MetaTrainingOptions
-from .schedule import step_generator
 
-__all__ = ["Batch", "CaptionCache", "SubjectBatches", "SubjectDataset", "denoising_losses"]
+__all__ = ["Batch", "CaptionCache", "denoising_losses"]
 
 _CAPTIONS_AT_ONCE = 32
-
-
-class SubjectDataset(Protocol):
-    """Many subjects of one domain with several captioned photos each."""
-
-    @property
-    def domain(self) -> str:
-        """What the subjects are, e.g. "avatars"."""
-        ...
-
-    def __len__(self) -> int:
-        """Subjects."""
-        ...
-
-    def latents_of(self, subject: int) -> Tensor:
-        """A subject's photos as latents, (P, C, h, w); P may differ between subjects."""
-        ...
-
-    def captions_of(self, subject: int) -> list[str]:
-        """One caption per photo."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -94,83 +68,6 @@ class CaptionCache:
         for i, caption in enumerate(captions):
             rows = {key: value[i : i + 1].to(self._storage) for key, value in encoded.items()}
             self._rows[caption] = {key: value.clone() for key, value in rows.items()}
-
-
-class SubjectBatches:
-    """Draws the batches of a meta-training; everything depends on seed and step only.
-
-    Args:
-        subjects: The data set.
-        options: Batch size, photos per subject, seed, caption dropout and the support/query split.
-        objective: Its timesteps are stratified over all passes of a role.
-
-    Raises:
-        InvalidOptions: If there are fewer subjects than a batch holds.
-    """
-
-    def __init__(self, subjects: SubjectDataset, options: MetaTrainingOptions, objective: Objective) -> None:
-        if not 1 <= options.subjects_per_batch <= len(subjects):
-            raise InvalidOptions(
-                f"A batch of {options.subjects_per_batch} subjects was asked for, the data set has {len(subjects)}. "
-                "Lower subjects_per_batch or add subjects; at least one is needed."
-            )
-        self._subjects, self._size, self._photos = subjects, options.subjects_per_batch, options.photos_per_subject
-        self._seed, self._dropout = options.seed, options.caption_dropout
-        samples = self._size * self._photos
-        self._timesteps = {
-            "support": StratifiedTimesteps(objective, samples, options.seed + 1),
-            "query": StratifiedTimesteps(objective, samples, options.seed),
-        }
-        self._split, self._support_photos = options.two_passes, options.support_photos
-        self._episodes = options.inner_steps > 0
-
-    def subjects_at(self, step: int) -> list[int]:
-        """Distinct subjects of a step; every epoch is a new permutation."""
-        batches = len(self._subjects) // self._size
-        epoch, place = divmod(step, batches)
-        order = torch.randperm(len(self._subjects), generator=step_generator(self._seed, "epoch", epoch))
-        return order[place * self._size : (place + 1) * self._size].tolist()
-
-    def draw(self, subjects: Sequence[int], step: int, role: str, episode: int) -> Batch:
-        """Samples of these subjects.
-
-        Args:
-            subjects: From ``subjects_at``.
-            step: Number of this pass among all passes of its role, which decides the timesteps.
-            role: "support" or "query".
-            episode: Step of the meta-training, which decides the photos that all support passes of it share.
-        """
-        generator = step_generator(self._seed, role, step)
-        latents: list[Tensor] = []
-        captions: list[str] = []
-        for subject in subjects:
-            photos, texts = self._subjects.latents_of(subject), self._subjects.captions_of(subject)
-            chosen = self._choose(self._photos_for(role, subject, len(texts), episode), generator)
-            latents.append(photos[chosen])
-            captions += [texts[i] for i in chosen]
-        if self._dropout:
-            kept = (torch.rand(len(captions), generator=generator) >= self._dropout).tolist()
-            captions = [caption if keep else "" for caption, keep in zip(captions, kept, strict=True)]
-        stacked = torch.cat(latents)
-        noise = torch.randn(stacked.shape, generator=generator)
-        return Batch(stacked, noise, self._timesteps[role].at(step), captions)
-
-    def _photos_for(self, role: str, subject: int, count: int, episode: int) -> list[int]:
-        """A subject's photos that a pass of this role may show."""
-        if not self._split or count == 1:
-            return list(range(count))
-        if not self._support_photos:
-            return list(range(count // 2)) if role == "support" else list(range(count // 2, count))
-        # A slot that stays in the bank must never learn from a photo that shared factors are judged by.
-        episode = episode if self._episodes else 0
-        order = torch.randperm(count, generator=step_generator(self._seed, f"episode of subject {subject}", episode))
-        cut = min(self._support_photos, count - 1)
-        return (order[:cut] if role == "support" else order[cut:]).tolist()
-
-    def _choose(self, photos: Sequence[int], generator: torch.Generator) -> list[int]:
-        order = [photos[i] for i in torch.randperm(len(photos), generator=generator).tolist()]
-        # A subject with fewer photos than asked for shows some of them twice, at another noise level.
-        return (order * -(-self._photos // len(order)))[: self._photos]
 
 
 def denoising_losses(host: Host, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..checks import COUNT, NOT_NEGATIVE, POSITIVE, RANK, SEED, SHARE, WHOLE, Range, refuse
 
-__all__ = ["MetaTrainingOptions", "MetaTrainingProgress"]
+__all__ = ["MetaTrainingOptions"]
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,3 @@ class MetaTrainingOptions:
         if self.inner_steps and self.warm_start == "mean":
             findings.append('episodes keep no slots to average: set warm_start to "learned" or "none"')
         refuse("this meta-training", findings)
-
-
-@dataclass(frozen=True)
-class MetaTrainingProgress:
-    """What a listener is told every ``read_every`` steps.
-
-    Args:
-        step: Steps done.
-        steps: Steps in all.
-        loss: Mean loss since the last report (query loss where passes are split).
-        seconds: Since this call of ``meta_train`` began.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float

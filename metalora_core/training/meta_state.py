@@ -22,7 +22,7 @@ from ..model.targets import Target, fingerprint, rank_for
 from .bank import IdentityBank
 from .meta_options import MetaTrainingOptions
 from .optimizers import make_optimizer, restore_optimizer
-from .schedule import step_generator
+from .seeds import step_generator
 
 __all__ = ["MetaState", "gradient_of"]
 

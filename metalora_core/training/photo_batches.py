@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,44 +10,12 @@ from torch import Tensor
 from ..model.host import Conditioning, Host
 from ..model.objective import StratifiedTimesteps
 from ..model.sampling import sample
-from .adaptation_options import AdaptationOptions, TrainingSet
+from ..photos.training_set import TrainingSet, with_mirrored
+from .adaptation_options import AdaptationOptions
 from .batches import Batch, CaptionCache
-from .schedule import step_generator
+from .seeds import step_generator
 
-__all__ = ["HeldOut", "PhotoBatches", "mirror_caption", "with_mirrored"]
-
-
-_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("左", "右"))
-_OTHER_SIDE = {**dict(_SIDES), **{right: left for left, right in _SIDES}}
-_SIDE = r"\b(?:left|right|Left|Right|LEFT|RIGHT)\b|[左右]"
-
-
-def mirror_caption(caption: str, trigger: str = "") -> str:
-    """Let "left" and "right" (左 and 右) change places, as they do in a mirrored photo; other languages stay.
-
-    Args:
-        caption: Of the photo.
-        trigger: Words that stay as they are.
-    """
-    kept = re.escape(trigger) if trigger else "(?!)"  # the latter never matches
-    return re.sub(f"({kept})|{_SIDE}", lambda found: found[1] or _OTHER_SIDE[found[0]], caption)
-
-
-def with_mirrored(photos: TrainingSet) -> TrainingSet:
-    """Every photo followed by its mirror image, left and right exchanged in its caption.
-
-    Args:
-        photos: The photos; what is one-sided is given back as it is.
-
-    Returns:
-        Twice as many images, captions and hashes.
-    """
-    if photos.one_sided:
-        return photos
-    images = [view for image in photos.images for view in (image, image.flip(-1))]
-    captions = [words for text in photos.captions for words in (text, mirror_caption(text, photos.trigger))]
-    hashes = tuple(digest for digest in photos.photo_hashes for _ in range(2))
-    return replace(photos, images=tuple(images), captions=tuple(captions), photo_hashes=hashes)
+__all__ = ["HeldOut", "PhotoBatches"]
 
 
 class PhotoBatches:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
-import torch
-
-__all__ = ["step_generator", "warmup_cosine", "warmup_linear"]
+__all__ = ["warmup_cosine", "warmup_linear"]
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, floor: float = 0.0) -> float:
@@ -45,12 +42,3 @@ def warmup_linear(step: int, steps: int, warmup_steps: int, held: float, floor: 
         return (step + 1) / (warmup_steps + 1)
     falling = (step - held * steps) / max((1 - held) * steps, 1)
     return 1 - (1 - floor) * min(max(falling, 0.0), 1.0)
-
-
-def step_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
-    """A CPU generator that depends on seed, purpose and step only.
-
-    Noise drawn on the CPU is the same on every device, and a resumed run draws what an unbroken one draws.
-    """
-    digest = hashlib.sha256(f"{seed} {purpose} {step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

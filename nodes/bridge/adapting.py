@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from ...metalora_core import __version__
-from ...metalora_core.adaptation import AdaptationOptions, AdaptationProgress, adapt
+from ...metalora_core.adaptation import adapt
+from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.identity import Identity, last_good_saved, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
-from ...metalora_core.plain_text import plain_line
-from ...metalora_core.training.adaptation_options import chosen_flip
+from ...metalora_core.photos.training_set import chosen_flip
+from ...metalora_core.training.adaptation_options import AdaptationOptions
+from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.step_preset import step_preset
 from .audit import note_identity
 from .folders import ADAPTED, IDENTITIES, new_file, shown

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 from torch import Tensor
 
+from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import InvalidOptions
-from ...metalora_core.plain_text import plain_line
 from ...metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
 from ...metalora_core.provenance.consent_check import check_consent
 from ...metalora_core.provenance.consent_store import ConsentStore

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...metalora_core.adaptation import TrainingSet
 from ...metalora_core.errors import UnusableReferences
 from ...metalora_core.files.prior import Prior
 from ...metalora_core.photos.captions import build_captions, word_findings
 from ...metalora_core.photos.images import Photo, fit
+from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.consent import ConsentRecord, Purpose
 from ...metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
 from ...metalora_core.references.findings import Severity

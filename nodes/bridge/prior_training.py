@@ -10,9 +10,12 @@ from torch import Tensor
 
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.prior import Prior, save_prior
-from ...metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, SubjectDataset, meta_train
+from ...metalora_core.meta_training import meta_train
 from ...metalora_core.photos.subject_folders import FolderSubjects
 from ...metalora_core.references.domain import picture_features
+from ...metalora_core.training.meta_options import MetaTrainingOptions
+from ...metalora_core.training.progress import MetaTrainingProgress
+from ...metalora_core.training.subject_batches import SubjectDataset
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing

@@ -10,7 +10,7 @@ import torch
 from core.toy_host import ToyHost, ToySubjects
 from torch import Tensor
 
-from metalora_core.adaptation import AdaptationOptions, AdaptationProgress, TrainingSet, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.errors import (
     IncompatibleBaseModel,
     InvalidOptions,
@@ -22,9 +22,13 @@ from metalora_core.errors import (
 from metalora_core.files.identity import Identity, chain_factors, last_good_saved, load_identity, save_identity
 from metalora_core.files.prior import Prior
 from metalora_core.inject import Injection
-from metalora_core.meta_training import MetaTrainingOptions, meta_train
+from metalora_core.meta_training import meta_train
 from metalora_core.model.objective import EpsObjective, VObjective, scaled_linear_alphas
+from metalora_core.photos.training_set import TrainingSet
+from metalora_core.training.adaptation_options import AdaptationOptions
+from metalora_core.training.meta_options import MetaTrainingOptions
 from metalora_core.training.optimizers import make_optimizer
+from metalora_core.training.progress import AdaptationProgress
 
 OPTIONS = AdaptationOptions(
     steps=30, read_every=5, checkpoint_every=10, mid_learning_rate=1e-2, up_learning_rate=1e-2, seed=3

@@ -9,7 +9,8 @@ import torch
 
 from metalora_core.errors import InvalidOptions, TrainingDiverged
 from metalora_core.evaluation.methods.peft_lora import PlainLoRAOptions, applied_plain_lora, train_plain_lora
-from metalora_core.training.adaptation_options import AdaptationOptions, TrainingSet
+from metalora_core.photos.training_set import TrainingSet
+from metalora_core.training.adaptation_options import AdaptationOptions
 
 from .toy_host import ToyHost
 

@@ -12,10 +12,12 @@ from core.tiny_models import tiny_flux, tiny_sd3, tiny_unet
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from metalora_core.adaptation import AdaptationOptions, AdaptationResult, TrainingSet, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.errors import InvalidOptions
 from metalora_core.hosts.block_store import BlockPlace, BlockStore, repeated_blocks
 from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.photos.training_set import TrainingSet
+from metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
 from metalora_core.training.retries import StepPlan
 
 CPU = torch.device("cpu")

@@ -13,14 +13,17 @@ import pytest
 import torch
 from core.toy_host import ToyHost, ToySubjects
 
-from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.files import checkpoint
 from metalora_core.files.atomic import UnwritableFile
 from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metalora_core.files.prior import Prior
-from metalora_core.meta_training import MetaTrainingOptions, meta_train
+from metalora_core.meta_training import meta_train
 from metalora_core.model.weights_digest import weights_digest
+from metalora_core.photos.training_set import TrainingSet
+from metalora_core.training.adaptation_options import AdaptationOptions
+from metalora_core.training.meta_options import MetaTrainingOptions
 
 META = MetaTrainingOptions(steps=2, subjects_per_batch=3, r_meta=6, r_mid=2, checkpoint_every=1)
 

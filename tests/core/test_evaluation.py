@@ -24,13 +24,13 @@ from metalora_core.evaluation.methods.registry import (
     PLAIN,
     trained_methods,
 )
-from metalora_core.evaluation.plan import FULL, QUICK, BenchPlan, Group
+from metalora_core.evaluation.plan import FULL, QUICK, BenchPlan, Group, first_index
 from metalora_core.evaluation.report.summary import BAR, summarise
 from metalora_core.evaluation.report.tables import best_points
 from metalora_core.evaluation.rows import Row, append_rows, read_rows
 from metalora_core.evaluation.runner import missing_units, run_plan, run_unit
 from metalora_core.evaluation.subjects import pocket as subjects
-from metalora_core.evaluation.subjects.pocket import chosen_scenes, first_index, pocket_subject
+from metalora_core.evaluation.subjects.pocket import chosen_scenes, pocket_subject
 from metalora_core.evaluation.subjects.scores import combined_error, copying, diversity
 from metalora_core.evaluation.tuning import candidate_rates
 from metalora_core.pocket.readers import FactorReader

@@ -8,7 +8,7 @@ import pytest
 import torch
 from core.toy_host import ToyHost
 
-from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.chain import ChainFactors
 from metalora_core.evaluation.methods.cohort import draw_pictures, train_cohort
 from metalora_core.evaluation.methods.part_chains import ChainStart
@@ -18,6 +18,8 @@ from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, targets_
 from metalora_core.inject import Injection
 from metalora_core.model.host import Host
 from metalora_core.model.targets import fingerprint
+from metalora_core.photos.training_set import TrainingSet
+from metalora_core.training.adaptation_options import AdaptationOptions
 
 RATE = 3e-3
 OPTIONS = AdaptationOptions(

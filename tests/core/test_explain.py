@@ -9,10 +9,11 @@ import torch
 from core.test_evaluation_cohort import photos, toy_prior
 from core.toy_host import ToyHost
 
-from metalora_core.adaptation import AdaptationOptions, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.evaluation.explain import block_of, explain_identity, explanation_png, layer_shares
 from metalora_core.files.identity import Identity, IdentityLayer, chain_factors
 from metalora_core.files.prior import Prior
+from metalora_core.training.adaptation_options import AdaptationOptions
 
 
 @pytest.fixture(scope="module")

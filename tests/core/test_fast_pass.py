@@ -10,13 +10,15 @@ import torch
 from core.bench_stand_in import stand_in_host, stand_in_prior
 from torch import Tensor
 
-from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
+from metalora_core.adaptation import adapt
 from metalora_core.hosts import diffusers as hosts
 from metalora_core.hosts.denoisers import pack, unpack
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.model.compiled_pass import compiled_pass, fast_pass
 from metalora_core.model.host import Conditioning
+from metalora_core.photos.training_set import TrainingSet
 from metalora_core.pocket.flux import make_base_model
+from metalora_core.training.adaptation_options import AdaptationOptions
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("g++", "c++", "clang++")),

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from metalora_core.chain import SlotLayout
-from metalora_core.frozen_chain import add_rows, keeps_input, middle_of
-from metalora_core.functional import chain_add
+from metalora_core.functional import add_rows, chain_add, keeps_input, middle_of
 from metalora_core.training.trained_vector import TrainedVector
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from metalora_core.errors import InvalidOptions, TrainingCancelled, TrainingDiverged
 from metalora_core.files.prior import Prior, load_prior, save_prior
-from metalora_core.meta_training import MetaTrainingOptions, MetaTrainingProgress, meta_train
-from metalora_core.training.batches import SubjectBatches
+from metalora_core.meta_training import meta_train
+from metalora_core.training.meta_options import MetaTrainingOptions
+from metalora_core.training.progress import MetaTrainingProgress
+from metalora_core.training.subject_batches import SubjectBatches
 
 OPTIONS = MetaTrainingOptions(
     steps=30, subjects_per_batch=3, r_meta=6, r_mid=2, read_every=5, checkpoint_every=10,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from core.toy_host import ToyHost
 
-from metalora_core.adaptation import AdaptationOptions, TrainingSet
-from metalora_core.training.adaptation_options import chosen_flip
-from metalora_core.training.photo_batches import PhotoBatches, mirror_caption, with_mirrored
+from metalora_core.photos.training_set import TrainingSet, chosen_flip, mirror_caption, with_mirrored
+from metalora_core.training.adaptation_options import AdaptationOptions
+from metalora_core.training.photo_batches import PhotoBatches
 
 
 def _photos() -> TrainingSet:

@@ -8,9 +8,9 @@ from core.painted_photos import PaintedPhoto, varied_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metalora_core.checks import plain_line
 from metalora_core.errors import InvalidOptions
 from metalora_core.photos.captions import build_captions, class_caption
-from metalora_core.plain_text import plain_line
 from metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
 from metalora_core.references.quality import QualityThresholds
 from metalora_core.references.report import assess_references

@@ -18,7 +18,8 @@ from metalora_core.model.objective import (
     scaled_linear_alphas,
 )
 from metalora_core.model.targets import Part, Target, choose_targets, default_patterns, fingerprint, rank_for
-from metalora_core.training.schedule import step_generator, warmup_cosine, warmup_linear
+from metalora_core.training.schedule import warmup_cosine, warmup_linear
+from metalora_core.training.seeds import step_generator
 
 OBJECTIVES = [
     FlowObjective(),

@@ -19,10 +19,14 @@ def golden() -> dict[str, list[float]]:
     """Losses of both trainings on the toy host, and the draws they rest on."""
     from core.toy_host import ToyHost, ToySubjects
 
-    from metalora_core.adaptation import AdaptationOptions, TrainingSet, adapt
-    from metalora_core.meta_training import MetaTrainingOptions, meta_train
+    from metalora_core.adaptation import adapt
+    from metalora_core.meta_training import meta_train
     from metalora_core.model.objective import FlowObjective, StratifiedTimesteps
-    from metalora_core.training.schedule import step_generator, warmup_cosine
+    from metalora_core.photos.training_set import TrainingSet
+    from metalora_core.training.adaptation_options import AdaptationOptions
+    from metalora_core.training.meta_options import MetaTrainingOptions
+    from metalora_core.training.schedule import warmup_cosine
+    from metalora_core.training.seeds import step_generator
 
     losses: list[float] = []
     options = MetaTrainingOptions(steps=12, subjects_per_batch=3, r_meta=6, r_mid=2, read_every=3, warmup_steps=2)

@@ -21,11 +21,13 @@ from ...inject import Injection
 from ...model.host import Conditioning, Host, stack_conditioning
 from ...model.objective import loss_scale
 from ...model.sampling import sample
-from ...training.adaptation_options import AdaptationOptions, TrainingSet
+from ...photos.training_set import TrainingSet
+from ...training.adaptation_options import AdaptationOptions
 from ...training.batches import Batch, denoising_losses
 from ...training.optimizers import make_optimizer, scale_learning_rates
 from ...training.photo_batches import PhotoBatches
-from ...training.schedule import step_generator, warmup_cosine
+from ...training.schedule import warmup_cosine
+from ...training.seeds import step_generator
 from .part_chains import ChainStart
 
 __all__ = ["Snapshot", "draw_pictures", "starting_noise", "train_cohort"]

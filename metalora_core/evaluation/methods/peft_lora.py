@@ -19,10 +19,12 @@ from ...errors import TrainingDiverged
 from ...files.atomic import atomic_save_safetensors
 from ...model.host import Host
 from ...model.targets import Target
-from ...training.adaptation_options import AdaptationOptions, AdaptationProgress, TrainingSet
+from ...photos.training_set import TrainingSet
+from ...training.adaptation_options import AdaptationOptions
 from ...training.batches import denoising_losses
 from ...training.optimizers import make_optimizer, scale_learning_rates
 from ...training.photo_batches import PhotoBatches
+from ...training.progress import AdaptationProgress
 from ...training.schedule import warmup_cosine
 
 __all__ = ["PlainLoRAOptions", "PlainLoRAResult", "applied_plain_lora", "train_plain_lora"]

@@ -14,7 +14,7 @@ from ...model.host import Host
 from ...model.targets import Target
 from ...training.adaptation_options import AdaptationOptions
 from ...training.adaptation_state import AdaptationState
-from ...training.schedule import step_generator
+from ...training.seeds import step_generator
 from .part_chains import ChainStart, identity_down, part_targets, part_weight, start_of
 
 __all__ = [

@@ -180,3 +180,10 @@ def repeat_table(rows: Sequence[Row]) -> Table:
         title = METHODS[method].title
         table.append((condition, title, domain, str(steps), _mean_combined(found), change, str(len(found))))
     return table
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Lay out rows of cells in columns; the first row is the head, numbers stand right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])

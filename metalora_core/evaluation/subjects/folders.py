@@ -15,7 +15,7 @@ from torch import Tensor
 from ...errors import InvalidOptions, UnusableReferences
 from ...photos.reading import load_training_set, split_training_set
 from ...photos.subject_folders import subject_folders
-from ...training.adaptation_options import TrainingSet, is_one_sided
+from ...photos.training_set import TrainingSet, is_one_sided
 from ..conditions import CONDITIONS
 from .embedders import Embedder
 from .pocket import TRIGGER

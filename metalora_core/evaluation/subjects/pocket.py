@@ -10,12 +10,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ...photos.training_set import TrainingSet, is_one_sided
 from ...pocket.readers import FactorReader, prompt_error
-from ...pocket.world.factors import SPLIT_SPAN, Domain, Split, Subject, draw_subject, identity_error
+from ...pocket.world.factors import Domain, Split, Subject, draw_subject, identity_error
 from ...pocket.world.render import PICTURE_SIZE, render
 from ...pocket.world.scenes import Scene, draw_scenes, scene_truth
-from ...training.adaptation_options import TrainingSet, is_one_sided
 from ..conditions import CLEAN, Condition
+from ..plan import MOST_PHOTOS, first_index
 from .scores import PictureScores, copying, diversity
 
 __all__ = [
@@ -29,17 +30,7 @@ __all__ = [
 ]
 
 TRIGGER = "ohwx"
-MOST_PHOTOS = 8
 _DRAWS_PER_PROMPT = 40
-# Room for the largest benchmark behind the first subject of any test seed. The first so many belong to the
-# demonstration, whose pictures were looked at while settings were chosen.
-_MOST_SUBJECTS = 100_000
-
-
-def first_index(test_seed: int) -> int:
-    """Number of the first subject of a test seed within its split, behind those of the demonstration."""
-    drawn = int.from_bytes(hashlib.sha256(f"test seed {test_seed}".encode()).digest()[:8], "big")
-    return _MOST_SUBJECTS + drawn % (SPLIT_SPAN - 2 * _MOST_SUBJECTS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import Tensor
 
-from ...training.adaptation_options import TrainingSet
+from ...photos.training_set import TrainingSet
 from ..conditions import CONDITIONS
 from .pocket import BenchSubject, pocket_subject, reference_words
 from .scores import PictureScores

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...training.adaptation_options import is_one_sided
+from ...photos.training_set import is_one_sided
 from ..autoencoder import decode
 from ..flux import pack
 from ..load import load_autoencoder

@@ -15,7 +15,8 @@ from .latents_cache import PhotoSubjects, encoded_photos
 
 if TYPE_CHECKING:
     from ...files.prior import Prior
-    from ...meta_training import MetaTrainingOptions, MetaTrainingProgress
+    from ...training.meta_options import MetaTrainingOptions
+    from ...training.progress import MetaTrainingProgress
 
 # So few that each one's slot is visited often enough to become an identity; with all of them it stays near the start.
 _SUBJECTS = 600
@@ -33,7 +34,7 @@ def shipped_stages(domain: Domain, steps: int = 0) -> tuple[MetaTrainingOptions,
         domain: Which.
         steps: Of the first stage; 0 for 6,000, as it had the first time.
     """
-    from ...meta_training import MetaTrainingOptions
+    from ...training.meta_options import MetaTrainingOptions
 
     joint = MetaTrainingOptions(
         steps=steps or 6000,

@@ -1,0 +1,126 @@
+"""A run of the benchmark from the command line: which methods and rates, running it, saying how it ended."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..evaluation.plan import BenchPlan, Unit
+    from ..evaluation.rows import Row
+    from ..evaluation.subjects.world import World
+
+
+def named_methods(methods: str) -> tuple[str, ...]:
+    """Methods from a list with commas; all of them for an empty one."""
+    from ..evaluation.methods.registry import METHODS, method_named
+
+    return tuple(method_named(name.strip()).name for name in methods.split(",")) if methods else tuple(METHODS)
+
+
+def runnable(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods that can be run on this machine; one that cannot is named."""
+    from ..evaluation.core_lora import why_not_run
+    from ..evaluation.methods.registry import CORE
+
+    if CORE in methods and why_not_run():
+        typer.echo(f"{CORE} is left out: {why_not_run()}.", err=True)
+        return tuple(name for name in methods if name != CORE)
+    return methods
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers with commas between.
+
+    Raises:
+        InvalidOptions: If they are none.
+    """
+    from ..errors import InvalidOptions
+
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise InvalidOptions(f"--{option} is {text!r}; give numbers with commas between, such as 1,4.") from error
+
+
+def usual_and_tuned_rates() -> dict[str, float]:
+    """Tuned learning rates; a method that was not tuned yet gets its usual one, and a line says so."""
+    from ..evaluation.methods.registry import METHODS, trained_methods
+    from ..evaluation.tuning import RATES_FILE, load_rates
+
+    tuned = load_rates() if RATES_FILE.exists() else {}
+    untuned = [name for name in trained_methods() if f"{name}@1" not in tuned]
+    if untuned:
+        typer.echo(f"Not tuned yet, usual rates taken: {', '.join(untuned)}. Tune them with: bench tune", err=True)
+    return {**{f"{name}@1": METHODS[name].usual_rate for name in untuned}, **tuned}
+
+
+def run(
+    plan: BenchPlan, folder: Path, processes: int, fresh: bool, make_bench: Callable[[], World] | None = None
+) -> list[Row]:
+    """Run what is missing of a plan, on the pocket world if nothing else is given, with a bar."""
+    import os
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from ..evaluation.runner import model_digest, pocket_bench, run_plan
+
+    if fresh:
+        for name in ("rows.csv", "plan.json"):
+            (folder / name).unlink(missing_ok=True)
+    plan = plan if make_bench or plan.models else replace(plan, models=model_digest())
+    processes = processes or os.cpu_count() or 1
+    total = plan.cpu_seconds()
+    typer.echo(
+        f"{folder.name}: about {total / 60:.0f} CPU minutes of a plain desktop core, "
+        f"{total / 60 / processes:.0f} minutes with {processes} processes, less what {folder} holds already.",
+        err=True,
+    )
+    with tqdm(desc=folder.name, total=round(total), unit="s", dynamic_ncols=True, file=sys.stderr) as bar:
+
+        def show(done_s: float, unit: Unit | None) -> None:
+            bar.set_postfix_str("" if unit is None else f"{unit.method}, {unit.photos} photos", refresh=False)
+            bar.update(round(done_s) - bar.n)
+
+        return run_plan(plan, folder, processes=processes, make_bench=make_bench or pocket_bench, on_unit=show)
+
+
+def finish(
+    plan: BenchPlan,
+    rows: Sequence[Row],
+    folder: Path,
+    json: Path | None,
+    pictures: int,
+    world: World | None = None,
+) -> None:
+    """Print the tables, write the report and, if asked, the JSON."""
+    from json import dumps
+
+    from ..evaluation.report.costs import cost_table
+    from ..evaluation.report.gallery import draw_strips
+    from ..evaluation.report.html import json_fields, write_report
+    from ..evaluation.report.summary import summarise
+    from ..evaluation.report.tables import bar_table, best_points, best_table, table
+    from ..evaluation.runner import pocket_bench
+    from ..files.atomic import atomic_write
+
+    points, summary = best_points(rows), summarise(rows)
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(json, [dumps(json_fields(rows, summary, plan), indent=1, default=str).encode()])
+    bench = world or pocket_bench()
+    costs = cost_table(bench, sorted({row.method for row in rows}))
+    strips = draw_strips(bench, plan, points, pictures) if pictures else []
+    write_report(folder / "report.html", rows, points, summary, plan, command_line(), strips, costs)
+    typer.echo(f"{table(best_table(points))}\n\n{table(bar_table(summary))}\n\nThe report: {folder / 'report.html'}")
+
+
+def command_line() -> str:
+    """The command as it was given, for the record."""
+    return " ".join(["python -m metalora_core", *sys.argv[1:]])

@@ -1,0 +1,63 @@
+"""What a training reports after a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdaptationProgress:
+    """What a listener is told whenever the loop looks up.
+
+    Args:
+        step: Steps done.
+        steps: Steps in all.
+        loss: Mean loss since the last report.
+        seconds: Since this call of ``adapt`` began.
+        preview: Picture (3, H, W) in 0..1, or None.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    preview: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MetaTrainingProgress:
+    """What a listener is told every ``read_every`` steps.
+
+    Args:
+        step: Steps done.
+        steps: Steps in all.
+        loss: Mean loss since the last report (query loss where passes are split).
+        seconds: Since this call of ``meta_train`` began.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+class StepProgress(Protocol):
+    """What a training tells after a step, as far as a progress bar needs it."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps asked for."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Latest loss."""
+        ...
