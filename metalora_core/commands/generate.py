@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from . import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..inject import Injection
+    from ..inject import Coverage
     from ..model.host import Host
 
 
@@ -70,13 +70,13 @@ def generate(
     require_writable(output / f"{seed}_00.png")
     host = load_base_model(model, device, dtype, pipeline_config)
     request = replace(request, size_px=picture_size_px(host, model, size))
-    with _applied(host, model, identity, prior, strength, request.prompts) as injection:
+    with _applied(host, model, identity, prior, strength, request.prompts) as coverage:
         pictures = generate_pictures(host, request)
     paths = save_pictures(pictures, output, request)
     fields = {
         "pictures": [str(path) for path in paths],
         "prompts": list(request.prompts),
-        "coverage": injection.coverage.text if injection else None,
+        "coverage": coverage.text if coverage else None,
     }
     answer(fields, "\n".join(str(path) for path in paths), json)
 
@@ -91,12 +91,11 @@ def _check_folder(output: Path) -> None:
 
 def _applied(
     host: Host, model: str, identity: str, prior: str, strength: float, prompts: Sequence[str]
-) -> Injection | nullcontext[None]:
+) -> AbstractContextManager[Coverage | None]:
     if not identity:
         return nullcontext()
-    from ..files.identity import chain_factors, load_identity
-    from ..files.prior import targets_of_prior
-    from ..inject import Injection
+    from ..applying import apply_identity
+    from ..files.identity import load_identity
     from .loading import load_prior_for
     from .terminal import remark
 
@@ -105,5 +104,4 @@ def _applied(
     if strength and any(words.trigger not in prompt for prompt in prompts):
         remark(f'the subject is called "{words.trigger} {words.class_word}"; not every prompt says so.')
     used = load_prior_for(prior, model, learned.metadata.class_word)
-    targets = targets_of_prior(used, host.targets())
-    return Injection(host.model, targets, chain_factors(learned, used, strength, host.device))
+    return apply_identity(host, learned, used, strength)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import visible
 from ..errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
-from ..training.progress import StepProgress
+
+if TYPE_CHECKING:
+    from ..training.progress import StepProgress
 
 EXIT_OK = 0
 EXIT_ERROR = 1

@@ -17,7 +17,24 @@ from .latents import LatentSpace, load_latent_space
 from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
 from .single_file import load_denoiser, load_denoiser_folder
 
-__all__ = ["load_diffusers_host"]
+__all__ = ["host_of_pipeline", "load_diffusers_host"]
+
+
+def host_of_pipeline(pipeline: Any, *, guidance: float = 3.5) -> DiffusersHost:
+    """A host from a diffusers pipeline that is already in memory; pipeline and host share their weights.
+
+    Args:
+        pipeline: With ``transformer`` or ``unet``, ``vae``, ``scheduler`` and ``encode_prompt``; it stays where it is,
+            in the dtype that it has.
+        guidance: See `DiffusersHost`.
+
+    Raises:
+        IncompatibleBaseModel: If the architecture is not one of Flux, SD3, SD1.5 and SDXL.
+        InvalidOptions: If the scheduler predicts something that cannot be trained.
+    """
+    model: nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
+    prompts, objective = PipelinePrompts(pipeline, base_of(model)), objective_of(pipeline.scheduler.config)
+    return DiffusersHost(model, LatentSpace.of(pipeline.vae), prompts, objective, guidance=guidance)
 
 
 def load_diffusers_host(

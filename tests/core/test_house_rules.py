@@ -15,6 +15,25 @@ SOURCES = sorted(
 )
 LIBRARY = sorted((ROOT / "metalora_core").rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+# What may import what: a room imports from lower floors only, see docs/architecture.md.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("checks", "functional"),
+    ("model", "references", "chain"),
+    ("inject", "files"),
+    ("photos", "hosts", "provenance", "applying"),
+    ("training",),
+    ("adaptation", "meta_training"),
+    ("pocket",),
+    ("evaluation",),
+    ("demo",),
+    ("commands",),
+    ("__main__",),
+    ("nodes.bridge.host",),
+    ("nodes.bridge",),
+    ("nodes",),
+)
+MOST_FILES_AT_THE_ROOT = 10
 
 
 def name(path: Path) -> str:
@@ -41,6 +60,65 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
     return found
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """The room that a module belongs to, under the names of ``FLOORS``."""
+    if parts[0] == "metalora_core":
+        return parts[1] if len(parts) > 1 else ""
+    return ".".join(parts[: 3 if parts[1:3] == ("bridge", "host") else 2 if parts[1:2] == ("bridge",) else 1])
+
+
+def relative_imports(path: Path) -> set[tuple[str, ...]]:
+    """Modules of this project that a file imports, as paths of names; a package's own names count as the package."""
+    package = path.relative_to(ROOT).parent.parts
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + tuple(node.module.split(".") if node.module else ())
+            for alias in node.names:
+                module = (*base, alias.name)
+                exists = (ROOT.joinpath(*module)).with_suffix(".py").exists() or ROOT.joinpath(*module).is_dir()
+                found.add(module if exists else base)
+    return found
+
+
+def modules() -> dict[tuple[str, ...], Path]:
+    paths = [path for path in SOURCES if name(path).startswith(("metalora_core", "nodes"))]
+    short = {path: path.relative_to(ROOT).with_suffix("").parts for path in paths}
+    return {parts[:-1] if parts[-1] == "__init__" else parts: path for path, parts in short.items()}
+
+
+def test_every_room_imports_from_lower_floors_only() -> None:
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+    face = ("metalora_core",)  # names everything and imports it late
+    climbs = {
+        f"{'.'.join(module)} imports {'.'.join(other)}"
+        for module, path in modules().items()
+        if module != face
+        for other in relative_imports(path) - {face}
+        if (here := room(module)) != (there := room(other)) and floor[there] >= floor[here]
+    }
+    assert climbs == set()
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    imports = {module: relative_imports(path) for module, path in modules().items() if module != ("metalora_core",)}
+
+    def reached(module: tuple[str, ...]) -> set[tuple[str, ...]]:
+        seen: set[tuple[str, ...]] = set()
+        ahead = [module]
+        while ahead:
+            new = imports.get(ahead.pop(), set()) - seen
+            seen |= new
+            ahead += new
+        return seen
+
+    assert [".".join(module) for module in imports if module in reached(module)] == []
+
+
+def test_a_stranger_sees_the_method_at_the_root() -> None:
+    assert len(list((ROOT / "metalora_core").glob("*.py"))) <= MOST_FILES_AT_THE_ROOT
 
 
 def test_files_are_short() -> None:
