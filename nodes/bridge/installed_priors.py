@@ -10,7 +10,7 @@ from ...metalora_core.files.atomic import sha256_of
 from ...metalora_core.files.identity import Identity
 from ...metalora_core.files.prior import Prior, load_prior
 from ...metalora_core.pocket.load import prior_file
-from ...metalora_core.pocket.world.render.factors import DOMAINS
+from ...metalora_core.pocket.world.factors import DOMAINS
 from .folders import PRIORS, file_in, listed
 
 _hashes: dict[tuple[str, int, int], str] = {}

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ...metalora_core.pocket import load
 from ...metalora_core.pocket.text import WordTextEncoder, tokenize
-from ...metalora_core.pocket.world.render.factors import draw_subject
-from ...metalora_core.pocket.world.render.render import render
-from ...metalora_core.pocket.world.render.scenes import draw_scenes
+from ...metalora_core.pocket.world.factors import draw_subject
+from ...metalora_core.pocket.world.render import render
+from ...metalora_core.pocket.world.scenes import draw_scenes
 from .image_tensors import to_image
 
 
