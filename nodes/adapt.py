@@ -16,12 +16,12 @@ class AdaptIdentity(io.ComfyNode):
         return node_schema(
             "AdaptIdentity",
             "Adapt Identity",
-            description="Learns the person or product in the reference photos. Progress and pictures are shown while "
-            "it runs; cancel and queue again, and it goes on where it was. The result is kept on disk, so the same "
-            "photos and settings are never trained twice.",
+            description="Learns the person or product in the reference photos. It shows progress and pictures while it "
+            "runs. You can cancel; queue again to resume. The result is saved to disk, so the same photos and settings "
+            "are never trained twice.",
             search_aliases=["train lora", "dreambooth", "fine-tune", "meta lora", "learn face", "personalize", "train"],
             inputs=[
-                io.Model.Input("model", tooltip="The base model that the prior was made for. It stays unchanged."),
+                io.Model.Input("model", tooltip="The base model that the prior was made for. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 PriorSocket.Input("prior", tooltip="From Load Meta-LoRA Prior."),
@@ -32,7 +32,7 @@ class AdaptIdentity(io.ComfyNode):
                     min=0,
                     max=20000,
                     tooltip="Training steps; 0 takes the preset for this number of photos. Raise it when the likeness "
-                    "is faint, lower it when pose or background of the photos are copied.",
+                    "is faint, lower it when pose or background of the photos reappear.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -40,7 +40,7 @@ class AdaptIdentity(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Of the noise that is trained on. The same seed gives the same identity, bit for bit.",
+                    tooltip="Seed of the training noise. The same seed gives the same identity, bit for bit.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -49,8 +49,9 @@ class AdaptIdentity(io.ComfyNode):
                         min=0,
                         max=2048,
                         step=16,
-                        tooltip="Side of the training pictures in pixels; 0 takes the prior's, or the photos' own if "
-                        "that is smaller. Raise it for fine detail: time and memory grow with its square.",
+                        tooltip="Side of the training pictures in pixels; 0 takes the size the prior was trained at, "
+                        "or the photos' own if that is smaller. Raise it for fine detail: time and memory grow with "
+                        "its square.",
                     )
                 ),
                 advanced(
@@ -69,7 +70,8 @@ class AdaptIdentity(io.ComfyNode):
                         default=0,
                         min=0,
                         max=64,
-                        tooltip="Pictures a step; 0 takes the preset. Raise it for steadier training if memory allows.",
+                        tooltip="Pictures per step; 0 takes the preset. Raise it for steadier training if memory "
+                        "allows.",
                     )
                 ),
                 advanced(
@@ -77,8 +79,8 @@ class AdaptIdentity(io.ComfyNode):
                         "optimizer",
                         options=["adamw", "adam", "sgd", "prodigy", "schedulefree_adamw", "adamw8bit"],
                         default="adamw",
-                        tooltip="The presets are made for adamw. prodigy, schedulefree_adamw and adamw8bit need a "
-                        "package more and say which.",
+                        tooltip="The presets are made for adamw. prodigy, schedulefree_adamw and adamw8bit need an "
+                        "extra package and say which.",
                     )
                 ),
                 advanced(
@@ -86,8 +88,8 @@ class AdaptIdentity(io.ComfyNode):
                         "checkpointing",
                         options=["auto", "on", "off"],
                         default="auto",
-                        tooltip="on keeps less in memory and takes about a third longer, with the same result; auto "
-                        "switches it on when the card has less than 24 GB.",
+                        tooltip="on uses less memory and takes about a third longer, with the same result; auto turns "
+                        "it on when the card has less than 24 GB.",
                     )
                 ),
                 advanced(
@@ -97,8 +99,8 @@ class AdaptIdentity(io.ComfyNode):
                         min=0.0,
                         max=30.0,
                         step=0.1,
-                        tooltip="Guidance value that guidance-distilled models (FLUX.1-dev) are trained at. 1 keeps "
-                        "their usual behaviour.",
+                        tooltip="Guidance value for training guidance-distilled models (FLUX.1-dev). 1 keeps their "
+                        "usual behaviour.",
                     )
                 ),
                 advanced(
@@ -107,7 +109,7 @@ class AdaptIdentity(io.ComfyNode):
                         default=0,
                         min=0,
                         max=10000,
-                        tooltip="Steps between two sample pictures; 0 draws four in all. Each costs a few forward "
+                        tooltip="Steps between two sample pictures; 0 samples four in total. Each costs a few forward "
                         "passes.",
                     )
                 ),
@@ -117,10 +119,10 @@ class AdaptIdentity(io.ComfyNode):
                         options=["auto", "on", "off"],
                         default="auto",
                         optional=True,
-                        tooltip="Learn every photo's mirror image too, so that less of the pose is copied. Not for "
-                        "writing, logos or anything with a left and a right side. left and right change places in the "
-                        "captions. auto takes the preset: off for things with a handle, and where none is made for "
-                        "the model.",
+                        tooltip="Also train on mirrored photos, so that less of the pose is copied. left and right are "
+                        "swapped in the captions. Turn it off for writing, logos or anything else with a left and a "
+                        "right. auto follows the preset: off for things with a handle, and for models that have no "
+                        "preset.",
                     )
                 ),
             ],
@@ -130,7 +132,7 @@ class AdaptIdentity(io.ComfyNode):
                     display_name="lora_model", tooltip="For core's Load LoRA Model and Save LoRA Weights."
                 ),
                 io.LossMap.Output(display_name="loss_map", tooltip="For core's Plot Loss Graph."),
-                io.String.Output(display_name="report", tooltip="Steps, time, losses and where the file lies."),
+                io.String.Output(display_name="report", tooltip="Steps, time, losses and where the file is."),
             ],
         )
 

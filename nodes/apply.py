@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 STRENGTH = (
     "How strongly the identity shows. 1 is as learned; raise it to 1.2 when the likeness is faint, lower it to 0.7 "
-    "when the prompt is not followed; 0 switches it off."
+    "when the prompt is not followed; 0 turns it off."
 )
 START = (
-    "When the identity begins to act, as a share of sampling. Raise it to let the prompt settle the composition first."
+    "When the identity starts to act, as a fraction of sampling. Raise it to let the prompt settle the composition "
+    "first."
 )
-END = "When the identity stops acting, as a share of sampling. Lower it to leave the last details to the base model."
+END = "When the identity stops acting, as a fraction of sampling. Lower it to leave the last details to the base model."
 
 
 class ApplyIdentity(io.ComfyNode):
@@ -32,7 +33,7 @@ class ApplyIdentity(io.ComfyNode):
             "prompt.",
             search_aliases=["lora", "apply lora", "meta lora", "use identity", "face", "character", "personalize"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that the identity was learned on. It stays unchanged."),
+                io.Model.Input("model", tooltip="The model that the identity was learned on. It is not changed."),
                 IdentitySocket.Input("identity", tooltip="From Adapt Identity or Load Identity."),
                 io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip=STRENGTH),
                 percent("start_percent", 0.0, START),
@@ -42,14 +43,14 @@ class ApplyIdentity(io.ComfyNode):
                         "method",
                         options=["auto", "patch", "bypass"],
                         default="auto",
-                        tooltip="patch: into the weights, no cost while sampling. bypass: beside the weights, needed "
-                        "for 8-bit and GGUF models, where a small change would be rounded away. auto chooses.",
+                        tooltip="patch changes the weights: no cost while sampling. bypass computes beside the "
+                        "weights: for 8-bit and GGUF models, where a small change would be rounded away. auto chooses.",
                     )
                 ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the identity in it."),
-                io.String.Output(display_name="applied", tooltip="How many layers took the identity."),
+                io.String.Output(display_name="applied", tooltip="How many layers use the identity."),
             ],
         )
 
@@ -78,17 +79,17 @@ class IdentityHook(io.ComfyNode):
         return node_schema(
             "IdentityHook",
             "Identity as Hook",
-            description="An identity for one conditioning only, so that several subjects stand in one picture, each "
-            "in its own mask. Connect it to Cond Set Props or Cond Pair Set Props.",
+            description="Applies an identity to one conditioning only, so that one picture can show several subjects, "
+            "each in its own mask. Connect it to Cond Set Props or Cond Pair Set Props.",
             search_aliases=["regional lora", "lora hook", "mask", "two characters", "couple", "multiple subjects"],
             inputs=[
                 IdentitySocket.Input("identity", tooltip="From Adapt Identity or Load Identity."),
                 io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip=STRENGTH),
                 percent("start_percent", 0.0, START),
                 percent("end_percent", 1.0, END),
-                io.Hooks.Input("prev_hooks", optional=True, tooltip="Hooks to add this one to."),
+                io.Hooks.Input("prev_hooks", optional=True, tooltip="Other hooks to combine with this one."),
             ],
-            outputs=[io.Hooks.Output(display_name="hooks", tooltip="For a conditioning's hooks input.")],
+            outputs=[io.Hooks.Output(display_name="hooks", tooltip="For the hooks input of a conditioning node.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The node that tells how like its subject a picture is."""
+"""The node that scores how closely a picture resembles its subject."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class EvaluateIdentity(io.ComfyNode):
         return node_schema(
             "EvaluateIdentity",
             "Evaluate Identity",
-            description="Compares pictures with photos of the subject that were not trained on, so that a copied pose "
-            "does not count as a likeness.",
+            description="Scores how closely pictures resemble the subject. It compares with photos that were not "
+            "trained on, so that a copied pose does not count as likeness.",
             search_aliases=["score", "similarity", "compare faces", "quality", "likeness", "meta lora"],
             inputs=[
                 io.Image.Input("generated", tooltip="Pictures made with the identity."),
@@ -27,7 +27,7 @@ class EvaluateIdentity(io.ComfyNode):
                     "embedder",
                     options=list(EMBEDDERS),
                     default="clip vision",
-                    tooltip="Who compares: a CLIP vision model that you connect, or the pocket model's own reader.",
+                    tooltip="The scorer: a CLIP vision model that you connect, or the pocket model's own.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision", optional=True, tooltip="Needed for clip vision, from Load CLIP Vision."
@@ -35,16 +35,16 @@ class EvaluateIdentity(io.ComfyNode):
                 io.Image.Input(
                     "reference",
                     optional=True,
-                    tooltip="The trained photos. If connected, copying of them is measured too.",
+                    tooltip="The trained photos. If connected, the node also measures how much pictures copy them.",
                 ),
-                advanced(io.Int.Input("columns", default=4, min=1, max=16, tooltip="Pictures in a row of the grid.")),
+                advanced(io.Int.Input("columns", default=4, min=1, max=16, tooltip="Pictures per row of the grid.")),
             ],
             outputs=[
                 io.Float.Output(
                     display_name="likeness",
-                    tooltip="Mean similarity to the held-out photos, 1 is the same, 0 unrelated.",
+                    tooltip="Mean identity similarity to the held-out photos; 1 is the same, 0 unrelated.",
                 ),
-                io.String.Output(display_name="report", tooltip="The score of every picture, one a line."),
+                io.String.Output(display_name="report", tooltip="The score of every picture, one per line."),
                 io.Image.Output(display_name="grid", tooltip="The pictures with their scores, best first."),
             ],
         )

@@ -24,13 +24,13 @@ class LoadPrior(io.ComfyNode):
             "LoadPrior",
             "Load Meta-LoRA Prior",
             description="Loads what was meta-trained for a kind of subject, such as people, on one base model. With "
-            "it, a new subject is learned in a fraction of the usual steps.",
+            "it, a new subject usually needs fewer steps.",
             search_aliases=["meta lora", "prior", "meta down", "load meta"],
             inputs=[
                 io.Combo.Input(
                     "prior_name",
                     options=listed(PRIORS),
-                    tooltip="A file in models/metalora. It must have been made for the base model that you connect.",
+                    tooltip="A file in models/metalora, made for the base model that you connect.",
                 )
             ],
             outputs=[
@@ -66,7 +66,7 @@ class LoadIdentity(io.ComfyNode):
                 io.Combo.Input(
                     "identity_name",
                     options=listed(IDENTITIES),
-                    tooltip="A file in models/metalora_identities. Adapt Identity puts its results in the subfolder "
+                    tooltip="A file in models/metalora_identities. Results of Adapt Identity are in the subfolder "
                     "adapted.",
                 ),
                 PriorSocket.Input(
@@ -75,7 +75,7 @@ class LoadIdentity(io.ComfyNode):
             ],
             outputs=[
                 IdentitySocket.Output(display_name="identity", tooltip="For Apply Identity and Identity as Hook."),
-                io.String.Output(display_name="trigger", tooltip="The words that call the subject, for the prompt."),
+                io.String.Output(display_name="trigger", tooltip="The words that call the subject in a prompt."),
             ],
         )
 
@@ -107,8 +107,8 @@ class SaveIdentity(io.ComfyNode):
         return node_schema(
             "SaveIdentity",
             "Save Identity",
-            description="Saves a learned identity under a name of yours in models/metalora_identities. The file is "
-            "small and can be shared together with the workflow; it needs the same prior.",
+            description="Saves a learned identity under a name you choose, in models/metalora_identities. The file is "
+            "small and needs the same prior.",
             search_aliases=["meta lora", "save lora", "character"],
             is_output_node=True,
             inputs=[
@@ -116,10 +116,10 @@ class SaveIdentity(io.ComfyNode):
                 io.String.Input(
                     "filename",
                     default="my_identity",
-                    tooltip="Name of the file, subfolders with a slash. An existing file of this name is replaced.",
+                    tooltip="Name of the file; a slash makes a subfolder. An existing file of this name is replaced.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="Where it was written.")],
+            outputs=[io.String.Output(display_name="file", tooltip="Path of the file.")],
         )
 
     @classmethod
@@ -139,8 +139,8 @@ class ExportLoRA(io.ComfyNode):
         return node_schema(
             "ExportLoRA",
             "Export Identity as LoRA",
-            description="Writes the identity as an ordinary LoRA file into models/loras, for any LoRA loader. It "
-            "needs no prior any more.",
+            description="Writes the identity as an ordinary LoRA file into models/loras, for any LoRA loader. The "
+            "prior is no longer needed.",
             search_aliases=["save lora", "convert", "meta lora", "kohya", "peft", "diffusers"],
             is_output_node=True,
             inputs=[
@@ -148,26 +148,27 @@ class ExportLoRA(io.ComfyNode):
                 io.String.Input(
                     "filename",
                     default="my_identity",
-                    tooltip="Name of the file in models/loras, subfolders with a slash. An existing file is replaced.",
+                    tooltip="Name of the file in models/loras; a slash makes a subfolder. An existing file is "
+                    "replaced.",
                 ),
                 io.Combo.Input(
                     "layout",
                     options=["comfyui", "kohya", "diffusers"],
                     default="comfyui",
-                    tooltip="Names inside the file. comfyui and kohya load in ComfyUI; diffusers is for scripts that "
-                    "use diffusers or PEFT.",
+                    tooltip="Naming scheme inside the file. comfyui and kohya load in ComfyUI; diffusers is for "
+                    "scripts that use diffusers or PEFT.",
                 ),
                 advanced(
                     io.Combo.Input(
                         "precision",
                         options=["float32", "bfloat16", "float16"],
                         default="float32",
-                        tooltip="Numbers in the file. The 16-bit kinds halve its size at a loss that is rarely "
-                        "visible.",
+                        tooltip="Number format in the file. The 16-bit formats halve its size; the difference is "
+                        "rarely visible.",
                     )
                 ),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="Where it was written.")],
+            outputs=[io.String.Output(display_name="file", tooltip="Path of the file.")],
         )
 
     @classmethod

@@ -14,16 +14,16 @@ class LoadPocketModel(io.ComfyNode):
         return node_schema(
             "LoadPocketModel",
             "Load Pocket Model",
-            description="A complete small model that ships with the pack and runs on any computer in seconds: try "
-            "every node before you download anything. Pictures are 128 × 128 pixels of drawn people and products.",
+            description="A complete small model that ships with the pack and runs on any computer in seconds. Try "
+            "every node before you download anything. It generates rendered people and products at 128 × 128 pixels.",
             search_aliases=["demo", "tiny", "example", "test model", "meta lora", "pocket"],
             inputs=[
                 io.Combo.Input(
                     "domain",
                     options=["avatars", "products"],
                     default="avatars",
-                    tooltip="Kind of subject: avatars are faces (class word person); products are a mug, bottle, "
-                    "vase, bowl or jar.",
+                    tooltip="Kind of subject: avatars are faces (class word person); products are a mug, bottle, vase, "
+                    "bowl or jar.",
                 ),
                 io.Int.Input(
                     "subject",
@@ -45,7 +45,7 @@ class LoadPocketModel(io.ComfyNode):
                         default=4,
                         min=1,
                         max=16,
-                        tooltip="How many further photos of the same subject are given for Evaluate Identity.",
+                        tooltip="How many more photos of the same subject to output for Evaluate Identity.",
                     )
                 ),
             ],

@@ -1,4 +1,4 @@
-"""Nodes for the photos: what they are worth, and who permits their use."""
+"""Nodes for the photos: how good they are, and who permits their use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PrepareReferences(io.ComfyNode):
         return node_schema(
             "PrepareReferences",
             "Prepare Reference Photos",
-            description="Looks at your photos like a photographer and says what to mend: focus, light, size, "
-            "sameness, and whether the prior knows this kind of subject. Takes one photo, a batch, or a list from a "
-            "dataset node.",
+            description="Checks your photos the way a photographer would and says what to improve: focus, light, size, "
+            "photos that are nearly the same, and whether the prior knows this kind of subject. Takes one photo, a "
+            "batch, or a list from a dataset node.",
             search_aliases=["dataset", "training images", "photos", "caption", "quality check", "meta lora"],
             is_input_list=True,
             inputs=[
@@ -36,30 +36,30 @@ class PrepareReferences(io.ComfyNode):
                 io.String.Input(
                     "trigger",
                     default="ohwx",
-                    tooltip="A rare word that will call this subject in prompts, as in: photo of a ohwx person.",
+                    tooltip="A rare word to call this subject by in prompts, as in: photo of a ohwx person.",
                 ),
                 io.String.Input(
                     "caption",
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="What the photos show, one line a photo, or one line for all. Name pose, light and "
-                    "background: what is named is not learned as a part of the subject. Empty: photo of a TRIGGER "
-                    "CLASS.",
+                    tooltip="What the photos show, one line per photo or one line for all. Name pose, light and "
+                    "background: what you name is not learned as part of the subject. Empty: photo of a TRIGGER CLASS.",
                 ),
                 PriorSocket.Input(
-                    "prior", optional=True, tooltip="If connected, photos outside the prior's domain are pointed out."
+                    "prior",
+                    optional=True,
+                    tooltip="If connected, the node points out photos outside the prior's domain.",
                 ),
                 ConsentSocket.Input(
-                    "consent", optional=True, tooltip="From Record Consent. It travels with the learned identity."
+                    "consent", optional=True, tooltip="From Record Consent. It is stored with the learned identity."
                 ),
                 advanced(
                     io.Combo.Input(
                         "unusable_photos",
                         options=["stop", "leave out"],
                         default="stop",
-                        tooltip="What to do when a photo cannot be learned from: stop and say why, or go on without "
-                        "it.",
+                        tooltip="What to do with a photo that cannot be used: stop and say why, or leave it out.",
                     )
                 ),
             ],
@@ -68,7 +68,9 @@ class PrepareReferences(io.ComfyNode):
                 io.Image.Output(
                     display_name="contact_sheet", tooltip="All photos, each with a badge and its findings."
                 ),
-                io.String.Output(display_name="findings", tooltip="Every finding and its remedy, one a line."),
+                io.String.Output(
+                    display_name="findings", tooltip="Every finding and what to do about it, one per line."
+                ),
             ],
         )
 
@@ -91,7 +93,7 @@ class RecordConsent(io.ComfyNode):
             "RecordConsent",
             "Record Consent",
             description="Records who permits what with which photos, until when. The record is stored beside the "
-            "identities, bound to what is learned from the photos, and asked whenever the identity is used.",
+            "identities, tied to what is learned from the photos, and checked whenever the identity is used.",
             search_aliases=["permission", "licence", "rights", "release form", "governance", "meta lora"],
             inputs=[
                 io.String.Input(
@@ -121,19 +123,19 @@ class RecordConsent(io.ComfyNode):
                 io.String.Input(
                     "permitted_uses",
                     default="training, generation",
-                    tooltip="What is permitted and nothing else, with commas: "
+                    tooltip="What is permitted, separated by commas; everything else is refused: "
                     f"{', '.join(PURPOSES)}. Export Identity as LoRA needs sharing.",
                 ),
                 io.String.Input(
                     "expires",
                     default="",
                     placeholder="2027-12-31",
-                    tooltip="Last day of the permission, as 2027-12-31 in UTC. Empty: without an end.",
+                    tooltip="Last day of the permission, as 2027-12-31 in UTC. Empty: no end.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The photos it holds for; the same pictures as go to Prepare Reference Photos. Not "
+                    tooltip="The photos it covers: connect the same pictures as to Prepare Reference Photos. Not "
                     "connected: every photo of the subject.",
                 ),
                 advanced(
@@ -150,7 +152,7 @@ class RecordConsent(io.ComfyNode):
                         "licence",
                         default="",
                         optional=True,
-                        tooltip="Licence or contract it rests on, for people; not checked.",
+                        tooltip="Licence or contract behind it, for people to read; not checked.",
                     )
                 ),
             ],

@@ -1,4 +1,4 @@
-"""The node that trains a prior: what the subjects of a domain have in common."""
+"""The node that trains a prior: what the subjects of a domain share."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ class MetaTrainPrior(io.ComfyNode):
         return node_schema(
             "MetaTrainPrior",
             "Meta-Train Prior",
-            description="Learns from many subjects what they share, once per kind of subject and base model. Every "
-            "later subject is then learned in a fraction of the steps. Cancel and queue again, and it goes on where "
-            "it was.",
+            description="Learns what many subjects of one kind share, once per kind of subject and base model. Later "
+            "subjects then usually need fewer steps. You can cancel; queue again to resume.",
             search_aliases=["train", "meta learning", "prior", "meta lora", "stage 1"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The base model to make a prior for. It stays unchanged."),
+                io.Model.Input("model", tooltip="The base model to make a prior for. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Combo.Input(
                     "subjects",
                     options=subject_sources(),
                     tooltip="A folder in ComfyUI's input folder that holds one folder of photos per subject, or the "
-                    "drawn subjects of the pocket model. A hundred subjects are a start, a thousand are good.",
+                    "rendered subjects of the pocket model. A hundred subjects are a start, a thousand are good.",
                 ),
                 io.String.Input("class_word", default="person", tooltip="What the subjects are, in one everyday word."),
                 io.String.Input(
@@ -43,7 +42,7 @@ class MetaTrainPrior(io.ComfyNode):
                     default=2000,
                     min=1,
                     max=1000000,
-                    tooltip="Training steps. Raise it with the number of subjects.",
+                    tooltip="Training steps. More subjects need more steps.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -51,8 +50,8 @@ class MetaTrainPrior(io.ComfyNode):
                         default=0,
                         min=0,
                         max=100000,
-                        tooltip="Most subjects to use; 0 takes every folder, or 48 of the pocket model's drawn "
-                        "subjects.",
+                        tooltip="Use at most this many subjects; 0 takes every folder, or 48 of the pocket model's "
+                        "rendered subjects.",
                     )
                 ),
                 advanced(
@@ -79,7 +78,8 @@ class MetaTrainPrior(io.ComfyNode):
                         default=8,
                         min=1,
                         max=256,
-                        tooltip="Different subjects a step. Raise it if memory allows: the prior becomes more general.",
+                        tooltip="Different subjects per step. Raise it if memory allows: the prior becomes more "
+                        "general.",
                     )
                 ),
                 advanced(
@@ -97,8 +97,8 @@ class MetaTrainPrior(io.ComfyNode):
                         "warm_start",
                         options=["mean", "learned", "none"],
                         default="mean",
-                        tooltip="Where adaptation begins: at the mean of the trained subjects, at a learned common "
-                        "identity, or at nothing as in the paper.",
+                        tooltip="Where adaptation starts: from the mean of the trained subjects, from a learned common "
+                        "identity, or from zero as in the paper (none).",
                     )
                 ),
                 advanced(
@@ -106,7 +106,7 @@ class MetaTrainPrior(io.ComfyNode):
                         "checkpointing",
                         options=["auto", "on", "off"],
                         default="auto",
-                        tooltip="on keeps less in memory and takes about a third longer, with the same result.",
+                        tooltip="on uses less memory and takes about a third longer, with the same result.",
                     )
                 ),
                 advanced(
@@ -116,14 +116,14 @@ class MetaTrainPrior(io.ComfyNode):
                         min=0,
                         max=0xFFFFFFFF,
                         control_after_generate=False,
-                        tooltip="Of initial values and all draws.",
+                        tooltip="Seed of initial values and all random choices.",
                     )
                 ),
             ],
             outputs=[
                 PriorSocket.Output(display_name="prior", tooltip="For Adapt Identity."),
                 io.LossMap.Output(display_name="loss_map", tooltip="For core's Plot Loss Graph."),
-                io.String.Output(display_name="report", tooltip="Subjects, steps, losses and where the file lies."),
+                io.String.Output(display_name="report", tooltip="Subjects, steps, losses and where the file is."),
             ],
         )
 

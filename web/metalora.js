@@ -23,7 +23,7 @@ app.registerExtension({
       id: SHOW_REPORTS,
       category: ["Meta-LoRA", "Nodes", "Show reports"],
       name: "Show reports on the nodes",
-      tooltip: "Findings on photos, losses and results, as text on the node that gave them.",
+      tooltip: "Each node shows its own report: findings on photos, losses, results.",
       type: "boolean",
       defaultValue: true,
     },

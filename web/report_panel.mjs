@@ -21,7 +21,7 @@ class ReportPanel {
     this.element.append(this.losses.element, this.text);
   }
 
-  /** Show a finished node's report; a drawn loss line stays. */
+  /** Show a finished node's report; the loss line stays. */
   report(text) {
     this.text.textContent = text;
   }
