@@ -73,7 +73,7 @@ def autoencoder(folder: Folder = _FOLDER, steps: Steps = 0) -> None:
     options = AutoencoderOptions()
     options = replace(options, steps=steps or options.steps)
     model = start_autoencoder(folder, options)
-    train_decoder(model, folder, options, report=typer.echo)
+    train_decoder(model, folder, options)
     save_autoencoder(model, options)
 
 
@@ -95,7 +95,7 @@ def base(
     rate = rate or options.learning_rate
     options = replace(options, steps=steps or options.steps, learning_rate=rate, fast=fast)
     start, earlier = load_base() if go_on else (None, [])
-    trained = train_base(training_photos(folder), options, start=start, report=typer.echo)
+    trained = train_base(training_photos(folder), options, start=start)
     save_base(trained, options, earlier)
 
 
@@ -108,7 +108,7 @@ def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0, 
 
     options = ReaderOptions()
     for one in _domains(domain):
-        make_reader(one, folder, replace(options, steps=steps or options.steps, fast=fast), typer.echo)
+        make_reader(one, folder, replace(options, steps=steps or options.steps, fast=fast))
 
 
 @train_app.command()
@@ -125,4 +125,4 @@ def prior(
 
     for one in _domains(domain):
         earlier = load_pocket_prior(one) if go_on else None
-        make_prior(one, folder, shipped_stages(one, steps), typer.echo, earlier=earlier, fast=fast)
+        make_prior(one, folder, shipped_stages(one, steps), earlier=earlier, fast=fast)

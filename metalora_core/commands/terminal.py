@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
@@ -36,7 +37,8 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
         0, or 1 for an error of ours, 2 for wrong usage, 130 when interrupted.
     """
     try:
-        command()
+        with _library_notes():
+            command()
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:  # how typer passes Ctrl-C on, without a word
             _complain(_INTERRUPTED, KeyboardInterrupt(), as_json)
@@ -66,6 +68,26 @@ def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
 def remark(text: str) -> None:
     """Tell a person something beside the answer, on standard error."""
     sys.stderr.write(f"note: {shown(text)}\n")
+
+
+class _Notes(logging.Handler):
+    """Shows what the library logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        remark(record.getMessage())
+
+
+@contextmanager
+def _library_notes() -> Generator[None]:
+    logger, notes = logging.getLogger(__name__.partition(".")[0]), _Notes()
+    level = logger.level
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+        logger.setLevel(level)
 
 
 def shown(text: str) -> str:

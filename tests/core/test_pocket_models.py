@@ -145,11 +145,12 @@ def test_prompt_error_counts_words_alike():
     torch.testing.assert_close(prompt_error(wrong_pose, asked), prompt_error(wrong_light, asked))
 
 
-def test_base_training_repeats_itself_and_learns():
+def test_base_training_repeats_itself_and_learns(caplog: pytest.LogCaptureFixture):
     photos = TrainingPhotos(torch.randn(8, 16, 4, 4), [Scene().caption("avatars", "person")] * 8, [["tan skin"]] * 8)
     options = BaseOptions(steps=3, batch_size=2, report_every=3)
-    lines: list[str] = []
-    runs = [train_base(photos, options, report=lines.append) for _ in range(2)]
+    caplog.set_level("INFO", logger="metalora_core")
+    runs = [train_base(photos, options) for _ in range(2)]
+    lines = [record.getMessage() for record in caplog.records]
     first, second = (run.state_dict() for run in runs)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert lines[0].split("loss")[1].split()[0] == lines[1].split("loss")[1].split()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 
 from metalora_core.commands import cli, terminal
 from metalora_core.errors import MetaLoRAError, RankMismatch, TrainingCancelled
+from metalora_core.evaluation.report.tables import table
 
 
 @dataclass
@@ -61,8 +63,15 @@ def test_a_terminal_is_given_nothing_of_a_strangers_to_obey(capsys: pytest.Captu
     assert capsys.readouterr() == ("name  [2Jcleared \nnext  line\n", "note: called  bell\n")
 
 
+def test_what_the_library_logs_is_a_note_while_a_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("metalora_core.training")
+    terminal.run(lambda: logger.info("step 100 loss 0.5"), as_json=False)
+    logger.info("nobody listens")
+    assert capsys.readouterr().err == "note: step 100 loss 0.5\n"
+
+
 def test_table_columns_line_up() -> None:
-    lines = terminal.table([("method", "error"), ("plain LoRA", "0.1"), ("x", "12.25")]).splitlines()
+    lines = table([("method", "error"), ("plain LoRA", "0.1"), ("x", "12.25")]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[3].endswith("12.25")
 

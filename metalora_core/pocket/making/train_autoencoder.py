@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from ..world.scenes import draw_scenes
 from .dataset import PhotoPlan, rendered_photos, to_pictures
 from .latents_cache import encoded_photos
 from .patch_start import start_from_patches
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,6 @@ def train_decoder(
     folder: Path,
     options: AutoencoderOptions = AutoencoderOptions(),
     *,
-    report: Callable[[str], None] = print,
     on_snapshot: Callable[[Any], None] | None = None,
 ) -> None:
     """Train the decoder of a slim autoencoder on crops of both domains' photos.
@@ -68,7 +70,6 @@ def train_decoder(
         model: From :func:`start_autoencoder`; changed in place.
         folder: Where rendered photos are kept.
         options: How long and how.
-        report: Gets a line of text now and then.
         on_snapshot: Gets the model with every report.
     """
     photos, parameters = _photos(folder), list(model.decoder.parameters())
@@ -89,7 +90,7 @@ def train_decoder(
         optimizer.step()
         mean_error += (F.mse_loss(found.detach(), wanted).item() - mean_error) * max(0.02, 1 / (step + 1))
         if (step + 1) % options.report_every == 0 or step + 1 == options.steps:
-            report(f"step {step + 1} {-10 * math.log10(mean_error):.2f} dB {time.perf_counter() - began:.0f} s")
+            _LOG.info(f"step {step + 1} {-10 * math.log10(mean_error):.2f} dB {time.perf_counter() - began:.0f} s")
             if on_snapshot is not None:
                 on_snapshot(model)
 

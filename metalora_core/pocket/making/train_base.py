@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ from ..world.factors import DOMAINS
 from .base_photos import TrainingPhotos
 from .caption_rows import CaptionOptions, CaptionRows
 from .dataset import PhotoPlan
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,6 @@ def train_base(
     options: BaseOptions = BaseOptions(),
     *,
     start: PocketBase | None = None,
-    report: Callable[[str], None] = print,
     on_snapshot: Callable[[PocketBase], None] | None = None,
 ) -> PocketBase:
     """Train and return the moving average of the weights.
@@ -148,7 +150,6 @@ def train_base(
         photos: What to train on.
         options: How long and how.
         start: Weights of an earlier training to go on from; None for random ones.
-        report: Gets a line of text now and then.
         on_snapshot: Gets the moving average with every report, to be looked at or stored.
     """
     torch.manual_seed(options.seed)
@@ -170,7 +171,7 @@ def train_base(
         loss.backward()
         training.update(step)
         if (step + 1) % options.report_every == 0 or step + 1 == options.steps:
-            report(f"step {step + 1} loss {mean_loss:.4f} {time.perf_counter() - began:.0f} s")
+            _LOG.info(f"step {step + 1} loss {mean_loss:.4f} {time.perf_counter() - began:.0f} s")
             if on_snapshot is not None:
                 on_snapshot(training.average)
     return training.average

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ...files.prior import Prior
     from ...training.meta_options import MetaTrainingOptions
     from ...training.progress import MetaTrainingProgress
+
+_LOG = logging.getLogger(__name__)
 
 # So few that each one's slot is visited often enough to become an identity; with all of them it stays near the start.
 _SUBJECTS = 600
@@ -70,7 +73,6 @@ def make_prior(
     domain: Domain,
     folder: Path,
     stages: Sequence[MetaTrainingOptions],
-    report: Callable[[str], None] = print,
     *,
     earlier: Prior | None = None,
     fast: bool = False,
@@ -81,7 +83,6 @@ def make_prior(
         domain: Which.
         folder: Where photos, latents and the checkpoints of a running training are kept.
         stages: Settings of stage 1, each going on from the prior of the one before.
-        report: Gets a line of text now and then.
         earlier: A prior to go on from.
         fast: Compiled passes in bfloat16.
     """
@@ -92,7 +93,7 @@ def make_prior(
 
     def tell(progress: MetaTrainingProgress) -> None:
         if progress.step % 100 == 0 or progress.steps < 1000:
-            report(f"step {progress.step} loss {progress.loss:.4f} {progress.seconds:.0f} s")
+            _LOG.info(f"step {progress.step} loss {progress.loss:.4f} {progress.seconds:.0f} s")
 
     host = load_pocket_host()
     checkpoints = [folder / f"prior-{domain}-{number}.checkpoint.safetensors" for number in range(len(stages))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from ..world.render import render
 from ..world.scenes import SCENE_GROUPS, SCENE_NAMES, draw_scenes, scene_truth
 from .dataset import PhotoPlan, rendered_photos, to_bytes, to_pictures
 from .latents_cache import encoded_photos
+
+_LOG = logging.getLogger(__name__)
 
 _RESTORED_EVERY = 5
 
@@ -98,7 +101,6 @@ def train_reader(
     plan: PhotoPlan,
     picture_rows: Callable[[Tensor], Tensor],
     options: ReaderOptions = ReaderOptions(),
-    report: Callable[[str], None] = print,
 ) -> FactorReader:
     """Train from scratch.
 
@@ -106,7 +108,6 @@ def train_reader(
         plan: Which photos; gives the truth about each.
         picture_rows: Row numbers (B,) → pictures (B, 3, 128, 128) in [0, 1], either photos or reconstructions.
         options: How long and how.
-        report: Gets a line of text now and then.
     """
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
@@ -133,11 +134,11 @@ def train_reader(
         loss.backward()
         optimizer.step()
         if step % 100 == 0 or step + 1 == options.steps:
-            report(f"step {step} loss {loss.item():.4f} {time.perf_counter() - began:.0f} s")
+            _LOG.info(f"step {step} loss {loss.item():.4f} {time.perf_counter() - began:.0f} s")
     return reader.eval().to(memory_format=torch.contiguous_format)
 
 
-def make_reader(domain: Domain, folder: Path, options: ReaderOptions, report: Callable[[str], None] = print) -> None:
+def make_reader(domain: Domain, folder: Path, options: ReaderOptions) -> None:
     """Train, measure and write the shipped reader of a domain.
 
     Every fifth photo is shown as the autoencoder gives it back: what a generated picture looks like.
@@ -153,12 +154,12 @@ def make_reader(domain: Domain, folder: Path, options: ReaderOptions, report: Ca
         pictures[again] = restored[rows[again] // _RESTORED_EVERY].float() / 255
         return pictures
 
-    reader = train_reader(plan, picture_rows, options, report)
+    reader = train_reader(plan, picture_rows, options)
     floors: dict[str, JsonValue] = {**reader_floors(reader)}
     training: dict[str, JsonValue] = {"settings": asdict(options), "photos": asdict(plan), "validation": floors}
     metadata = PocketMetadata(part="reader", name=f"Factor reader for {domain}", domain=domain, training=training)
     save_part(reader_file(domain), reader.state_dict(), metadata)
-    report(f"{domain}: {floors}")
+    _LOG.info(f"{domain}: {floors}")
 
 
 def reader_floors(reader: FactorReader, subjects: int = 64) -> dict[str, float]:
