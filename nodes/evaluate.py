@@ -20,6 +20,7 @@ class EvaluateIdentity(io.ComfyNode):
             description="Scores how closely pictures resemble the subject. It compares with photos that were not "
             "trained on, so that a copied pose does not count as likeness.",
             search_aliases=["score", "similarity", "compare faces", "quality", "likeness", "meta lora"],
+            is_input_list=True,
             inputs=[
                 io.Image.Input("generated", tooltip="Pictures made with the identity."),
                 io.Image.Input("held_out", tooltip="Photos of the same subject that were not among the references."),
@@ -51,23 +52,18 @@ class EvaluateIdentity(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        generated: Any,
-        held_out: Any,
-        embedder: str,
-        clip_vision: Any = None,
-        reference: Any = None,
-        columns: int = 4,
+        cls, generated: list[Any], held_out: list[Any], reference: list[Any] | None = None, **lists: list[Any]
     ) -> io.NodeOutput:
         from .bridge.embedders import embedder_of
-        from .bridge.image_tensors import from_image, to_image
+        from .bridge.image_tensors import to_image
+        from .bridge.list_inputs import one_each, photo_list
         from .bridge.scores import compare, score_grid
 
-        embed = embedder_of(embedder, clip_vision)
-        pictures = from_image(generated)
-        trained = None if reference is None else from_image(reference)
-        scores = compare(embed, pictures, from_image(held_out), trained)
-        grid = to_image(score_grid(pictures, scores, columns))
+        chosen = {"clip_vision": None, "columns": 4} | one_each(lists)
+        embed = embedder_of(chosen["embedder"], chosen["clip_vision"])
+        pictures = photo_list(generated)
+        scores = compare(embed, pictures, photo_list(held_out), photo_list(reference))
+        grid = to_image(score_grid(pictures, scores, chosen["columns"]))
         shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (scores.report,)}
         return io.NodeOutput(scores.mean, scores.report, grid, ui=shown)
 

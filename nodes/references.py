@@ -76,12 +76,12 @@ class PrepareReferences(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: list[Any], **lists: list[Any]) -> io.NodeOutput:
-        from .bridge.image_tensors import photo_list
+        from .bridge.list_inputs import caption_lines, one_each, photo_list
         from .bridge.photos import Brief, prepare
 
-        settings = {name: values[0] if values else None for name, values in lists.items() if name != "caption"}
-        captions = [line for text in lists["caption"] for line in text.splitlines() if line.strip()]
-        prepared = prepare(Brief(photos=tuple(photo_list(images)), captions=tuple(captions), **settings))
+        photos = tuple(photo_list(images))
+        captions = caption_lines(lists.pop("caption"), len(photos))
+        prepared = prepare(Brief(photos, captions, **one_each(lists)))
         shown = {**ui.PreviewImage(prepared.sheet, cls=cls).as_dict(), "text": (prepared.findings,)}
         return io.NodeOutput(prepared.references, prepared.sheet, prepared.findings, ui=shown)
 
@@ -95,6 +95,7 @@ class RecordConsent(io.ComfyNode):
             description="Records who permits what with which photos, until when. The record is stored beside the "
             "identities, tied to what is learned from the photos, and checked whenever the identity is used.",
             search_aliases=["permission", "licence", "rights", "release form", "governance", "meta lora"],
+            is_input_list=True,
             inputs=[
                 io.String.Input(
                     "subject",
@@ -163,12 +164,11 @@ class RecordConsent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Any = None, **entries: str) -> io.NodeOutput:
+    def execute(cls, images: list[Any] | None = None, **entries: list[Any]) -> io.NodeOutput:
         from .bridge.consent import ConsentForm, write_consent
-        from .bridge.image_tensors import photo_list
+        from .bridge.list_inputs import one_each, photo_list
 
-        photos = () if images is None else tuple(photo_list([images]))
-        record = write_consent(ConsentForm(photos=photos, **entries))
+        record = write_consent(ConsentForm(photos=tuple(photo_list(images)), **one_each(entries)))
         return io.NodeOutput(record, record.summary, ui=ui.PreviewText(record.summary))
 
 

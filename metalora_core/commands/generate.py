@@ -96,12 +96,14 @@ def _applied(
         return nullcontext()
     from ..applying import apply_identity
     from ..files.identity import load_identity
+    from ..photos.captions import mentions, subject_words
     from .loading import load_prior_for
     from .terminal import remark
 
     learned = load_identity(Path(identity))
     words = learned.metadata
-    if strength and any(words.trigger not in prompt for prompt in prompts):
-        remark(f'the subject is called "{words.trigger} {words.class_word}"; not every prompt says so.')
+    if strength and not all(mentions(prompt, words.trigger) for prompt in prompts):
+        called = subject_words(words.trigger, words.class_word)
+        remark(f'the subject is called "{called}"; not every prompt says so.')
     used = load_prior_for(prior, model, learned.metadata.class_word)
     return apply_identity(host, learned, used, strength)

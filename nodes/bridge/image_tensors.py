@@ -22,11 +22,6 @@ def to_image(pictures: Tensor) -> Tensor:
     return pictures.detach().float().cpu().clamp(0, 1).movedim(1, -1).contiguous()
 
 
-def photo_list(images: list[Tensor]) -> list[Tensor]:
-    """Every picture of every IMAGE in a list input, (3, H, W) each; sizes may differ."""
-    return [picture for image in images for picture in from_image(image)]
-
-
 def photo_hash(picture: Tensor) -> str:
     """SHA-256 of a picture's size and 8-bit pixels: the same photo has the same hash through any loader node."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().contiguous()

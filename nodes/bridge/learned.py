@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ...metalora_core.chain import ChainFactors
 from ...metalora_core.files.identity import Identity, chain_factors
 from ...metalora_core.files.prior import Prior
+from ...metalora_core.photos.captions import subject_words
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LearnedIdentity:
     def words(self) -> str:
         """Trigger and class word, as they stand in a prompt."""
         record = self.identity.metadata
-        return f"{record.trigger} {record.class_word}".strip()
+        return subject_words(record.trigger, record.class_word)
 
     @property
     def title(self) -> str:

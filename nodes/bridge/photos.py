@@ -103,8 +103,7 @@ def prepare(brief: Brief) -> Prepared:
     domain = "" if brief.prior is None else brief.prior.metadata.domain
     limits = QualityThresholds(training_side_px=trained_px(brief.prior))
     report = assess_references(photos, thresholds=limits, domain=features, domain_name=domain)
-    built = build_captions("\n".join(brief.captions), trigger=trigger, class_word=class_word, count=len(photos))
-    captions = [_with_trigger(caption, trigger, class_word) for caption in built]
+    captions = build_captions(brief.captions, trigger=trigger, class_word=class_word, count=len(photos))
     if brief.unusable_photos == "stop":
         report.require_usable()
     kept = [n for n in range(len(photos)) if report.severity_of(n) is not Severity.BLOCKING]
@@ -121,12 +120,3 @@ def _check_words(trigger: str, class_word: str) -> None:
     findings = word_findings(trigger, class_word)
     if findings:
         raise UnusableReferences(f"Prepare Reference Photos: {'; '.join(findings)}.")
-
-
-def _with_trigger(caption: str, trigger: str, class_word: str) -> str:
-    """The caption with the trigger in it: before the class word if that stands there, else in front."""
-    if trigger in caption:
-        return caption
-    if class_word in caption.split() or f"{class_word}," in caption:
-        return caption.replace(class_word, f"{trigger} {class_word}", 1)
-    return f"photo of a {trigger} {class_word}, {caption}"

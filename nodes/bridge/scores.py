@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...metalora_core.errors import InvalidOptions
 from .embedders import Embedder
 
 
@@ -40,11 +42,19 @@ class Scores:
         return "\n".join(lines)
 
 
-def compare(embed: Embedder, pictures: Tensor, held_out: Tensor, trained: Tensor | None) -> Scores:
-    """Score pictures (B, 3, H, W) against held-out photos, and against the trained ones if given."""
-    found, truth = embed(pictures), embed(held_out)
+def compare(
+    embed: Embedder, pictures: Sequence[Tensor], held_out: Sequence[Tensor], trained: Sequence[Tensor] = ()
+) -> Scores:
+    """Score pictures against held-out photos, and against the trained ones if given; all (3, H, W) of any size.
+
+    Raises:
+        InvalidOptions: If there is no picture or no held-out photo.
+    """
+    if not pictures or not held_out:
+        raise InvalidOptions("Evaluate Identity needs at least one generated picture and one held-out photo.")
+    found, truth = _vectors(embed, pictures), _vectors(embed, held_out)
     likeness = (found @ truth.mT).mean(dim=1)
-    copying = (found @ embed(trained).mT).amax(dim=1).tolist() if trained is not None else []
+    copying = (found @ _vectors(embed, trained).mT).amax(dim=1).tolist() if trained else []
     ceiling = None
     if len(truth) > 1:
         among = truth @ truth.mT
@@ -52,13 +62,17 @@ def compare(embed: Embedder, pictures: Tensor, held_out: Tensor, trained: Tensor
     return Scores(tuple(likeness.tolist()), tuple(copying), ceiling)
 
 
-def score_grid(pictures: Tensor, scores: Scores, columns: int) -> Tensor:
-    """The pictures with their scores written on them, best first: (1, 3, H, W)."""
+def _vectors(embed: Embedder, pictures: Sequence[Tensor]) -> Tensor:
+    return torch.cat([embed(picture[None]) for picture in pictures])
+
+
+def score_grid(pictures: Sequence[Tensor], scores: Scores, columns: int) -> Tensor:
+    """The pictures with their scores written on them, best first: (1, 3, H, W); each cell holds the largest."""
     from PIL import Image, ImageDraw
 
     order = sorted(range(len(pictures)), key=lambda index: -scores.likeness[index])
     columns = min(columns, len(order))
-    height, width = pictures.shape[-2:]
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (-2, -1))
     rows = -(-len(order) // columns)
     sheet: Any = Image.new("RGB", (columns * width, rows * (height + 16)), "white")
     draw = ImageDraw.Draw(sheet)

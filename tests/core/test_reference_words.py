@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metalora_core.checks import plain_line
 from metalora_core.errors import InvalidOptions
-from metalora_core.photos.captions import build_captions, class_caption
+from metalora_core.photos.captions import build_captions, with_subject
 from metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
 from metalora_core.references.quality import QualityThresholds
 from metalora_core.references.report import assess_references
@@ -19,49 +19,69 @@ from metalora_core.references.sheet_drawing import text_width, wrap
 LIMITS = QualityThresholds(training_side_px=192)
 
 
-def test_the_template_is_filled_in_for_each_photo():
-    built = build_captions(
-        "photo of a {trigger} {class}, {details}", trigger="ohwx", class_word="mug", count=2, details=["on a table", ""]
-    )
-    assert built == ("photo of a ohwx mug, on a table", "photo of a ohwx mug")
+def captions(*lines: str, trigger: str = "ohwx", class_word: str = "dog", count: int = 1) -> tuple[str, ...]:
+    return build_captions(lines, trigger=trigger, class_word=class_word, count=count)
+
+
+def test_the_fields_are_filled_in_for_each_photo():
+    assert captions("photo of a {trigger} {class}, , on a table", count=2) == ("photo of a ohwx dog, on a table",) * 2
 
 
 def test_one_line_per_photo():
-    lines = "a {trigger} {class} at sea\n\n{class} {trigger}"
-    assert build_captions(lines, trigger="ohwx", class_word="dog", count=2) == ("a ohwx dog at sea", "dog ohwx")
+    assert captions("a {trigger} {class} at sea", "{class} {trigger}", count=2) == ("a ohwx dog at sea", "dog ohwx")
 
 
-def test_an_empty_template_gives_the_default():
-    assert build_captions(" ", trigger="ohwx", class_word="person", count=1) == ("photo of a ohwx person",)
+def test_an_empty_line_gives_the_default():
+    assert captions() == captions(" ") == ("photo of a ohwx dog",)
+    assert captions("", "a dog", count=2) == ("photo of a ohwx dog", "a ohwx dog")
 
 
 def test_the_subject_is_added_where_a_line_does_not_name_it():
-    assert build_captions("at sea", trigger="ohwx", class_word="dog", count=1) == ("ohwx dog, at sea",)
-
-
-def test_the_class_caption_lacks_the_trigger():
-    assert class_caption("photo of a {trigger} {class}, smiling", "person") == "photo of a person, smiling"
-
-
-def test_words_are_never_filled_in_themselves():
-    assert build_captions("{trigger} {class}", trigger="{class}", class_word="{details}", count=1) == (
-        "{class} {details}",
-    )
+    assert captions("at sea") == ("ohwx dog, at sea",)
 
 
 @pytest.mark.parametrize(
-    ("template", "class_word", "details", "found"),
+    ("line", "trigger", "class_word", "expected"),
     [
-        ("a {colour} {class}", "mug", [], r"unknown field \{colour\}"),
-        ("a {class.__init__}", "mug", [], "unknown field"),
-        ("a {class}", "  ", [], "class word is empty"),
-        ("a {class}\nthe {class}", "mug", [], "2 lines for 3 photos"),
-        ("a {class}", "mug", ["red"], "1 detail texts for 3 photos"),
+        ("photo of a woman beside a man", "ohwx", "man", "photo of a woman beside a ohwx man"),
+        ("photo of a mango on a man", "ohwx", "man", "photo of a mango on a ohwx man"),
+        ("a man-made mango", "ohwx", "man", "ohwx man, a man-made mango"),
+        ("a carpet under a pet", "sks", "pet", "a carpet under a sks pet"),
+        ("Portrait of a Person, smiling", "ohwx", "person", "Portrait of a ohwx Person, smiling"),
+        ("photo of a person's face", "ohwx", "person", "photo of a ohwx person's face"),
+        ("a happy person.", "ohwx", "person", "a happy ohwx person."),
+        ("two mugs, one mug, a mug", "ohwx", "mug", "two mugs, one ohwx mug, a mug"),
+        ("it can't fall off the can", "ohwx", "can", "it can't fall off the ohwx can"),
+        ("a category shelf with a mug", "cat", "mug", "a category shelf with a cat mug"),
+        ("a bowl, smooth tokens", "tok", "bowl", "a tok bowl, smooth tokens"),
+        ("an alien on a table", "al", "person", "al person, an alien on a table"),
+        ("photo of OHWX person, blue wall", "ohwx", "person", "photo of ohwx person, blue wall"),
+        ("a tea  pot (old)", "ohwx", "tea pot", "a ohwx tea pot (old)"),
+        ("photo of a person", "ohwx person", "person", "photo of a ohwx person"),
+        ("公園で犬が走る", "ohwx", "犬", "公園でohwx 犬が走る"),
     ],
 )
-def test_wrong_templates_are_refused_in_words(template: str, class_word: str, details: list[str], found: str):
+def test_the_subject_is_named_once_by_whole_words_of_any_case(line: str, trigger: str, class_word: str, expected: str):
+    assert captions(line, trigger=trigger, class_word=class_word) == (expected,)
+    assert with_subject(expected, trigger, class_word) == expected, "naming it again changes nothing"
+
+
+def test_words_are_never_filled_in_themselves():
+    assert captions("{trigger} {class}", trigger="{class}", class_word="{trigger}") == ("{class} {trigger}",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "class_word", "found"),
+    [
+        (["a {colour} {class}"], "mug", r"unknown field \{colour\}"),
+        (["a {class.__init__}"], "mug", "unknown field"),
+        (["a {class}"], "  ", "class word is empty"),
+        (["a {class}", "the {class}"], "mug", "2 lines for 3 photos"),
+    ],
+)
+def test_wrong_captions_are_refused_in_words(lines: list[str], class_word: str, found: str):
     with pytest.raises(InvalidOptions, match=found):
-        build_captions(template, trigger="ohwx", class_word=class_word, count=3, details=details)
+        captions(*lines, class_word=class_word, count=3)
 
 
 @settings(deadline=None, max_examples=50)

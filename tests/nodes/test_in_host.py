@@ -52,6 +52,10 @@ CHECKS = (
     "check_text_encoder_and_vae_of_another_model",
     "check_lists_match_the_record",
     "check_configured_folders_come_first",
+    "check_each_photo_of_a_list_has_its_own_caption",
+    "check_consent_covers_every_photo_of_a_list",
+    "check_pictures_of_a_list_are_scored_together",
+    "check_several_values_for_one_set_are_refused",
 )
 
 

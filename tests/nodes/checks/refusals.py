@@ -51,7 +51,8 @@ def _consent(**entries: Any) -> Any:
         "expires": "",
     }
     with torch.inference_mode():
-        return pack("nodes.references").RecordConsent.execute(**(form | entries)).args[0]
+        lists = {name: [value] for name, value in (form | entries).items()}
+        return pack("nodes.references").RecordConsent.execute(**lists).args[0]
 
 
 def check_consent() -> dict[str, str]:
@@ -140,7 +141,7 @@ def check_settings() -> dict[str, str]:
     pictures = torch.rand(1, 128, 128, 3)
     told = {
         "window": message_of(lambda: apply(pocket()[0], learned, 1.0, 0.7, 0.2)),
-        "embedder": message_of(lambda: embed(pictures, pictures, "clip vision")),
+        "embedder": message_of(lambda: embed([pictures], [pictures], embedder=["clip vision"])),
     }
     assert "Choose a start below the end" in told["window"], told
     assert "Load CLIP Vision" in told["embedder"] or "Add Load CLIP" in told["embedder"], told

@@ -46,10 +46,14 @@ def pocket() -> tuple[Any, Any, Any, Any, Any, Any, str]:
 
 def prepare(photos: Any, **settings: Any) -> Any:
     """Prepare Reference Photos with the pocket's words; returns its outputs."""
-    inputs = {"class_word": "person", "trigger": "ohwx", "caption": "", "unusable_photos": "stop"} | settings
-    lists = {name: [value] for name, value in inputs.items()}
+    return prepare_list([photos], **{name: [value] for name, value in settings.items()})
+
+
+def prepare_list(photos: list[Any], **lists: list[Any]) -> Any:
+    """The same with every input as the list that ComfyUI makes of it."""
+    inputs = {"class_word": ["person"], "trigger": ["ohwx"], "caption": [""], "unusable_photos": ["stop"]} | lists
     with torch.inference_mode():
-        return pack("nodes.references").PrepareReferences.execute(images=[photos], **lists).args
+        return pack("nodes.references").PrepareReferences.execute(images=photos, **inputs).args
 
 
 def adapt(**settings: Any) -> Any:
