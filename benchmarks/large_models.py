@@ -25,7 +25,7 @@ from metalora_core.errors import OutOfMemory
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.hosts.block_store import BlockPlace
 from metalora_core.model.targets import choose_targets, default_patterns, fingerprint
-from metalora_core.training.adaptation_options import PRESETS
+from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.retries import free_memory
 
 FLUX_DEV = case.Size(24, 19, 38, 4096, 768, words=512)
@@ -143,7 +143,7 @@ def measure_side(host: case.CaseHost, prior: Prior, pixels: int, rate: float, bl
         "step_s": step_s,
         "peak_gb": torch.cuda.max_memory_reserved() / 2**30 if DEVICE.type == "cuda" else None,
         "extra_gb": extra / 2**30,
-        "preset_s": step_s * PRESETS["standard"].steps,
+        "preset_s": step_s * AdaptationOptions().steps,
     }
     if host.family == "flux":
         tokens = (side // 2) ** 2 + FLUX_DEV.words

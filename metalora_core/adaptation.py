@@ -62,7 +62,7 @@ def adapt(
             where it exists the run continues from it and ends bit-identical to an unbroken one.
         validation: Held-out photos for early stopping.
         on_note: Told in one line when a step did not fit into memory, or its passes could not be compiled, and how the
-            run goes on.
+            run goes on; and what of the prior is not used.
 
     Returns:
         The identity, not yet saved, and how it went.
@@ -78,6 +78,8 @@ def adapt(
     options = options or AdaptationOptions()
     options.check()
     targets = targets_of_prior(prior, host.targets())
+    if on_note is not None and any(layer.step_size is not None for layer in prior.layers.values()):
+        on_note("The prior's step sizes are not used: learning them proved of no use.")
     if validation is None and options.hold_out and len(training_set.images) > 1:
         count = len(training_set.images)
         training_set, validation = training_set.part(0, count - 1), training_set.part(count - 1, count)
@@ -279,7 +281,9 @@ def _digest(
 ) -> str:
     """Hash of whatever decides the run; how often somebody looks at it does not."""
     options = replace(options, preview_every=0, preview_steps=1)
-    digest = hashlib.sha256(repr((options, prior_sha256(prior), host.weights_digest())).encode())
+    text = repr((options, prior_sha256(prior), host.weights_digest()))
+    # A setting of earlier releases: with it in the hash their checkpoints resume.
+    digest = hashlib.sha256(text.replace("flip=", "ema_decay=0.0, flip=", 1).encode())
     for part in (photos, validation):
         if part is not None:
             digest.update(repr((part.captions, part.class_word, part.trigger, part.one_sided)).encode())

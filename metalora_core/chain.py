@@ -115,13 +115,3 @@ class SlotLayout:
         ):
             mid.normal_(0.0, r_meta**-0.5, generator=generator)
         return flat
-
-    def per_layer(self, values: Tensor) -> Tensor:
-        """Spread two numbers a layer, (layers, 2) for mid and up, over a vector of length ``total``."""
-        sizes = torch.tensor(self.mid_sizes + self.up_sizes, device=values.device)
-        return values.mT.reshape(-1).repeat_interleave(sizes)
-
-    def sum_per_layer(self, flat: Tensor) -> Tensor:
-        """Transpose of ``per_layer``: sum a vector of length ``total`` into (layers, 2)."""
-        sums = torch.stack([piece.sum() for piece in flat.split(self.mid_sizes + self.up_sizes)])
-        return sums.view(2, len(self.names)).mT

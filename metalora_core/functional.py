@@ -27,7 +27,6 @@ __all__ = [
     "add_rows",
     "add_up",
     "apply_mid",
-    "chain_add",
     "chain_delta",
     "check_chain",
     "fold",
@@ -151,38 +150,6 @@ def add_up(base_out: Tensor, middle: Tensor, up: Tensor, scale: float, conv: Con
         return torch.addmm(flat, middle, up.mT, alpha=scale).view(base_out.shape)
     flat = base_out.reshape(base_out.shape[0], -1, base_out.shape[-1])
     return torch.baddbmm(flat, middle, up.mT, alpha=scale).view(base_out.shape)
-
-
-def chain_add(
-    base_out: Tensor,
-    x: Tensor,
-    meta_down: Tensor,
-    mid: Tensor,
-    up: Tensor,
-    scale: float = 1.0,
-    conv: ConvGeometry | None = None,
-) -> Tensor:
-    """Bypass form of the chain, ``y = base_out + scale · up(mid(meta_down(x)))``.
-
-    Equal to the layer with weight ``W + chain_delta(...)`` without ever building ΔW.
-
-    Args:
-        base_out: Output of the frozen layer, (..., out) or (B, out, h, w).
-        x: Its input, (..., in) or (B, in, h, w). With per-sample factors its first axis is the batch.
-        meta_down: (r_meta, in) or (r_meta, in, kh, kw).
-        mid: (r_mid, r_meta), or (B, r_mid, r_meta).
-        up: (out, r_mid), or (B, out, r_mid).
-        scale: Factor inside ΔW times the user's strength.
-        conv: Geometry of the adapted convolution, None for a linear layer.
-
-    Returns:
-        Shape of base_out.
-
-    Raises:
-        RankMismatch: If the factors do not form a chain.
-    """
-    check_chain(meta_down, mid, up)
-    return add_up(base_out, apply_mid(project_down(x, meta_down, conv), mid, conv), up, scale, conv)
 
 
 def fold_into_down(meta_down: Tensor, mid: Tensor) -> Tensor:

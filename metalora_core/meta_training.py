@@ -1,10 +1,10 @@
 """Stage 1: learn what the subjects of a domain share.
 
 Each target's chain is ``scale · up_s · mid_s · meta_down``: meta_down is shared, (mid_s, up_s) is subject s's slot. A
-slot is ``common + step_size · residual_s``; the residuals live in the bank, the common identity is the warm start. At
-the end the slots are thrown away.
+slot is ``common + residual_s``; the residuals live in the bank, the common identity is the warm start. At the end the
+slots are thrown away.
 
-Source: Meta-LoRA, arXiv 2503.22352, section 3.2; the warm start and the step sizes go beyond it.
+Source: Meta-LoRA, arXiv 2503.22352, section 3.2; the warm start goes beyond it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from .training.schedule import warmup_cosine
 from .training.subject_batches import SubjectBatches, SubjectDataset
 
 __all__ = ["meta_train"]
+
+_LEFT_OUT = "step_sizes=False, step_size_learning_rate=0.01, support_query_split=False, "
+"""Settings of earlier releases, and zeros for the step sizes: with these in its hash their checkpoints resume."""
 
 
 # A caller may sit in inference mode, as ComfyUI's executor does.
@@ -134,7 +137,7 @@ def _train(
             batch = batches.draw(chosen, query, "query", step)
             slots = state.slots(bank, rows)
             unread.append(_backward(host, state, slots, batch, captions, train_shared=True))
-            state.update_shared(bank, rows, slots)
+            state.update_shared(slots)
             if not support_steps:
                 bank.update(rows, gradient_of(slots), rates)
 
@@ -186,9 +189,10 @@ def _digest(
     subjects: SubjectDataset,
     start: MetaState,
 ) -> str:
-    base = fingerprint(targets), host.weights_digest()
-    digest = hashlib.sha256(repr((options, *base, len(subjects), subjects.domain)).encode())
-    for tensor in (*start.meta_downs.values(), start.common, start.log_steps):
+    decisive = (options, fingerprint(targets), host.weights_digest(), len(subjects), subjects.domain)
+    text = repr(decisive).replace("support_photos=", f"{_LEFT_OUT}support_photos=", 1)
+    digest = hashlib.sha256(text.encode())
+    for tensor in (*start.meta_downs.values(), start.common, torch.zeros(len(targets), 2)):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for subject in range(len(subjects)):
         digest.update(subjects.latents_of(subject).float().cpu().contiguous().numpy().tobytes())

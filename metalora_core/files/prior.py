@@ -71,7 +71,7 @@ class PriorLayer:
         meta_down: Shape (r_meta, in) or (r_meta, in, kh, kw) for a convolution.
         mid_init: Learned start of mid, shape (r_mid, r_meta), or None for a random start.
         up_init: Learned start of up, shape (out, r_mid), or None for zeros.
-        step_size: Multiplier of the learning rate, no dimension, or shape (2,) for mid and up; None means 1.
+        step_size: Of earlier releases, no dimension or shape (2,); kept with the prior, but no training uses it.
     """
 
     meta_down: Tensor

@@ -49,10 +49,6 @@ class Objective(Protocol):
         """What the model should predict, (B, C, h, w)."""
         ...
 
-    def weight(self, t: Tensor) -> Tensor:
-        """Loss weight per sample, (B,)."""
-        ...
-
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, *([1] * (like.dim() - 1)))
@@ -91,10 +87,6 @@ class FlowObjective:
         """Velocity of that line."""
         return noise - latents
 
-    def weight(self, t: Tensor) -> Tensor:
-        """Ones."""
-        return torch.ones_like(t)
-
 
 def scaled_linear_alphas(count: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
     """Cumulative alphas of Stable Diffusion's "scaled linear" schedule, shape (count,)."""
@@ -108,13 +100,11 @@ class EpsObjective:
 
     Args:
         alphas_cumprod: ā, shape (T,), falling.
-        min_snr_gamma: Weight ``min(SNR, γ) / SNR``; 0 for none. Source: Hang et al., arXiv 2303.09556.
 
     Source: Ho et al., arXiv 2006.11239, equation 4.
     """
 
     alphas_cumprod: Tensor
-    min_snr_gamma: float = 0.0
     name: str = "eps"
 
     def timesteps_from_uniform(self, u: Tensor) -> Tensor:
@@ -135,19 +125,8 @@ class EpsObjective:
         """The noise."""
         return noise
 
-    def weight(self, t: Tensor) -> Tensor:
-        """Ones, or min-SNR."""
-        if not self.min_snr_gamma:
-            return torch.ones_like(t)
-        snr = self._snr(t)
-        return snr.clamp(max=self.min_snr_gamma) / snr
-
     def _alpha(self, t: Tensor) -> Tensor:
         return self.alphas_cumprod.to(t.device)[t.long()]
-
-    def _snr(self, t: Tensor) -> Tensor:
-        alpha = self._alpha(t)
-        return alpha / (1 - alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,13 +142,6 @@ class VObjective(EpsObjective):
         """The velocity."""
         alpha = self._alpha(t)
         return _per_sample(alpha.sqrt(), latents) * noise - _per_sample((1 - alpha).sqrt(), latents) * latents
-
-    def weight(self, t: Tensor) -> Tensor:
-        """Ones, or min-SNR in its v form, ``min(SNR, γ) / (SNR + 1)``."""
-        if not self.min_snr_gamma:
-            return torch.ones_like(t)
-        snr = self._snr(t)
-        return snr.clamp(max=self.min_snr_gamma) / (snr + 1)
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

@@ -26,9 +26,6 @@ def sample(
     guidance: float = 1.0,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
-    start: Tensor | None = None,
-    start_strength: float = 1.0,
-    shift: float | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw latents: Euler for flow models, DPM-Solver++ 2M for eps and v models.
@@ -42,9 +39,6 @@ def sample(
         guidance: Classifier-free guidance, ``negative + guidance · (positive - negative)``; 1 is none.
         generator: CPU generator of the starting noise, so that a seed means the same on every device.
         noise: The starting noise itself, of that shape; drawn with the generator if None.
-        start: Latents to start from instead of pure noise, of the same shape.
-        start_strength: Share of the noise levels that is walked through, in (0, 1]; below 1 needs ``start``.
-        shift: Resolution shift of a flow model's noise levels; None for the objective's own.
         on_step: Called with steps done and steps in all; it may raise.
 
     Returns:
@@ -53,25 +47,20 @@ def sample(
     Raises:
         InvalidOptions: If the settings contradict each other.
     """
-    if steps < 1 or not 0 < start_strength <= 1:
-        raise InvalidOptions(f"steps={steps}, start_strength={start_strength}: at least 1 step and 0 < strength <= 1.")
-    if start_strength < 1 and start is None:
-        raise InvalidOptions("start_strength below 1 needs start latents; give them or set it to 1.")
+    if steps < 1:
+        raise InvalidOptions(f"steps is {steps}; at least 1 step is needed.")
     if guidance != 1 and negative is None:
         raise InvalidOptions(
             f"guidance={guidance} needs a negative conditioning; encode an empty prompt, or set it to 1."
         )
-    noise = (torch.randn(tuple(shape), generator=generator) if noise is None else noise).to(host.device)
-    scheduler = _scheduler(host, steps, shift)
-    first = steps - max(round(steps * start_strength), 1)
-    levels = list(_levels(host, scheduler))[first:]
-    scheduler.set_begin_index(first)
-    x = noise if start is None else host.objective.make_noisy(start.to(noise), noise, _batch(levels[0][0], noise))
-    for done, (t, scheduler_t) in enumerate(levels, start=1):
+    x = (torch.randn(tuple(shape), generator=generator) if noise is None else noise).to(host.device)
+    scheduler = _scheduler(host, steps)
+    scheduler.set_begin_index(0)
+    for done, (t, scheduler_t) in enumerate(_levels(host, scheduler), start=1):
         prediction = _guided(host, x, _batch(t, x), conditioning, negative, guidance)
         x = scheduler.step(prediction, scheduler_t, x, return_dict=False)[0]
         if on_step is not None:
-            on_step(done, len(levels))
+            on_step(done, steps)
     return x
 
 
@@ -89,7 +78,7 @@ def _batch(t: float, like: Tensor) -> Tensor:
     return torch.full((like.shape[0],), t, device=like.device)
 
 
-def _scheduler(host: Host, steps: int, shift: float | None) -> Any:
+def _scheduler(host: Host, steps: int) -> Any:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -105,8 +94,7 @@ def _scheduler(host: Host, steps: int, shift: float | None) -> Any:
         )
         scheduler.set_timesteps(steps, device=host.device)
         return scheduler
-    own: float = getattr(objective, "shift", 1.0)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=own if shift is None else shift)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=getattr(objective, "shift", 1.0))
     # Evenly spaced levels from pure noise down; the scheduler's default spacing never reaches the last part.
     scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), device=host.device)
     return scheduler

@@ -10,7 +10,6 @@ from ..files.identity import Identity
 from .optimizers import OPTIMIZERS
 
 __all__ = [
-    "PRESETS",
     "AdaptationOptions",
     "AdaptationResult",
 ]
@@ -31,7 +30,6 @@ class AdaptationOptions:
         weight_decay: Of the optimizer.
         warmup_steps: Linear warm-up.
         final_rate: Rate at the end as a share of the full one; cosine in between.
-        ema_decay: Average of the factors over steps, which is the result then; 0 for none.
         flip: Mirrored photos too, unless the set is one-sided; "left" and "right" change places in their captions.
         crop_px: Latent pixels by which the window may move; the window is smaller by as much.
         hold_out: Keep the last photo for early stopping if there are two or more and no validation set is given.
@@ -59,7 +57,6 @@ class AdaptationOptions:
     weight_decay: float = 0.0
     warmup_steps: int = 5
     final_rate: float = 0.1
-    ema_decay: float = 0.0
     flip: bool = False
     crop_px: int = 0
     hold_out: bool = False
@@ -86,7 +83,7 @@ class AdaptationOptions:
         findings += NOT_NEGATIVE.findings(
             self, "mid_learning_rate", "up_learning_rate", "weight_decay", "preservation_weight"
         )
-        findings += SHARE.findings(self, "ema_decay", "final_rate") + SEED.findings(self, "seed")
+        findings += SHARE.findings(self, "final_rate") + SEED.findings(self, "seed")
         if self.start not in ("auto", "warm", "cold"):
             findings.append(f'start is {self.start!r}, expected "auto", "warm" or "cold"')
         if self.optimizer not in OPTIMIZERS:
@@ -97,14 +94,6 @@ class AdaptationOptions:
         """Whether the loop looks up after this many steps."""
         every = (self.read_every, self.checkpoint_every, self.validate_every, self.preview_every)
         return step == self.steps or any(n and step % n == 0 for n in every)
-
-
-PRESETS: dict[str, AdaptationOptions] = {
-    "quick": AdaptationOptions(steps=25, warmup_steps=2),
-    "standard": AdaptationOptions(),
-    "paper": AdaptationOptions(steps=375, warmup_steps=10),
-}
-"""Step counts by name; "paper" is the number of steps that Meta-LoRA, arXiv 2503.22352, needs on FLUX.1-dev."""
 
 
 @dataclass(frozen=True)

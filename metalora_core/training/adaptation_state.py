@@ -37,7 +37,7 @@ class AdaptationState:
 
     Args:
         host: Gives device and dtype.
-        prior: meta_down, start and step sizes.
+        prior: meta_down and start.
         targets: The prior's targets in the prior's order.
         options: Settings.
 
@@ -56,9 +56,7 @@ class AdaptationState:
         self.validation: list[tuple[int, float]] = []
         flat = self._start(prior, warm).to(host.device, torch.float32)
         self._trained = TrainedVector(self.layout, flat, host.dtype)
-        self.average = flat.clone() if options.ema_decay else None
         self.best: Tensor | None = None
-        self._step_sizes = _step_sizes(prior, self.layout, host.device)
         self._rates = [options.mid_learning_rate, options.up_learning_rate]
         groups = [{"params": [p], "lr": rate} for p, rate in zip(self._trained.parameters, self._rates, strict=True)]
         self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
@@ -106,18 +104,10 @@ class AdaptationState:
         options = self.options
         factor = warmup_cosine(self.step, options.steps, options.warmup_steps, options.final_rate)
         scale_learning_rates(self._optimizer, self._rates, factor)
-        flat = self._trained.flat
-        before = None if self._step_sizes is None else flat.clone()
         self._trained.gather_gradients()
         self._optimizer.step()
         self._trained.zero_gradients()
-        if before is not None and self._step_sizes is not None:
-            flat.sub_(before).mul_(self._step_sizes).add_(before)
         self.step += 1
-        if self.average is not None:
-            # A short memory at first, so that the start is forgotten.
-            decay = min(options.ema_decay, self.step / (self.step + 9))
-            self.average.lerp_(flat, 1 - decay)
         self._unread.append(loss.detach())
 
     def read_losses(self) -> float:
@@ -132,9 +122,7 @@ class AdaptationState:
         return self._trained.flat.clone()
 
     def result(self) -> Tensor:
-        """The factors to keep by now: the average where there is one, a schedule-free optimizer's own average."""
-        if self.average is not None:
-            return self.average.clone()
+        """The factors to keep by now; a schedule-free optimizer's are its average."""
         evaluation_mode(self._optimizer)
         flat = self.flat()
         training_mode(self._optimizer)
@@ -153,13 +141,13 @@ class AdaptationState:
     def _tensors(self) -> dict[str, Tensor]:
         """What changes beside the optimizer; the tensors are the state's own."""
         mids, ups = self._trained.parameters
-        tensors = {"mids": mids, "ups": ups, "average": self.average, "best": self.best}
+        tensors = {"mids": mids, "ups": ups, "best": self.best}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @property
     def checkpoint_bytes(self) -> int:
-        """What a checkpoint takes on the disk, nearly: the factors, their moments, their average and their best."""
-        return self._trained.flat.nbytes * (3 + (self.average is not None) + (self.best is not None))
+        """What a checkpoint takes on the disk, nearly: the factors, their moments and their best."""
+        return self._trained.flat.nbytes * (3 + (self.best is not None))
 
     def save(self, path: Path, snapshot: Checkpoint) -> None:
         """Write a snapshot."""
@@ -188,8 +176,6 @@ class AdaptationState:
         tensors = saved.tensors
         self._trained.flat.copy_(torch.cat([tensors["mids"], tensors["ups"]]))
         self._trained.zero_gradients()
-        if self.average is not None:
-            self.average.copy_(tensors["average"])
         self.best = tensors["best"].to(self._trained.flat.device) if "best" in tensors else None
         restore_optimizer(self._optimizer, saved.state["optimizer"], saved.step)
         self.losses = [float(loss) for loss in saved.state["losses"]]
@@ -249,14 +235,6 @@ def _rank(prior: Prior, name: str, options: AdaptationOptions, warm: bool) -> in
             )
         return learned
     return options.r_mid or learned or prior.metadata.r_mid
-
-
-def _step_sizes(prior: Prior, layout: SlotLayout, device: torch.device) -> Tensor | None:
-    sizes = [prior.layers[name].step_size for name in layout.names]
-    if all(size is None for size in sizes):
-        return None
-    rows = [torch.ones(2) if size is None else size.float().cpu().expand(2) for size in sizes]
-    return layout.per_layer(torch.stack(rows)).to(device)
 
 
 def _copied(value: Any) -> Any:

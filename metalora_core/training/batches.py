@@ -71,7 +71,7 @@ class CaptionCache:
 
 
 def denoising_losses(host: Host, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-    """Weighted squared error of the prediction, one number per sample.
+    """Mean squared error of the prediction, one number per sample.
 
     Args:
         host: The model with its chains injected.
@@ -87,4 +87,4 @@ def denoising_losses(host: Host, latents: Tensor, noise: Tensor, t: Tensor, cond
     latents, noise, t = (x.to(device, non_blocking=True) for x in (latents, noise, t))
     noisy = objective.make_noisy(latents, noise, t).to(host.dtype)
     error = host.predict(noisy, t, conditioning).float() - objective.target(latents, noise, t)
-    return error.square().flatten(1).mean(1) * objective.weight(t)
+    return error.square().flatten(1).mean(1)

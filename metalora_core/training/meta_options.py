@@ -16,15 +16,14 @@ __all__ = ["MetaTrainingOptions"]
 class MetaTrainingOptions:
     """Settings of meta-training.
 
-    Three designs are made of the same parts:
+    Two designs are made of the same parts:
 
     - *joint* (the default, first-order joint training): one pass a step trains the slots of the batch's subjects and
       the shared factors together;
-    - *split* (``support_query_split``): a pass over support photos trains the slots, then one over query photos of the
-      same subjects trains the shared factors;
-    - *episodes* (``inner_steps > 0``): as split, but each subject starts at the common identity and takes
-      ``inner_steps`` support steps, as an adaptation would; first-order MAML. With ``query_every`` the shared factors
-      learn on the way too, so that they serve an adaptation of any length up to that.
+    - *episodes* (``inner_steps > 0``): each subject starts at the common identity and takes ``inner_steps`` steps on
+      its support photos, as an adaptation would; then a pass over its other photos, the query, trains the shared
+      factors; first-order MAML. With ``query_every`` the shared factors learn on the way too, so that they serve an
+      adaptation of any length up to that.
 
     Args:
         steps: Outer steps.
@@ -46,11 +45,8 @@ class MetaTrainingOptions:
         warmup_steps: Linear warm-up of all rates.
         final_rate: Rate at the end as a share of the full one; cosine in between.
         warm_start: "none"; "mean" of the slots at the end; "learned" jointly as a common identity plus residuals.
-        step_sizes: Learn a multiplier of the learning rate for each target's mid and up.
-        step_size_learning_rate: Of their logarithms.
-        support_query_split: Train slots and shared factors on different photos of the same subjects.
-        support_photos: Photos of a subject's support passes, the rest being query photos; as many as an adaptation
-            will have. An episode draws them anew, a slot of the bank keeps its own. 0 for the first half of them.
+        support_photos: Photos of a subject's support passes, drawn for each episode; the rest are its query photos. As
+            many as an adaptation will have; 0 for the first half of them.
         inner_steps: Support steps of an episode; 0 keeps the slots in a bank.
         query_every: Support steps between two query passes of an episode; 0 for a single one at its end.
         caption_dropout: Probability that a caption is empty.
@@ -82,9 +78,6 @@ class MetaTrainingOptions:
     warmup_steps: int = 20
     final_rate: float = 0.1
     warm_start: Literal["none", "mean", "learned"] = "mean"
-    step_sizes: bool = False
-    step_size_learning_rate: float = 1e-2
-    support_query_split: bool = False
     support_photos: int = 0
     inner_steps: int = 0
     query_every: int = 0
@@ -98,15 +91,9 @@ class MetaTrainingOptions:
     license: str = ""
 
     @property
-    def two_passes(self) -> bool:
-        """Whether slots and shared factors are trained in passes of their own."""
-        return self.support_query_split or self.inner_steps > 0
-
-    @property
     def rounds(self) -> tuple[int, ...]:
         """Support steps before each query pass of an outer step; the shared factors' optimizer steps after each."""
-        steps = self.inner_steps or int(self.support_query_split)
-        every = self.query_every or steps
+        steps, every = self.inner_steps, self.query_every or self.inner_steps
         return tuple(min(every, steps - done) for done in range(0, steps, every)) if steps else (0,)
 
     def check(self) -> None:
@@ -123,9 +110,7 @@ class MetaTrainingOptions:
             if not RANK.holds(rank)
         ]
         rates = ("meta_learning_rate", "common_learning_rate", "mid_learning_rate", "up_learning_rate")
-        findings += NOT_NEGATIVE.findings(
-            self, *rates, "step_size_learning_rate", "slot_decay", "meta_weight_decay", "max_grad_norm"
-        )
+        findings += NOT_NEGATIVE.findings(self, *rates, "slot_decay", "meta_weight_decay", "max_grad_norm")
         findings += POSITIVE.findings(self, "scale") + SHARE.findings(self, "final_rate") + SEED.findings(self, "seed")
         findings += Range(0, 1, below=True).findings(self, "caption_dropout")
         if self.warm_start not in ("none", "mean", "learned"):

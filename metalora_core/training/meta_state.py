@@ -51,7 +51,6 @@ class MetaState:
         ranks = {t.name: rank_for(t.name, options.r_mid, options.rank_by_pattern) for t in targets}
         self.layout = SlotLayout.of(self.meta_downs, {t.name: t.shape[0] for t in targets}, ranks)
         self.common = self.layout.cold_start(generator).to(device)
-        self.log_steps = torch.zeros(len(targets), 2, device=device)
         self.factors = {
             name: ChainFactors(down, torch.empty(shape), torch.empty(self.layout.up_shapes[name]), options.scale)
             for (name, down), shape in zip(self.meta_downs.items(), self.layout.mid_shapes.values(), strict=True)
@@ -63,22 +62,20 @@ class MetaState:
         ]  # fmt: skip
         if options.warm_start == "learned":
             groups.append({"params": [self.common], "lr": options.common_learning_rate, "weight_decay": 0.0})
-        if options.step_sizes:
-            groups.append({"params": [self.log_steps], "lr": options.step_size_learning_rate, "weight_decay": 0.0})
         self.base_rates = [float(group["lr"]) for group in groups]
         self.optimizer = make_optimizer("adamw", groups)
         self.losses: list[list[float]] = []
         self.earlier: dict[str, Any] = {}
 
     def start_from(self, prior: Prior) -> None:
-        """Take over the shared factors of an earlier prior: meta_down, warm start and step sizes where it has them.
+        """Take over the shared factors of an earlier prior: meta_down, and the warm start where it has one.
 
         Raises:
             InvalidOptions: If its layers or ranks are not those of this run.
         """
         mids, ups = self.layout.unpack(self.common)
         findings: list[str] = []
-        for i, (name, down) in enumerate(self.meta_downs.items()):
+        for name, down in self.meta_downs.items():
             layer = prior.layers.get(name)
             given = (layer.meta_down, layer.mid_init, layer.up_init) if layer else (None, None, None)
             for part, own, new in zip(("meta_down", "mid", "up"), (down, mids[name], ups[name]), given, strict=True):
@@ -89,11 +86,6 @@ class MetaState:
                     findings.append(f"{part} of {name} is {tuple(own.shape)} here and {found} there")
                     continue
                 own.copy_(new)
-            if layer is not None and layer.step_size is not None:
-                if not self.options.step_sizes:
-                    findings.append(f"the step sizes of {name} were learned there and are not here")
-                # A layer that stood still could never move again: its logarithm has no gradient.
-                self.log_steps[i] = layer.step_size.float().clamp(min=1e-4).log()
         if prior.metadata.scale != self.options.scale:
             findings.append(f"the scale is {self.options.scale:g} here and {prior.metadata.scale:g} there")
         surplus = prior.layers.keys() - self.meta_downs.keys()
@@ -101,7 +93,7 @@ class MetaState:
         if findings:
             raise InvalidOptions(
                 f"Meta-training cannot go on from the prior {prior.metadata.name!r}: {summarise(findings, 3)}. "
-                "Choose the same layers, ranks, scale and step_sizes, or start anew."
+                "Choose the same layers, ranks and scale, or start without it."
             )
         self.earlier = dict(prior.metadata.training)
 
@@ -114,23 +106,16 @@ class MetaState:
             return self._new_bank(len(subjects)), range(len(subjects))
         return self.bank, subjects
 
-    def multiplier(self) -> Tensor | float:
-        """Step sizes spread over a row, (total,), or 1."""
-        return self.layout.per_layer(self.log_steps.detach().exp()) if self.options.step_sizes else 1.0
-
     def slots(self, bank: IdentityBank, rows: Sequence[int]) -> Tensor:
         """Identities of these rows, a leaf of shape (rows, total)."""
         residual = bank.gather(rows, self.common.device)
-        return (self.common.detach() + self.multiplier() * residual).requires_grad_()
+        return (self.common.detach() + residual).requires_grad_()
 
-    def update_shared(self, bank: IdentityBank, rows: Sequence[int], slots: Tensor) -> None:
-        """One AdamW step on meta_down, the common identity and the step sizes."""
-        gradient, options = gradient_of(slots), self.options
+    def update_shared(self, slots: Tensor) -> None:
+        """One AdamW step on meta_down and the common identity."""
+        options = self.options
         if options.warm_start == "learned":
-            self.common.grad = gradient.sum(0)
-        if options.step_sizes:
-            travelled = (gradient * bank.gather(rows, gradient.device)).sum(0)
-            self.log_steps.grad = self.layout.sum_per_layer(travelled) * self.log_steps.exp()
+            self.common.grad = gradient_of(slots).sum(0)
         if options.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.meta_downs.values()), options.max_grad_norm)
         self.optimizer.step()
@@ -149,7 +134,7 @@ class MetaState:
         """
         own, usual = self._tensors(), self.checkpoint_bytes
         saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=usual)
-        require_tensors(saved, path, own)
+        require_tensors(saved, path, own, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
         with refusing_damage(path):
             restore_optimizer(self.optimizer, saved.state["optimizer"], saved.step * len(self.options.rounds))
             self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
@@ -176,7 +161,6 @@ class MetaState:
         """Raise ``TrainingDiverged`` if a shared factor became NaN or infinite, so that no such state is kept."""
         wrong = [name for name, down in self.meta_downs.items() if not bool(down.isfinite().all())]
         wrong += [] if bool(self.common.isfinite().all()) else ["the common identity"]
-        wrong += [] if bool(self.log_steps.isfinite().all()) else ["a step size"]
         if wrong:
             raise TrainingDiverged(
                 f"{wrong[0]} became NaN or infinite at or before step {step}. Lower the learning rates "
@@ -188,21 +172,18 @@ class MetaState:
         """What changes beside the optimizer; the tensors are the state's own."""
         tensors = {f"meta_down.{name}": down for name, down in self.meta_downs.items()}
         tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
-        return tensors | {"common": self.common, "log_steps": self.log_steps}
+        return tensors | {"common": self.common}
 
     def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target], picture_px: int) -> Prior:
-        """What is kept: meta_down and, as asked, the warm start and the step sizes; the rest goes on record."""
+        """What is kept: meta_down and, if asked, the warm start; the rest goes on record."""
         options, warm = self.options, self.common.detach().cpu()
         if options.warm_start == "mean":
-            multiplier = self.multiplier()
-            warm = warm + (multiplier.cpu() if isinstance(multiplier, Tensor) else multiplier) * self.bank.mean()
+            warm = warm + self.bank.mean()
         mids, ups = self.layout.unpack(warm)
-        steps = self.log_steps.detach().exp().cpu()
         layers: dict[str, PriorLayer] = {}
-        for i, (name, down) in enumerate(self.meta_downs.items()):
+        for name, down in self.meta_downs.items():
             start = (None, None) if options.warm_start == "none" else (mids[name].clone(), ups[name].clone())
-            size = steps[i].clone() if options.step_sizes else None
-            layers[name] = PriorLayer(down.detach().cpu().clone(), *start, size)
+            layers[name] = PriorLayer(down.detach().cpu().clone(), *start)
         metadata = PriorMetadata(
             name=options.name or domain,
             family=family,

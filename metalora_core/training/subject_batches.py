@@ -41,7 +41,7 @@ class SubjectBatches:
 
     Args:
         subjects: The data set.
-        options: Batch size, photos per subject, seed, caption dropout and the support/query split.
+        options: Batch size, photos per subject, seed, caption dropout and the photos of an episode.
         objective: Its timesteps are stratified over all passes of a role.
 
     Raises:
@@ -61,8 +61,7 @@ class SubjectBatches:
             "support": StratifiedTimesteps(objective, samples, options.seed + 1),
             "query": StratifiedTimesteps(objective, samples, options.seed),
         }
-        self._split, self._support_photos = options.two_passes, options.support_photos
-        self._episodes = options.inner_steps > 0
+        self._episodes, self._support_photos = options.inner_steps > 0, options.support_photos
 
     def subjects_at(self, step: int) -> list[int]:
         """Distinct subjects of a step; every epoch is a new permutation."""
@@ -97,12 +96,10 @@ class SubjectBatches:
 
     def _photos_for(self, role: str, subject: int, count: int, episode: int) -> list[int]:
         """A subject's photos that a pass of this role may show."""
-        if not self._split or count == 1:
+        if not self._episodes or count == 1:
             return list(range(count))
         if not self._support_photos:
             return list(range(count // 2)) if role == "support" else list(range(count // 2, count))
-        # A slot that stays in the bank must never learn from a photo that shared factors are judged by.
-        episode = episode if self._episodes else 0
         order = torch.randperm(count, generator=step_generator(self._seed, f"episode of subject {subject}", episode))
         cut = min(self._support_photos, count - 1)
         return (order[:cut] if role == "support" else order[cut:]).tolist()

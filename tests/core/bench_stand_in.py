@@ -49,7 +49,6 @@ def stand_in_prior(host: Any, seed: int = 0, domain: str = "avatars") -> Prior:
             torch.randn(16, *target.shape[1:], generator=generator) / target.shape[1] ** 0.5,
             torch.randn(8, 16, generator=generator) / 4,
             0.01 * torch.randn(target.shape[0], 8, generator=generator),
-            torch.tensor([0.5, 2.0]),
         )
         for target in targets
         if target.name.endswith(("img_attn.qkv", "linear2"))

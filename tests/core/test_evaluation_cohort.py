@@ -34,7 +34,6 @@ def toy_prior(host: Host) -> Prior:
             torch.randn(6, *t.shape[1:], generator=generator) / 4,
             torch.randn(RANK, 6, generator=generator) / 4,
             0.05 * torch.randn(t.shape[0], RANK, generator=generator),
-            torch.tensor([0.5, 2.0]),
         )
         for t in targets
     }

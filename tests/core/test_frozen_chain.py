@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from core.test_functional import chain_add
 from torch import Tensor
 
 from metalora_core.chain import SlotLayout
-from metalora_core.functional import add_rows, chain_add, keeps_input, middle_of
+from metalora_core.functional import add_rows, keeps_input, middle_of
 from metalora_core.training.trained_vector import TrainedVector
 
 

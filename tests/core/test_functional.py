@@ -12,12 +12,22 @@ from torch import Tensor
 from metalora_core.errors import RankMismatch
 from metalora_core.functional import (
     ConvGeometry,
-    chain_add,
+    add_up,
+    apply_mid,
     chain_delta,
     fold,
     fold_into_down,
     fold_into_up,
+    project_down,
 )
+
+
+def chain_add(
+    base: Tensor, x: Tensor, down: Tensor, mid: Tensor, up: Tensor, scale: float = 1.0, conv: ConvGeometry | None = None
+) -> Tensor:
+    """The chain beside its layer, step by step: ``base + scale · up(mid(meta_down(x)))``."""
+    return add_up(base, apply_mid(project_down(x, down, conv), mid, conv), up, scale, conv)
+
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 6e-2}
 ranks = st.integers(1, 6)

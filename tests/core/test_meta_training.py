@@ -23,17 +23,17 @@ OPTIONS = MetaTrainingOptions(
 )  # fmt: skip
 DESIGNS = {
     "joint": OPTIONS,
-    "learned": replace(OPTIONS, warm_start="learned", step_sizes=True, slot_decay=0.1),
-    "split": replace(OPTIONS, support_query_split=True, warm_start="none"),
-    "episodes": replace(OPTIONS, inner_steps=2, warm_start="learned", step_sizes=True),
+    "learned": replace(OPTIONS, warm_start="learned", slot_decay=0.1),
+    "from nothing": replace(OPTIONS, warm_start="none"),
+    "episodes": replace(OPTIONS, inner_steps=2, warm_start="learned"),
     "one shot": replace(OPTIONS, inner_steps=2, support_photos=1, warm_start="learned"),
-    "on the way": replace(OPTIONS, inner_steps=5, query_every=2, warm_start="learned", step_sizes=True),
+    "on the way": replace(OPTIONS, inner_steps=5, query_every=2, warm_start="learned"),
     "photos": replace(OPTIONS, photos_per_subject=3, max_grad_norm=1.0, caption_dropout=0.3),
 }
 
 
 def tensors(prior: Prior) -> dict[str, Tensor]:
-    parts = ("meta_down", "mid_init", "up_init", "step_size")
+    parts = ("meta_down", "mid_init", "up_init")
     values = {f"{n}.{p}": getattr(layer, p) for n, layer in prior.layers.items() for p in parts}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -72,7 +72,7 @@ def test_learns_and_leaves_the_host_as_it_was(design: str):
     assert not any(module._forward_hooks for module in host.model.modules())
     warm = {"none": set(), "mean": {"mid_init", "up_init"}, "learned": {"mid_init", "up_init"}}[options.warm_start]
     found = {name.rpartition(".")[2] for name in tensors(prior)}
-    assert found == {"meta_down"} | warm | ({"step_size"} if options.step_sizes else set())
+    assert found == {"meta_down"} | warm
 
 
 def test_prior_survives_its_file(tmp_path: Path):
@@ -103,7 +103,7 @@ def test_every_caption_is_encoded_once():
 
 
 def test_an_epoch_shows_every_subject_once_and_roles_share_no_photo():
-    batches = SubjectBatches(ToySubjects(), replace(OPTIONS, support_query_split=True), ToyHost().objective)
+    batches = SubjectBatches(ToySubjects(), replace(OPTIONS, inner_steps=1, warm_start="none"), ToyHost().objective)
     assert sorted(batches.subjects_at(0) + batches.subjects_at(1)) == list(range(6))
     assert batches.subjects_at(2) + batches.subjects_at(3) != batches.subjects_at(0) + batches.subjects_at(1)
     shown = {
@@ -190,13 +190,11 @@ def test_an_earlier_prior_of_other_ranks_is_refused_layer_by_layer():
         meta_train(ToyHost(), ToySubjects(), replace(OPTIONS, r_meta=4), earlier=earlier)
 
 
-def test_an_earlier_prior_keeps_its_scale_and_step_sizes_or_is_refused():
+def test_an_earlier_prior_keeps_its_scale_or_is_refused():
     earlier = meta_train(ToyHost(), ToySubjects(), replace(DESIGNS["learned"], steps=1))
     same_design = replace(DESIGNS["learned"], steps=1)
     with pytest.raises(InvalidOptions, match="scale is 2 here and 1 there"):
         meta_train(ToyHost(), ToySubjects(), replace(same_design, scale=2.0), earlier=earlier)
-    with pytest.raises(InvalidOptions, match=r"step sizes of .* were learned there"):
-        meta_train(ToyHost(), ToySubjects(), replace(same_design, step_sizes=False), earlier=earlier)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +214,3 @@ def test_support_photos_of_an_episode_stay_and_are_never_its_query_photos():
         assert len(support) == 1 and not support & query
         episodes.add(frozenset(support))
     assert len(episodes) > 1
-
-
-def test_a_slot_that_stays_in_the_bank_keeps_its_support_photo():
-    options = replace(OPTIONS, support_query_split=True, support_photos=1, warm_start="none")
-    batches = SubjectBatches(ToySubjects(), options, ToyHost().objective)
-    support = {c for step in range(12) for c in batches.draw([0], step, "support", step).captions}
-    query = {c for step in range(12) for c in batches.draw([0], step, "query", step).captions}
-    assert len(support) == 1 < len(query) and not support & query

@@ -12,11 +12,11 @@ from metalora_core.checks import COUNT, SHARE, Range
 from metalora_core.errors import InvalidOptions
 from metalora_core.evaluation.methods.peft_lora import PlainLoRAOptions
 from metalora_core.model.generation import Request
-from metalora_core.training.adaptation_options import PRESETS, AdaptationOptions
+from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.meta_options import MetaTrainingOptions
 
 REQUEST = Request(("a mug",), 128)
-SOUND = (AdaptationOptions(), MetaTrainingOptions(), PlainLoRAOptions(), REQUEST, *PRESETS.values())
+SOUND = (AdaptationOptions(), MetaTrainingOptions(), PlainLoRAOptions(), REQUEST)
 NAN, INF = math.nan, math.inf
 
 

@@ -59,10 +59,9 @@ def test_same_seed_same_picture_and_guidance_one_ignores_the_negative(objective)
     torch.testing.assert_close(first, draw(host, steps=4, negative=same, guidance=3.0), rtol=1e-4, atol=1e-4)
 
 
-def test_start_strength_walks_through_its_share_of_the_steps():
-    host, seen = ToyHost(), list[tuple[int, int]]()
-    start = torch.ones(SHAPE)
-    draw(host, steps=10, start=start, start_strength=0.3, on_step=lambda done, total: seen.append((done, total)))
+def test_every_step_is_told():
+    seen: list[tuple[int, int]] = []
+    draw(ToyHost(), steps=3, on_step=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -72,7 +71,6 @@ def test_nothing_needs_grad_and_contradictions_are_refused():
     for options, words in (
         ({"steps": 0}, "at least 1"),
         ({"guidance": 2.0}, "negative"),
-        ({"start_strength": 0.5}, "start latents"),
     ):
         with pytest.raises(InvalidOptions, match=words):
             draw(host, **options)

@@ -142,16 +142,13 @@ def _extra_small(host: Host, prior: Prior, seed: int) -> ChainStart:
 
 
 def _meta(host: Host, prior: Prior, seed: int, kind: str) -> ChainStart:
-    """The chain of an adaptation itself: start and step sizes are those that `adapt` would use."""
+    """The chain of an adaptation itself: it starts where `adapt` would start."""
     targets = targets_of_prior(prior, host.targets())
     options = AdaptationOptions(start="cold" if kind == "cold" else "auto", seed=seed)
     state = AdaptationState(host, prior, targets, options)
     downs = {name: chain.meta_down.float().cpu() for name, chain in state.factors.items()}
-    sizes = [prior.layers[name].step_size for name in state.layout.names]
-    rates = state.layout.per_layer(
-        torch.stack([torch.ones(2) if s is None else s.float().cpu().expand(2) for s in sizes])
-    )
-    return ChainStart(targets, downs, state.layout, state.flat().cpu(), rates, prior.metadata.scale)
+    flat = state.flat().cpu()
+    return ChainStart(targets, downs, state.layout, flat, torch.ones_like(flat), prior.metadata.scale)
 
 
 def _cold(host: Host, prior: Prior, seed: int) -> ChainStart:
