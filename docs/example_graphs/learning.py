@@ -28,8 +28,8 @@ They come from [black-forest-labs/FLUX.1-dev](https://huggingface.co/black-fores
 [comfyanonymous/flux_text_encoders](https://huggingface.co/comfyanonymous/flux_text_encoders).
 
 ### The prior
-A file in `models/metalora` made for FLUX.1-dev. There is no ready-made one: open example 04, put FLUX.1-dev in place of
-the pocket model and name your folder of subjects.
+A file in `models/metalora` made for FLUX.1-dev. None exists yet. To train one, open example 04, replace the pocket
+model with FLUX.1-dev and choose your folder of subjects.
 """
 
 
@@ -38,8 +38,8 @@ def adapt_and_generate() -> Graph:
     graph = Graph("01_adapt_and_generate")
     with graph.group("1  Photos of one subject", BLUE):
         graph.note(
-            "### Press Run\nEverything here ships with the pack and runs on any computer. The sample photos show "
-            "somebody the pocket model has never seen.\n\nTo use photos of your own model and subject, see example 02.",
+            "### Press Run\nEverything here ships with the pack and runs on any computer. The sample photos show a "
+            "person the pocket model has never seen.\n\nFor your own model and photos, see example 02.",
             tall=190,
         )
         learned = learn(graph)
@@ -84,9 +84,8 @@ def adapt_flux() -> Graph:
             caption="photo of a person, smiling, in front of a white wall",
         )  # fmt: skip
         graph.note(
-            "### One photo is enough\nA sharp photo in even light does. For several photos, join them with **Batch "
-            "Images** or connect a dataset node. Say in the caption what is *not* part of the person: pose, "
-            "light, place."
+            "### One photo is enough\nUse a sharp photo in even light. Join several photos with **Batch Images** or "
+            "connect a dataset node. Say in the caption what is *not* part of the person: pose, light, place."
         )
     with graph.group("3  Learn", GREEN):
         identity = graph.add(
@@ -96,8 +95,8 @@ def adapt_flux() -> Graph:
         graph.add("MetaLoRA_SaveIdentity", identity=identity["identity"], filename="my_person")
         graph.add("LossGraphNode", loss=identity["loss_map"])
         graph.note(
-            "### Another day\nUnmute **Load Identity**, connect it to Apply Identity in place of Adapt Identity, and "
-            "nothing is learned again. (Adapt Identity itself also finds what it learned from the same photos.)"
+            "### Another day\nUnmute **Load Identity** and connect it to Apply Identity in place of Adapt Identity. No "
+            "training is needed. (Adapt Identity also finds what it learned from the same photos.)"
         )
         graph.add("MetaLoRA_LoadIdentity", muted=True)
     with graph.group("4  Generate", BROWN):
@@ -128,10 +127,9 @@ def meta_train() -> Graph:
     with graph.group("1  Learn what people have in common", BLUE):
         pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=PERSON, photo_count=4)
         graph.note(
-            "### Your own prior\nPut one folder of photos per subject into a folder of ComfyUI's `input` folder, "
-            "press R, and choose that folder under *subjects*. Captions may lie beside the photos as `.txt` "
-            "files.\n\nThe few steps here only show the way; a prior to work with takes a hundred subjects or more "
-            "and some thousand steps.",
+            "### Your own prior\nIn ComfyUI's `input` folder, make a folder with one folder of photos per subject. "
+            "Press R and choose it under *subjects*. Captions can be `.txt` files beside the photos.\n\nThe few steps "
+            "here only show how it works; a usable prior takes a hundred subjects or more and thousands of steps.",
             tall=230,
         )
         graph.column()

@@ -54,9 +54,9 @@ def two_identities() -> Graph:
         graph.column()
         pictures(graph, sampled, first.pocket["vae"], "meta-lora/03_two_identities", title="Both in one picture")
         graph.note(
-            "### Each in its mask\n**Identity as Hook** makes an identity act for one prompt only; the mask says where "
-            "that prompt holds. Draw masks of any shape for other models, and set *set_cond_area* to default for "
-            "subjects that overlap.",
+            "### Each in its mask\n**Identity as Hook** applies an identity to one prompt only; the mask says where "
+            "that prompt applies. With other models you can use masks of any shape. Set *set_cond_area* to default if "
+            "subjects overlap.",
             tall=190,
         )
     return graph
@@ -93,7 +93,7 @@ def evaluate() -> Graph:
         for model in (applied["model"], pocket["model"]):
             sampled = sampler(graph, model, positive, negative, latent=latent)
             images.append(graph.add("VAEDecode", samples=sampled["LATENT"], vae=pocket["vae"])["IMAGE"])
-    with graph.group("3  Compare with photos that were held back", BROWN):
+    with graph.group("3  Compare with held-out photos", BROWN):
         for image, title in zip(images, ("With the identity", "Without"), strict=True):
             scored = graph.add(
                 "MetaLoRA_EvaluateIdentity", title=f"Evaluate: {title}", generated=image, held_out=pocket["held_out"],
@@ -105,10 +105,10 @@ def evaluate() -> Graph:
             graph.column()
         graph.note(
             "### Why other photos?\nA picture that copies the pose of a reference photo looks very much like that "
-            "photo. Likeness is therefore measured against *other* photos of the same subject; *nearest trained photo* "
-            "says how close each picture comes to a photo that was learned from.\n\n"
-            "The sample person is the best of thirteen that were tried on an earlier model, so most people score "
-            "lower.\n\nFor pictures of real models choose **clip vision** and connect Load CLIP Vision.",
+            "photo. So pictures are scored against *other* photos of the same subject; *nearest trained photo* shows "
+            "how close each picture is to a photo that was trained on.\n\nThe sample person is the best of thirteen "
+            "that were tried on an earlier model, so most people score lower.\n\nFor pictures from other models, "
+            "choose **clip vision** and connect Load CLIP Vision.",
             tall=310,
         )
     return graph
@@ -132,8 +132,8 @@ def export() -> Graph:
                 filename=f"sample_person_{layout}", layout=layout,
             )  # fmt: skip
         graph.note(
-            "### After Run\nThe files lie in `models/loras`. Press R, and choose one in **Load LoRA** or any other "
-            "LoRA loader: no prior and no node of this pack is needed there.",
+            "### After Run\nThe files are in `models/loras`. Press R and choose one in **Load LoRA** or any other LoRA "
+            "loader. It needs neither a prior nor this pack.",
             tall=150,
         )
     with graph.group("3  The same picture through ComfyUI's own LoRA node", GREEN):
@@ -156,10 +156,10 @@ def catalogue() -> Graph:
     with graph.group("1  Learn the product", BLUE):
         learned = learn(graph, domain="products", subject=MUG)
         graph.note(
-            "### A catalogue from a few photos\nEvery line on the right is a scene, in the few words that the small "
+            "### A catalogue from a few photos\nEach line on the right is a scene, in the few words that the small "
             "model knows: *turned left*, *seen from the front*, *turned right*; *at eye level*, *from above*; *light "
-            "from left*; *red background*. All share one seed, so that only the words differ. For another product "
-            "change *subject*, and write its word (bottle, vase, bowl, jar) in place of mug.",
+            "from left*; *red background*. All share one seed, so only the words differ. For another product, change "
+            "*subject* and write its word (bottle, vase, bowl, jar) in place of mug.",
             tall=230,
         )
     pocket = learned.pocket
