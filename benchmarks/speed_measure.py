@@ -15,6 +15,7 @@ from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.adaptation_state import AdaptationState
 from metalora_core.training.batches import denoising_losses
 from metalora_core.training.progress import AdaptationProgress
+from metalora_core.training.starts import start_of_prior
 
 
 def look_every(steps: int) -> int:
@@ -68,7 +69,7 @@ def peak_extra_bytes(work: Callable[[], object]) -> int:
 def gradient_of(host: Any, prior: Any, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gradient of every mid and up at the prior's start, as an adaptation computes it."""
     targets = targets_of_prior(prior, host.targets())
-    state = AdaptationState(host, prior, targets, options(1))
+    state = AdaptationState(host, start_of_prior(prior, targets, options(1)), options(1))
     conditioning = host.encode_prompts(["photo"])
     with host.training(), Injection(host.model, targets, state.factors):
         state.use()

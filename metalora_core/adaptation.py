@@ -32,6 +32,7 @@ from .training.photo_batches import HeldOut, PhotoBatches
 from .training.progress import AdaptationProgress
 from .training.retries import StepPlan, free_memory
 from .training.seeds import step_generator
+from .training.starts import start_of_prior
 
 __all__ = ["adapt"]
 
@@ -86,7 +87,7 @@ def adapt(
     training_set.check(host.downscale, options.batch_size)
     if validation is not None:
         validation.check(host.downscale, 1)
-    state = AdaptationState(host, prior, targets, options)
+    state = AdaptationState(host, start_of_prior(prior, targets, options), options)
     digest = _digest(host, options, prior, training_set, validation)
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes)

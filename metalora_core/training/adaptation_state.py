@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,16 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..chain import ChainFactors, SlotLayout
-from ..errors import InvalidOptions
+from ..chain import ChainFactors
 from ..files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
 from ..files.identity import Identity, IdentityLayer, IdentityMetadata
 from ..files.prior import Prior, prior_sha256
 from ..model.host import Host
-from ..model.targets import Target
 from ..photos.training_set import TrainingSet
 from .adaptation_options import AdaptationOptions
 from .optimizers import evaluation_mode, make_optimizer, restore_optimizer, scale_learning_rates, training_mode
 from .schedule import warmup_cosine
-from .seeds import step_generator
+from .starts import ChainStart
 from .trained_vector import TrainedVector
 
 __all__ = ["AdaptationState"]
@@ -37,24 +35,16 @@ class AdaptationState:
 
     Args:
         host: Gives device and dtype.
-        prior: meta_down and start.
-        targets: The prior's targets in the prior's order.
+        start: Frozen factors, and first values of the trained ones.
         options: Settings.
-
-    Raises:
-        InvalidOptions: If a warm start is asked for that the prior has not, or contradicts r_mid.
     """
 
-    def __init__(self, host: Host, prior: Prior, targets: Sequence[Target], options: AdaptationOptions) -> None:
-        self.options, self._dtype = options, host.dtype
-        downs = {t.name: prior.layers[t.name].meta_down for t in targets}
-        warm = _starts_warm(prior, options)
-        ranks = {name: _rank(prior, name, options, warm) for name in downs}
-        self.layout = SlotLayout.of(downs, {t.name: t.shape[0] for t in targets}, ranks)
+    def __init__(self, host: Host, start: ChainStart, options: AdaptationOptions) -> None:
+        self.options, self.layout, self._dtype = options, start.layout, host.dtype
         self.step = 0
         self.losses: list[float] = []
         self.validation: list[tuple[int, float]] = []
-        flat = self._start(prior, warm).to(host.device, torch.float32)
+        flat = start.flat.to(host.device, torch.float32)
         self._trained = TrainedVector(self.layout, flat, host.dtype)
         self.best: Tensor | None = None
         self._rates = [options.mid_learning_rate, options.up_learning_rate]
@@ -62,23 +52,11 @@ class AdaptationState:
         self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
         training_mode(self._optimizer)
         self.factors = {
-            name: ChainFactors(_ready(down, host), flat, flat, prior.metadata.scale) for name, down in downs.items()
+            name: ChainFactors(_ready(down, host), flat, flat, start.scale) for name, down in start.downs.items()
         }
         self._at_trained = False
         self.use()
         self._unread: list[Tensor] = []
-
-    def _start(self, prior: Prior, warm: bool) -> Tensor:
-        flat = self.layout.cold_start(step_generator(self.options.seed, "cold start"))
-        if not warm:
-            return flat
-        mids, ups = self.layout.unpack(flat)
-        for name in self.layout.names:
-            layer = prior.layers[name]
-            for own, learned in ((mids[name], layer.mid_init), (ups[name], layer.up_init)):
-                if learned is not None:
-                    own.copy_(learned)
-        return flat
 
     def use(self, flat: Tensor | None = None) -> None:
         """Point the injected chains at the trained vectors, or at another flat vector of all factors."""
@@ -210,31 +188,6 @@ class AdaptationState:
 def _ready(down: Tensor, host: Host) -> Tensor:
     # An inference tensor cannot be saved for the backward pass.
     return (down.clone() if down.is_inference() else down).to(host.device, host.dtype)
-
-
-def _starts_warm(prior: Prior, options: AdaptationOptions) -> bool:
-    has_start = any(layer.up_init is not None or layer.mid_init is not None for layer in prior.layers.values())
-    if options.start == "warm" and not has_start:
-        raise InvalidOptions(
-            f'The prior {prior.metadata.name!r} has no learned start. Set start to "cold" or "auto", or choose a prior '
-            "that was trained with a warm start."
-        )
-    return has_start and options.start != "cold"
-
-
-def _rank(prior: Prior, name: str, options: AdaptationOptions, warm: bool) -> int:
-    layer = prior.layers[name]
-    learned = layer.mid_init.shape[0] if layer.mid_init is not None else None
-    if layer.up_init is not None:
-        learned = layer.up_init.shape[1]
-    if warm and learned is not None:
-        if options.r_mid not in (0, learned):
-            raise InvalidOptions(
-                f"r_mid is {options.r_mid}, but the prior's learned start has rank {learned}. Set r_mid to 0, or start "
-                'to "cold".'
-            )
-        return learned
-    return options.r_mid or learned or prior.metadata.r_mid
 
 
 def _copied(value: Any) -> Any:

@@ -11,7 +11,6 @@ from core.toy_host import ToyHost
 from metalora_core.adaptation import adapt
 from metalora_core.chain import ChainFactors
 from metalora_core.evaluation.methods.cohort import draw_pictures, train_cohort
-from metalora_core.evaluation.methods.part_chains import ChainStart
 from metalora_core.evaluation.methods.peft_lora import PlainLoRAOptions, train_plain_lora
 from metalora_core.evaluation.methods.registry import CORE, METHODS, PLAIN, RANK, chain_of
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, targets_of_prior
@@ -20,6 +19,7 @@ from metalora_core.model.host import Host
 from metalora_core.model.targets import fingerprint
 from metalora_core.photos.training_set import TrainingSet
 from metalora_core.training.adaptation_options import AdaptationOptions
+from metalora_core.training.starts import ChainStart
 
 RATE = 3e-3
 OPTIONS = AdaptationOptions(

@@ -28,7 +28,7 @@ from ...training.optimizers import make_optimizer, scale_learning_rates
 from ...training.photo_batches import PhotoBatches
 from ...training.schedule import warmup_cosine
 from ...training.seeds import step_generator
-from .part_chains import ChainStart
+from ...training.starts import ChainStart
 
 __all__ = ["Snapshot", "draw_pictures", "starting_noise", "train_cohort"]
 

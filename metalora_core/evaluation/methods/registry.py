@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor
 from ...errors import InvalidOptions
 from ...files.prior import Prior, targets_of_prior
 from ...model.host import Host
-from ...model.targets import Target
+from ...model.targets import Part, Target
 from ...training.adaptation_options import AdaptationOptions
-from ...training.adaptation_state import AdaptationState
 from ...training.seeds import step_generator
-from .part_chains import ChainStart, identity_down, part_targets, part_weight, start_of
+from ...training.starts import ChainStart, identity_down, start_of, start_of_prior
 
 __all__ = [
     "BASE",
@@ -65,6 +64,23 @@ class Method:
     source: str = ""
     usual_rate: float = 3e-3
     trained: bool = True
+
+
+def part_targets(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """One target for each host module: what peft adapts, where a fused layer has a LoRA for each of its parts."""
+    return tuple(
+        Target(
+            part.module, (part.stop - part.start, *target.shape[1:]), (Part(part.module, 0, part.stop - part.start),)
+        )
+        for target in targets
+        for part in target.parts
+    )
+
+
+def part_weight(host: Host, target: Target) -> Tensor:
+    """Frozen weight of a one-part target as a float32 matrix, (out, in · kh · kw)."""
+    weight = host.model.get_submodule(target.parts[0].module).get_parameter("weight")
+    return weight.detach().float().flatten(1)
 
 
 def _random_a(targets: tuple[Target, ...], seed: int) -> dict[str, Tensor]:
@@ -141,22 +157,13 @@ def _extra_small(host: Host, prior: Prior, seed: int) -> ChainStart:
     return start_of(targets, downs, mids, ups, up_rates=0.0)
 
 
-def _meta(host: Host, prior: Prior, seed: int, kind: str) -> ChainStart:
-    """The chain of an adaptation itself: it starts where `adapt` would start."""
-    targets = targets_of_prior(prior, host.targets())
-    options = AdaptationOptions(start="cold" if kind == "cold" else "auto", seed=seed)
-    state = AdaptationState(host, prior, targets, options)
-    downs = {name: chain.meta_down.float().cpu() for name, chain in state.factors.items()}
-    flat = state.flat().cpu()
-    return ChainStart(targets, downs, state.layout, flat, torch.ones_like(flat), prior.metadata.scale)
-
-
 def _cold(host: Host, prior: Prior, seed: int) -> ChainStart:
-    return _meta(host, prior, seed, "cold")
+    options = AdaptationOptions(start="cold", seed=seed)
+    return start_of_prior(prior, targets_of_prior(prior, host.targets()), options)
 
 
 def _warm(host: Host, prior: Prior, seed: int) -> ChainStart:
-    return _meta(host, prior, seed, "warm")
+    return start_of_prior(prior, targets_of_prior(prior, host.targets()), AdaptationOptions(seed=seed))
 
 
 METHODS: Mapping[str, Method] = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..methods.part_chains import ChainStart
+from ...training.starts import ChainStart
 from ..methods.registry import method_named
 
 if TYPE_CHECKING:
