@@ -63,7 +63,7 @@ class EvaluateIdentity(io.ComfyNode):
         embed = embedder_of(chosen["embedder"], chosen["clip_vision"])
         pictures = photo_list(generated)
         scores = compare(embed, pictures, photo_list(held_out), photo_list(reference))
-        grid = to_image(score_grid(pictures, scores, chosen["columns"]))
+        grid = to_image(score_grid(pictures, scores, chosen["columns"])[None])
         shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (scores.report,)}
         return io.NodeOutput(scores.mean, scores.report, grid, ui=shown)
 

@@ -36,11 +36,7 @@ def sheet(
     first: Annotated[int, typer.Option(help="Number of the first validation subject.", min=0)] = 0,
 ) -> None:
     """Draw validation subjects, one a row, in different scenes."""
-    import torch
-    from PIL import Image
-
-    from ..photos.pictures import save_picture
-    from ..pocket.making.dataset import to_bytes
+    from ..photos.pictures import grid, save_picture, to_pil
     from ..pocket.world.factors import draw_subjects
     from ..pocket.world.render import render
     from ..pocket.world.scenes import draw_scenes
@@ -48,10 +44,10 @@ def sheet(
     rows = []
     for one in _domains(domain):
         who = [s for s in draw_subjects(one, "validation", subjects, first) for _ in range(photos)]
-        rows.append(render(who, draw_scenes(one, len(who), 5)))
-    tiles = to_bytes(torch.cat(rows)).unflatten(0, (-1, photos)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    save_picture(Image.fromarray(tiles.numpy()), output)
-    typer.echo(f"{output}: {len(tiles) // 128} subjects, {photos} photos of each")
+        drawn = [to_pil(photo) for photo in render(who, draw_scenes(one, len(who), 5))]
+        rows += [drawn[start : start + photos] for start in range(0, len(drawn), photos)]
+    save_picture(grid(rows), output)
+    typer.echo(f"{output}: {len(rows)} subjects, {photos} photos of each")
 
 
 @train_app.command()

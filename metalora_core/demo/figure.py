@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # All lengths in pixels of the finished figure.
 TILE = 192
@@ -132,9 +132,7 @@ def _draw_head(
 
 
 def _paste(page: Image.Image, picture: Image.Image, left: int, top: int) -> None:
-    side = min(picture.size)
-    x, y = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.convert("RGB").crop((x, y, x + side, y + side)).resize((TILE, TILE), Image.Resampling.LANCZOS)
+    square = ImageOps.fit(picture, (TILE, TILE), Image.Resampling.LANCZOS)
     mask = Image.new("L", (TILE * 4, TILE * 4), 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, TILE * 4 - 1, TILE * 4 - 1), CORNER * 4, 255)
     page.paste(square, (left, top), mask.resize((TILE, TILE), Image.Resampling.LANCZOS))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ..evaluation.report.tables import table
-from ..photos.pictures import to_pictures
+from ..photos.pictures import to_pil
 from .figure import Column, Panel, draw_figure
 from .run import MethodResult
 from .subjects import DemoSubject
@@ -31,15 +30,16 @@ def demo_figure(runs: Sequence[tuple[DemoSubject, Sequence[MethodResult]]], step
 
 def _panel(subject: DemoSubject, results: Sequence[MethodResult]) -> Panel:
     rows = min(ROWS_SHOWN, len(subject.scenes))
-    photos = to_pictures(torch.stack(subject.training_set.images[:rows]))
     word = subject.training_set.class_word
     return Panel(
         heading=f"A {word}",
         note=f'prompts: "photo of a {subject.training_set.trigger} {word}, …"',
-        photos=photos,
+        photos=tuple(map(to_pil, subject.training_set.images[:rows])),
         prompts=tuple(scene.words(subject.domain) for scene in subject.scenes[:rows]),
         columns=tuple(
-            Column(result.method, _note(result), to_pictures(result.pictures[:rows]), result.method == "Meta-LoRA")
+            Column(
+                result.method, _note(result), tuple(map(to_pil, result.pictures[:rows])), result.method == "Meta-LoRA"
+            )
             for result in results
         ),
     )

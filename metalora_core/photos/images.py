@@ -19,6 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from ..errors import UnusableReferences
+from .pictures import from_pil
 
 SMALLEST_SIDE_PX = 16
 LARGEST_SIDE_PX = 16_384
@@ -234,8 +235,7 @@ def _to_pixels(name: str, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
         white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(white, upright).convert("RGB")
     rgb = _shrunk(_to_srgb(upright, profile, notes))
-    values = torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1)
-    return values.float().div_(255), tuple(notes)
+    return from_pil(rgb), tuple(notes)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

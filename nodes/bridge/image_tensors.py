@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from ...metalora_core.photos.pictures import to_uint8
+
 
 def from_image(image: Tensor) -> Tensor:
     """IMAGE to pictures: (B, H, W, C) in 0..1 to (B, 3, H, W); transparency is laid on white, grey becomes RGB."""
@@ -24,7 +26,7 @@ def to_image(pictures: Tensor) -> Tensor:
 
 def photo_hash(picture: Tensor) -> str:
     """SHA-256 of a picture's size and 8-bit pixels: the same photo has the same hash through any loader node."""
-    pixels = (picture.clamp(0, 1) * 255).round().byte().contiguous()
+    pixels = to_uint8(picture)
     digest = hashlib.sha256(f"{pixels.shape[-1]}x{pixels.shape[-2]} ".encode())
     digest.update(pixels.movedim(0, -1).contiguous().numpy().tobytes())
     return digest.hexdigest()

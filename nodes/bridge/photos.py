@@ -10,10 +10,11 @@ from torch import Tensor
 from ...metalora_core.errors import UnusableReferences
 from ...metalora_core.files.prior import Prior
 from ...metalora_core.photos.captions import build_captions, word_findings
+from ...metalora_core.photos.contact_sheet import contact_sheet
 from ...metalora_core.photos.images import Photo, fit
+from ...metalora_core.photos.pictures import from_pil
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.consent import ConsentRecord, Purpose
-from ...metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
 from ...metalora_core.references.findings import Severity
 from ...metalora_core.references.quality import QualityThresholds
 from ...metalora_core.references.report import assess_references
@@ -113,7 +114,7 @@ def prepare(brief: Brief) -> Prepared:
     if brief.consent is not None:
         require_consent(brief.consent, [photo.sha256 for photo in used], Purpose.TRAINING)
     references = References(used, tuple(captions[n] for n in kept), class_word, trigger, brief.consent)
-    return Prepared(references, to_image(sheet_as_tensor(contact_sheet(photos, report))[None]), report.text)
+    return Prepared(references, to_image(from_pil(contact_sheet(photos, report))[None]), report.text)
 
 
 def _check_words(trigger: str, class_word: str) -> None:

@@ -103,11 +103,12 @@ def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, T
         folder = input_folder(request.subjects)
         found = FolderSubjects(folder, host, request.class_word, request.resolution, limit=request.subject_limit)
         return found, found.features
-    from ...metalora_core.pocket.making.dataset import PhotoPlan, rendered_photos, to_pictures
+    from ...metalora_core.photos.pictures import from_uint8
+    from ...metalora_core.pocket.making.dataset import PhotoPlan, rendered_photos
     from ...metalora_core.pocket.making.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
-    photos = to_pictures(rendered_photos(plan, _cache_folder()).copy())
+    photos = from_uint8(rendered_photos(plan, _cache_folder()))
     return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...metalora_core.photos.pictures import to_pil
+
 
 def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: float | None = None) -> None:
     """Move the running node's progress bar and, if given, change its preview and the loss that the page draws.
@@ -24,7 +26,7 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
     if context is None:
         return  # outside a prompt there is no node to show it on; a script or a test runs on without a bar
     # Not through ComfyAPISync, which has no `execution` in older hosts.
-    image: Any = None if picture is None else ("JPEG", _to_pil(picture), args.preview_size)
+    image: Any = None if picture is None else ("JPEG", to_pil(picture), args.preview_size)
     get_progress_state().update_progress(context.node_id, step, steps, image)
     if loss is not None:
         _send_loss(context.node_id, step, steps, loss)
@@ -38,13 +40,6 @@ def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:
     if server is not None:
         event = {"node": node_id, "step": step, "steps": steps, "loss": loss}
         server.send_sync("metalora.progress", event, server.client_id)
-
-
-def _to_pil(picture: Tensor) -> Any:
-    from PIL import Image
-
-    pixels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
-    return Image.fromarray(pixels)
 
 
 def cancelled() -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...metalora_core.errors import InvalidOptions
+from ...metalora_core.photos.pictures import from_pil, grid, to_pil
 from .embedders import Embedder
 
 
@@ -67,21 +68,10 @@ def _vectors(embed: Embedder, pictures: Sequence[Tensor]) -> Tensor:
 
 
 def score_grid(pictures: Sequence[Tensor], scores: Scores, columns: int) -> Tensor:
-    """The pictures with their scores written on them, best first: (1, 3, H, W); each cell holds the largest."""
-    from PIL import Image, ImageDraw
-
+    """The pictures with their scores under them, best first: (3, H, W)."""
     order = sorted(range(len(pictures)), key=lambda index: -scores.likeness[index])
-    columns = min(columns, len(order))
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (-2, -1))
-    rows = -(-len(order) // columns)
-    sheet: Any = Image.new("RGB", (columns * width, rows * (height + 16)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, index in enumerate(order):
-        left, top = place % columns * width, place // columns * (height + 16)
-        pixels = (pictures[index].clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
-        sheet.paste(Image.fromarray(pixels), (left, top))
-        draw.text((left + 3, top + height + 2), f"{scores.likeness[index]:.3f}", fill="black")
-    return (
-        torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(1, *sheet.size[::-1], 3).movedim(-1, 1)
-        / 255
-    )
+    rows: list[list[Image.Image | str]] = []
+    for start in range(0, len(order), columns):
+        shown = order[start : start + columns]
+        rows += [[to_pil(pictures[n]) for n in shown], [f"{scores.likeness[n]:.3f}" for n in shown]]
+    return from_pil(grid(rows))

@@ -19,7 +19,7 @@ from metalora_core.errors import UnusableReferences
 from metalora_core.files.identity import load_identity
 from metalora_core.files.prior import load_prior, save_prior
 from metalora_core.photos.images import load_photo
-from metalora_core.photos.pictures import save_picture, to_pictures
+from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.photos.reading import caption_for, load_training_set, split_training_set
 from metalora_core.photos.subject_folders import FolderSubjects, subject_folders
 from metalora_core.pocket import load_pocket_host, load_pocket_prior
@@ -42,7 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[s
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     subject, scenes = draw_subject("products", "validation", 3), draw_scenes("products", 2, 9)
-    for index, picture in enumerate(to_pictures(render([subject] * 2, scenes))):
+    for index, picture in enumerate(map(to_pil, render([subject] * 2, scenes))):
         save_picture(picture, tmp_path / "photos" / f"{index}.png")
         caption = scenes[index].caption("products", "mug", "ohwx")
         (tmp_path / "photos" / f"{index}.txt").write_text(caption, encoding="utf-8")
@@ -135,7 +135,7 @@ def test_what_could_be_better_in_the_photos_is_told(
 ) -> None:
     noise = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     for name in ("noise_1.png", "noise_2.png"):
-        save_picture(to_pictures(noise)[0], tmp_path / "strange" / name)
+        save_picture(to_pil(noise[0]), tmp_path / "strange" / name)
     (tmp_path / "strange" / ".DS_Store").write_bytes(b"notes of a file system")
     output = tmp_path / "x.safetensors"
     with pytest.raises(SystemExit) as stop:
@@ -181,7 +181,7 @@ def test_a_prior_is_meta_trained_from_folders(photos: Path, tmp_path: Path, caps
 
 def test_a_prior_of_a_users_own_knows_its_domain(tmp_path: Path) -> None:
     drawn = torch.rand(10, 3, 128, 128, generator=torch.Generator().manual_seed(1)) * 0.2
-    for index, picture in enumerate(to_pictures(drawn)):
+    for index, picture in enumerate(map(to_pil, drawn)):
         save_picture(picture, tmp_path / "subjects" / str(index // 2) / f"{index}.png")
     host = load_pocket_host()
     few = FolderSubjects(tmp_path / "subjects", host, "mug", 128, limit=2)

@@ -13,7 +13,7 @@ from metalora_core.commands import cli
 from metalora_core.demo.figure import Column, Panel, draw_figure
 from metalora_core.demo.subjects import TRIGGER, other_scenes, pocket_subject
 from metalora_core.photos.images import load_photo
-from metalora_core.photos.pictures import save_picture, to_pictures
+from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.pocket import load_readers
 from metalora_core.pocket.world.factors import DOMAINS, Domain
 from metalora_core.pocket.world.scenes import draw_scenes
@@ -64,7 +64,7 @@ def test_the_figure_is_the_same_each_time_and_grows_with_its_content() -> None:
 
 def test_a_saved_picture_has_the_pixels_and_the_notes(tmp_path: Path) -> None:
     pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    save_picture(to_pictures(pixels)[0], tmp_path / "new" / "a.png", {"prompt": "émail, 赤い"})
+    save_picture(to_pil(pixels[0]), tmp_path / "new" / "a.png", {"prompt": "émail, 赤い"})
     with Image.open(tmp_path / "new" / "a.png") as written:
         assert written.info["prompt"] == "émail, 赤い"
     torch.testing.assert_close(load_photo(tmp_path / "new" / "a.png").pixels, pixels[0], atol=1 / 509, rtol=0)

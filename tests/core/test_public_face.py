@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import metalora_core
-from metalora_core.photos.pictures import save_picture, to_pictures
+from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.pocket.world.factors import draw_subject
 from metalora_core.pocket.world.render import render
 from metalora_core.pocket.world.scenes import draw_scenes
@@ -42,7 +42,7 @@ def test_adapt_brings_torch_and_no_diffusers() -> None:
 
 def test_the_script_that_adapts_and_generates_runs(tmp_path: Path) -> None:
     subject, scenes = draw_subject("products", "validation", 3), draw_scenes("products", 2, 9)
-    for index, picture in enumerate(to_pictures(render([subject] * 2, scenes))):
+    for index, picture in enumerate(map(to_pil, render([subject] * 2, scenes))):
         save_picture(picture, tmp_path / "my_mug" / f"{index}.png")
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{scripts()[0]}"],

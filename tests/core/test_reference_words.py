@@ -7,14 +7,16 @@ import torch
 from core.painted_photos import PaintedPhoto, varied_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageColor
 
 from metalora_core.checks import plain_line
 from metalora_core.errors import InvalidOptions
 from metalora_core.photos.captions import build_captions, with_subject
-from metalora_core.references.contact_sheet import contact_sheet, sheet_as_tensor
+from metalora_core.photos.contact_sheet import COLOURS, FRAME_PX, contact_sheet
+from metalora_core.photos.pictures import GAP_PX, LEAST_TEXT_PX, PAPER, from_pil, from_uint8, grid, to_pil, to_uint8
+from metalora_core.references.findings import Severity
 from metalora_core.references.quality import QualityThresholds
 from metalora_core.references.report import assess_references
-from metalora_core.references.sheet_drawing import text_width, wrap
 
 LIMITS = QualityThresholds(training_side_px=192)
 
@@ -95,22 +97,41 @@ def test_a_plain_line_is_one_bounded_harmless_line(text: str, limit: int):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.text(max_size=120), st.integers(60, 400), st.integers(1, 4))
-def test_wrapped_lines_fit(text: str, width_px: int, at_most: int):
-    lines = wrap(text, width_px, 17, at_most=at_most)
-    assert len(lines) <= at_most
-    assert all(text_width(line, 17) <= width_px for line in lines)
+@given(st.text(max_size=120), st.integers(20, 400))
+def test_a_text_stays_in_its_own_cell(text: str, width_px: int):
+    picture = Image.new("RGB", (width_px, 4))
+    sheet = grid([[picture, picture], [text, ""]])
+    beside = sheet.crop((GAP_PX + width_px, 4 + GAP_PX, sheet.width, sheet.height))
+    assert beside.getcolors() == [(beside.width * beside.height, ImageColor.getrgb(PAPER))]
 
 
-def test_the_sheet_shows_each_photo_in_its_place_with_the_badge_of_its_severity():
+def test_a_grid_shows_every_picture_in_its_place_and_its_text_below():
+    pixels = torch.rand(3, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    sheet = from_pil(grid([[to_pil(picture) for picture in pixels], ["one", "", "three"], ["four", "five"]]))
+    for number, picture in enumerate(pixels):
+        left = GAP_PX + number * (50 + GAP_PX)
+        torch.testing.assert_close(sheet[:, GAP_PX : GAP_PX + 40, left : left + 50], picture, atol=1 / 509, rtol=0)
+        below = sheet[:, GAP_PX + 41 : GAP_PX + 40 + GAP_PX + LEAST_TEXT_PX, left : left + 50]
+        assert bool((below < 0.5).any()) == (number != 1)
+
+
+def test_bytes_and_pictures_are_the_same_both_ways():
+    shades = torch.arange(256, dtype=torch.uint8).expand(3, 2, 256)
+    assert torch.equal(to_uint8(from_uint8(shades)), shades)
+    assert torch.equal(to_uint8(from_pil(to_pil(from_uint8(shades)))), shades)
+    assert to_uint8(torch.tensor([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
+
+
+def test_the_sheet_shows_each_photo_in_a_frame_of_its_severity():
     photos = varied_set()
     photos[2] = PaintedPhoto("dark.png", photos[2].pixels * 0.2)
     photos[3] = PaintedPhoto("blank.png", torch.full_like(photos[3].pixels, 0.5))
     sheet = contact_sheet(photos, assess_references(photos, thresholds=LIMITS), photo_px=200)
-    badges = [sheet.getpixel((36 + n * (228 + 22) + 14 + 10 + 6, 128 + 14 + 10 + 17)) for n in range(4)]
-    assert badges == [(47, 125, 85), (47, 125, 85), (184, 110, 0), (179, 49, 44)]
-    blank = sheet.getpixel((36 + 3 * (228 + 22) + 14 + 100, 128 + 14 + 100))
-    assert blank == (128, 128, 128)
+    top = 2 * GAP_PX + round(1.35 * LEAST_TEXT_PX)  # under the headline
+    lefts = [GAP_PX + n * (200 + 2 * FRAME_PX + GAP_PX) for n in range(4)]
+    good, check, unusable = (ImageColor.getrgb(COLOURS[s]) for s in (None, Severity.WARNING, Severity.BLOCKING))
+    assert [sheet.getpixel((left, top)) for left in lefts] == [good, good, check, unusable]
+    assert sheet.getpixel((lefts[3] + 100, top + 100)) in ((127, 127, 127), (128, 128, 128))
 
 
 def test_the_sheet_takes_any_number_and_any_name_of_photos():
@@ -118,9 +139,8 @@ def test_the_sheet_takes_any_number_and_any_name_of_photos():
     hostile = ["\x1b[31mred\x1b[0m", "写真.jpg", "\u202egpj.exe", "x" * 5000, "", "a\nb"]
     for count in (0, 1, 6, 34):
         photos = [PaintedPhoto(hostile[n % 6], pixels[:, 80:110, 80 : 104 + n]) for n in range(count)]
-        report = assess_references(photos, thresholds=LIMITS)
-        sheet = contact_sheet(photos, report, photo_px=48)
-        assert sheet_as_tensor(sheet).shape == (3, sheet.height, sheet.width)
+        sheet = contact_sheet(photos, assess_references(photos, thresholds=LIMITS), photo_px=48)
+        assert sheet.width < 5 * 48 + 200
 
 
 def test_the_sheet_is_deterministic():

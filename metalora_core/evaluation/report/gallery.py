@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from torch import Tensor
 
+from ...photos.pictures import grid, to_pil
 from ...training.adaptation_options import AdaptationOptions
 from ..conditions import CLEAN
 from ..methods.cohort import draw_pictures, train_cohort
@@ -76,32 +78,12 @@ def _pictures(
     )
 
 
-_LABEL_PX, _GAP_PX = 150, 4
-
-
 def strip_png(strip: Strip) -> bytes:
     """The photo on the left, one row of pictures for each method, what was asked above."""
-    from PIL import Image, ImageDraw
-
-    from ...pocket.making.dataset import to_bytes
-
-    size = strip.photo.shape[-1]
-    cell, columns = size + _GAP_PX, len(strip.asked)
-    head = 16 * max(len(asked.split(", ")) for asked in strip.asked)
-    canvas = Image.new("RGB", (cell + _LABEL_PX + columns * cell, head + len(strip.pictures) * cell), "white")
-    draw = ImageDraw.Draw(canvas)
-
-    def paste(picture: Tensor, left: int, top: int) -> None:
-        canvas.paste(Image.fromarray(to_bytes(picture).permute(1, 2, 0).contiguous().numpy()), (left, top))
-
-    paste(strip.photo, 0, head)
-    draw.text((2, head - 14), "the one photo", fill="black")
-    for column, asked in enumerate(strip.asked):
-        draw.multiline_text((cell + _LABEL_PX + column * cell, 0), asked.replace(", ", "\n"), fill="black", spacing=2)
-    for row, (title, pictures) in enumerate(strip.pictures.items()):
-        draw.multiline_text((cell + 4, head + row * cell + size // 2), title.replace(", ", "\n"), fill="black")
-        for column, picture in enumerate(pictures):
-            paste(picture, cell + _LABEL_PX + column * cell, head + row * cell)
+    rows: list[list[Image.Image | str]] = [["the one photo", "", *strip.asked]]
+    for title, pictures in strip.pictures.items():
+        photo = to_pil(strip.photo) if len(rows) == 1 else ""
+        rows.append([photo, title, *map(to_pil, pictures)])
     buffer = io.BytesIO()
-    canvas.save(buffer, format="PNG", optimize=True)
+    grid(rows).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

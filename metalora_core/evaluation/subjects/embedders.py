@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import MissingDependency, UnreadableFile
 from ...model.weights_digest import weights_digest
+from ...photos.pictures import to_pil
 
 __all__ = ["Embedder", "load_embedder"]
 
@@ -49,9 +50,8 @@ class Embedder:
         """Pictures (B, 3, H, W) in 0..1 to vectors (B, features) of unit length, on the CPU."""
         look = getattr(self._model, "get_image_features", self._model)
         rows: list[Tensor] = []
-        for part in pictures.clamp(0, 1).split(_AT_ONCE):
-            pixels = [(picture.cpu() * 255).round().byte().movedim(0, -1).numpy() for picture in part]
-            given = self._processor(images=pixels, return_tensors="pt")["pixel_values"]
+        for part in pictures.split(_AT_ONCE):
+            given = self._processor(images=[to_pil(picture) for picture in part], return_tensors="pt")["pixel_values"]
             seen = look(pixel_values=given.to(self._model.device, self._model.dtype))
             rows.append(_vectors(seen, self._pooled))
         return F.normalize(torch.cat(rows).float().cpu(), dim=-1)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ...files.atomic import atomic_write
+from ...photos.pictures import to_uint8
 from ..world.factors import SPLIT_BASE, Domain, Split, Subject, draw_subjects
 from ..world.looks import looks
 from ..world.render import PICTURE_SIZE, render
@@ -74,16 +73,6 @@ def rendered_photos(plan: PhotoPlan, folder: Path) -> NDArray[np.uint8]:
             last = min(first + 8, plan.subjects)
             rows = slice(first * plan.photos, last * plan.photos)
             who = [subject for subject in subjects[first:last] for _ in range(plan.photos)]
-            photos[rows] = to_bytes(render(who, scenes[rows])).numpy()
+            photos[rows] = to_uint8(render(who, scenes[rows])).numpy()
             atomic_write(progress, [str(last).encode()])
     return open_memmap(path, mode="r")
-
-
-def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [0, 1] as uint8."""
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def to_pictures(photos: NDArray[np.uint8]) -> Tensor:
-    """uint8 photos as float32 pictures in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(photos)).float() / 255

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...files.atomic import atomic_write
+from ...photos.pictures import from_uint8
 from ..autoencoder import encode
-from .dataset import PhotoPlan, rendered_photos, to_pictures
+from .dataset import PhotoPlan, rendered_photos
 
 _CHUNK = 250
 
@@ -36,7 +37,7 @@ def encoded_photos(plan: PhotoPlan, folder: Path, autoencoder: Any, *, mirrored:
     if not path.exists():
         photos = rendered_photos(plan, folder)
         weight, bias = patch_map(autoencoder)
-        chunks = (to_pictures(photos[i : i + _CHUNK]) for i in range(0, len(photos), _CHUNK))
+        chunks = (from_uint8(photos[i : i + _CHUNK]) for i in range(0, len(photos), _CHUNK))
         turned = (some.flip(-1) if mirrored else some for some in chunks)
         latents = torch.cat([F.conv2d(some, weight, bias, stride=8).half() for some in turned])
         data = io.BytesIO()

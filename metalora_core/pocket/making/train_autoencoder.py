@@ -15,13 +15,14 @@ from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...photos.pictures import from_uint8
 from ...training.schedule import warmup_cosine
 from ..autoencoder import SLIM_WIDTHS, decode, encode, make_autoencoder, to_taesd_names, widen
 from ..load import AUTOENCODER_FILE, PocketMetadata, save_part
 from ..world.factors import DOMAINS, SPLIT_BASE, draw_subjects
 from ..world.render import render
 from ..world.scenes import draw_scenes
-from .dataset import PhotoPlan, rendered_photos, to_pictures
+from .dataset import PhotoPlan, rendered_photos
 from .latents_cache import encoded_photos
 from .patch_start import start_from_patches
 
@@ -52,7 +53,7 @@ def start_autoencoder(folder: Path, options: AutoencoderOptions = AutoencoderOpt
     """The slim autoencoder before training: its encoder is done, its decoder knows nothing yet."""
     torch.manual_seed(options.seed)
     model = make_autoencoder(SLIM_WIDTHS)
-    start_from_patches(model, torch.cat([to_pictures(photos[:600:4]) for photos in _photos(folder)]))
+    start_from_patches(model, torch.cat([from_uint8(photos[:600:4]) for photos in _photos(folder)]))
     model.encoder.requires_grad_(False)
     return model
 
@@ -136,5 +137,5 @@ def _crops(
         top, left = (torch.rand(2, 2, generator=generator).mean(0) * (room + 1)).int().tolist()
         inputs.append(source[row, :, top : top + side, left : left + side].float())
         rows, columns = slice(8 * top, 8 * (top + side)), slice(8 * left, 8 * (left + side))
-        wanted.append(to_pictures(picture[row, :, rows, columns]))
+        wanted.append(from_uint8(picture[row, :, rows, columns]))
     return torch.stack(inputs), torch.stack(wanted)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..load import load_autoencoder, load_pocket_host, prior_file
 from ..world.factors import PRODUCT_KINDS, Domain
-from .dataset import PhotoPlan, rendered_photos, to_pictures
+from .dataset import PhotoPlan, rendered_photos
 from .latents_cache import PhotoSubjects, encoded_photos
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
     import torch
 
     from ...files.prior import save_prior
+    from ...photos.pictures import from_uint8
     from ...references.domain import picture_features
 
     def halved(value: torch.Tensor | None) -> torch.Tensor | None:
@@ -134,5 +135,5 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
         )
         for name, layer in prior.layers.items()
     }
-    stored = replace(prior, layers=layers).described(picture_features(to_pictures(photos)), "Pocket Flux")
+    stored = replace(prior, layers=layers).described(picture_features(from_uint8(photos)), "Pocket Flux")
     save_prior(prior_file(domain), stored)

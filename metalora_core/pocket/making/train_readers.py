@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...photos.pictures import from_uint8, to_uint8
 from ...training.schedule import warmup_cosine
 from ..autoencoder import decode
 from ..load import PocketMetadata, load_autoencoder, reader_file, save_part
@@ -21,7 +22,7 @@ from ..readers import FactorReader, error_floor, score
 from ..world.factors import FACTORS, SPLIT_BASE, Domain, draw_subjects, slices
 from ..world.render import render
 from ..world.scenes import SCENE_GROUPS, SCENE_NAMES, draw_scenes, scene_truth
-from .dataset import PhotoPlan, rendered_photos, to_bytes, to_pictures
+from .dataset import PhotoPlan, rendered_photos
 from .latents_cache import encoded_photos
 
 _LOG = logging.getLogger(__name__)
@@ -146,12 +147,12 @@ def make_reader(domain: Domain, folder: Path, options: ReaderOptions) -> None:
     plan, autoencoder = PhotoPlan(domain), load_autoencoder()
     photos, latents = rendered_photos(plan, folder), encoded_photos(plan, folder, autoencoder)[::_RESTORED_EVERY]
     with torch.no_grad():
-        restored = torch.cat([to_bytes(decode(autoencoder, some.float())) for some in latents.split(24)])
+        restored = torch.cat([to_uint8(decode(autoencoder, some.float())) for some in latents.split(24)])
 
     def picture_rows(rows: Tensor) -> Tensor:
-        pictures = to_pictures(photos[rows.numpy()])
+        pictures = from_uint8(photos[rows.numpy()])
         again = rows % _RESTORED_EVERY == 0
-        pictures[again] = restored[rows[again] // _RESTORED_EVERY].float() / 255
+        pictures[again] = from_uint8(restored[rows[again] // _RESTORED_EVERY])
         return pictures
 
     reader = train_reader(plan, picture_rows, options)

@@ -14,7 +14,7 @@ def _write_subjects(count: int, photos: int) -> None:
     generator = torch.Generator().manual_seed(4)
     for subject in range(count):
         folder = folders() / "input" / "subjects" / f"{subject}"
-        for number, picture in enumerate(save.to_pictures(torch.rand(photos, 3, 128, 128, generator=generator))):
+        for number, picture in enumerate(map(save.to_pil, torch.rand(photos, 3, 128, 128, generator=generator))):
             save.save_picture(picture, folder / f"{number}.png")
 
 
