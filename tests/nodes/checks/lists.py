@@ -50,7 +50,8 @@ def check_pictures_of_a_list_are_scored_together() -> None:
     photos, embedder = _photos(), ["pocket avatars"]
     likeness, report, grid = evaluate(photos, photos, embedder=embedder, reference=photos, columns=[2]).args
     assert "2 pictures" in report and "among themselves" in report and 0 < likeness <= 1, report
-    assert grid.shape == (1, 128 + 16, 256, 3), grid.shape
+    gap = pack("metalora_core.photos.pictures").GAP_PX
+    assert grid.shape[2] == 2 * (128 + gap) + gap and 128 < grid.shape[1] < 200, grid.shape
     assert "at least one generated picture" in message_of(lambda: evaluate([], photos, embedder=embedder))
 
 
