@@ -24,7 +24,8 @@ from metalora_core.adaptation import adapt
 from metalora_core.errors import OutOfMemory
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.hosts.block_store import BlockPlace
-from metalora_core.model.targets import choose_targets, default_patterns, fingerprint
+from metalora_core.model.families import default_patterns
+from metalora_core.model.targets import choose_targets, fingerprint
 from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.retries import free_memory
 
@@ -136,7 +137,7 @@ def measure_side(host: case.CaseHost, prior: Prior, pixels: int, rate: float, bl
     extra = measure.peak_extra_bytes(work)
     step_s = sorted(clock.step_ms)[len(clock.step_ms) // 2] / 1000
     row: dict[str, Any] = {
-        "model": host.base,
+        "model": host.base.name,
         "pixels": pixels,
         "blocks": blocks,
         "plan": plans[0],  # more sparing than asked for where that did not fit
@@ -167,7 +168,12 @@ class Rows:
         try:
             row = measure_side(host, prior, pixels, self._rate, blocks)
         except (OutOfMemory, torch.OutOfMemoryError) as error:
-            row = {"model": host.base, "pixels": pixels, "blocks": blocks, "does not fit": str(error).splitlines()[0]}
+            row = {
+                "model": host.base.name,
+                "pixels": pixels,
+                "blocks": blocks,
+                "does not fit": str(error).splitlines()[0],
+            }
         finally:
             if DEVICE.type == "cuda":
                 torch.cuda.set_per_process_memory_fraction(1.0)

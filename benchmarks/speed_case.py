@@ -13,7 +13,8 @@ from torch import Tensor
 
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, load_prior, save_prior
 from metalora_core.hosts.diffusers import DiffusersHost
-from metalora_core.model.targets import Target, choose_targets, default_patterns, fingerprint
+from metalora_core.model.families import default_patterns
+from metalora_core.model.targets import Target, choose_targets, fingerprint
 from metalora_core.photos.training_set import TrainingSet
 
 R_META, R_MID, PLAIN_RANK, CHANNELS = 64, 4, 8, 16

@@ -101,12 +101,12 @@ def reference_gradient(host: Any, prior: Any, sample: Mapping[str, Tensor]) -> d
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(host.model, weights, args, kwargs)
 
-    from metalora_core.hosts.denoisers import flux
+    from metalora_core.hosts.flux import denoise
 
     conditioning = {name: value.double() for name, value in host.encode_prompts(["photo"]).items()}
     latent, noise = sample["latent"].double(), sample["noise"].double()
     t = sample["t"].double()
-    predicted = flux(Merged(), torch.lerp(latent, noise, t.view(-1, 1, 1, 1)), t, conditioning)
+    predicted = denoise(Merged(), torch.lerp(latent, noise, t.view(-1, 1, 1, 1)), t, conditioning)
     loss = (predicted - (noise - latent)).square().mean()
     return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
 

@@ -22,9 +22,10 @@ from .errors import TrainingDiverged
 from .files.atomic import require_writable
 from .files.prior import Prior
 from .inject import Injection
+from .model.families import default_patterns
 from .model.host import Host
 from .model.objective import loss_scale
-from .model.targets import Target, choose_targets, default_patterns, fingerprint
+from .model.targets import Target, choose_targets, fingerprint
 from .training.bank import SlotRates
 from .training.batches import Batch, CaptionCache, denoising_losses
 from .training.meta_options import MetaTrainingOptions

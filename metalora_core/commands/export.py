@@ -22,7 +22,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
-    from ..files.export import export_lora
+    from ..files.export import export_lora, is_named_by_diffusers
     from ..files.identity import load_identity
     from .loading import load_base_model, load_prior_for, require_output
     from .terminal import answer
@@ -31,7 +31,7 @@ def export(
     learned = load_identity(identity)
     used_prior = load_prior_for(prior, model, learned.metadata.class_word)
     # Names that are not ComfyUI's depend on how a model spreads a target over its modules.
-    needed = layout == "diffusers" or (layout == "kohya" and used_prior.metadata.family == "unet")
+    needed = layout == "diffusers" or (layout == "kohya" and is_named_by_diffusers(used_prior))
     targets = load_base_model(model, "cpu", "float32", pipeline_config).targets() if needed else None
     export_lora(output, learned, used_prior, layout=layout, targets=targets)
     size = output.stat().st_size

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
-_USUAL_SIZE_PX = {POCKET: 128, "sd15": 512}
+_POCKET_PX = 128
 LARGEST_PICTURE_PX = 8192
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -141,7 +141,11 @@ def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
 
 def name_of(model: str) -> str:
     """The base model in words, for a prior's record."""
-    return "Pocket Flux" if model == POCKET else Path(model).stem
+    if model != POCKET:
+        return Path(model).stem
+    from ..pocket.load import NAME
+
+    return NAME
 
 
 def checkpoint_beside(output: Path, asked: str) -> Path:
@@ -196,7 +200,7 @@ def picture_size_px(host: DiffusersHost, model: str, size: int) -> int:
     """
     if size > LARGEST_PICTURE_PX:
         raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
-    size = size or _USUAL_SIZE_PX.get(POCKET if model == POCKET else host.base, 1024)
+    size = size or (_POCKET_PX if model == POCKET else host.base.side_px)
     grid = 2 * host.downscale
     if size % grid:
         nearest = size // grid * grid or grid

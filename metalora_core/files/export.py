@@ -15,19 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
+from ..model.families import family_named
 from ..model.targets import Target
 from .atomic import atomic_write, safetensors_chunks, sha256_of
 from .identity import Identity, chain_factors
 from .prior import Prior
 
 Layout = Literal["comfyui", "kohya", "diffusers"]
-_ARCHITECTURES = {
-    "flux": "flux-1-dev/lora",
-    "sd3": "stable-diffusion-v3-medium/lora",
-    "sdxl": "stable-diffusion-xl-v1-base/lora",
-    "sd15": "stable-diffusion-v1/lora",
-}
-_SDXL_CONTEXT = 2048  # width of SDXL's text embedding; SD1.5's is 768
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,13 @@ class LoRALayer:
     down: Tensor
     up: Tensor
     scale: float
+
+
+def layer_shapes(identity: Identity, prior: Prior) -> dict[str, tuple[int, ...]]:
+    """Weight shape of every layer that an identity adapts, (out, in) or (out, in, kh, kw)."""
+    return {
+        name: (layer.up.shape[0], *prior.layers[name].meta_down.shape[1:]) for name, layer in identity.layers.items()
+    }
 
 
 def fold_identity(identity: Identity, prior: Prior, strength: float = 1.0) -> list[LoRALayer]:
@@ -141,7 +142,7 @@ def _kohya(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Targ
     tensors: dict[str, Tensor] = {}
     for layer in _of_one_rank(layers):
         name = layer.name
-        if targets is not None and prior.metadata.family == "unet":
+        if targets is not None and is_named_by_diffusers(prior):
             name = targets[name].parts[0].module
         tensors |= _with_alpha(layer, f"lora_unet_{name.replace('.', '_')}")
     return tensors
@@ -150,7 +151,8 @@ def _kohya(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Targ
 def _diffusers(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Target] | None) -> dict[str, Tensor]:
     if targets is None:
         raise InvalidOptions("the diffusers layout needs the base model's targets: load the base model and give them.")
-    prefix = "unet" if prior.metadata.family == "unet" else "transformer"
+    family = family_named(prior.metadata.family)
+    prefix = family.component if family else "transformer"
     tensors: dict[str, Tensor] = {}
     for layer in _of_one_rank(layers):
         # Without an alpha in the file the scale is 1, so ours goes into up.
@@ -168,13 +170,17 @@ _LAYOUTS: dict[str, Callable[[Sequence[LoRALayer], Prior, Mapping[str, Target] |
 }
 
 
-def _base_of(prior: Prior) -> str:
-    if prior.metadata.family != "unet":
-        return prior.metadata.family
-    widths = {
-        layer.meta_down.shape[1] for name, layer in prior.layers.items() if name.endswith(("attn2.to_k", "attn2.to_v"))
-    }
-    return "sdxl" if _SDXL_CONTEXT in widths else "sd15"
+def is_named_by_diffusers(prior: Prior) -> bool:
+    """Whether kohya's tools may name the layers of a prior's family as diffusers does."""
+    family = family_named(prior.metadata.family)
+    return family is not None and family.kohya_by_diffusers
+
+
+def _architecture(prior: Prior) -> str:
+    family = family_named(prior.metadata.family)
+    if family is None:
+        return f"{prior.metadata.family}/lora"
+    return family.base_of_widths(layer.meta_down.shape[1] for layer in prior.layers.values()).modelspec
 
 
 def _model_spec(
@@ -185,7 +191,7 @@ def _model_spec(
     rank = max(layer.down.shape[0] for layer in layers)
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": _ARCHITECTURES.get(_base_of(prior), f"{prior.metadata.family}/lora"),
+        "modelspec.architecture": _architecture(prior),
         "modelspec.implementation": "diffusers" if _is_diffusers(tensors) else "https://github.com/kohya-ss/sd-scripts",
         "modelspec.title": made.name or f"{made.trigger} {made.class_word}".strip() or "Meta-LoRA identity",
         "modelspec.description": (

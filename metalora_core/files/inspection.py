@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..model.families import bases
 from .atomic import read_safetensors
 from .metadata import raw_record
 
@@ -24,10 +25,6 @@ _GUESSES = (
     (".lora_up", "LoRA (kohya or ComfyUI keys)"),
     (".lora_A", "LoRA (diffusers or PEFT keys)"),
     ("taesd_", "tiny autoencoder"),
-    ("double_blocks.", "Flux model"),
-    ("single_transformer_blocks.", "Flux model (diffusers keys)"),
-    ("joint_blocks.", "SD3 model"),
-    ("input_blocks.", "UNet model"),
 )
 _LONGEST_TEXT = 200
 _LABEL = 17  # characters
@@ -113,6 +110,11 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     for pattern, kind in _GUESSES:
         if any(pattern in key for key in tensors):
             return kind
+    for base in bases():
+        if any(mark in key for mark in base.marks for key in tensors):
+            return f"{base.title} model"
+    if any("transformer_blocks." in key for key in tensors):
+        return "model with diffusers' keys"
     return "safetensors file of unknown kind"
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import InvalidOptions
+from ..model.families import Family
 
 __all__ = ["BlockPlace", "BlockStore", "move_to", "repeated_blocks"]
 
@@ -42,15 +43,15 @@ class BlockPlace:
     in_main_memory: bool = False
     dtype: torch.dtype | None = None
 
-    def check(self, device: torch.device, family: str) -> None:
+    def check(self, device: torch.device, family: Family) -> None:
         """Raise ``InvalidOptions`` unless a model's blocks can be kept there.
 
         Args:
             device: Where the model computes.
             family: Its architecture.
         """
-        if self != BlockPlace() and family == "unet":
-            raise InvalidOptions("The blocks of a UNet cannot be kept elsewhere; load it in float16 instead.")
+        if self != BlockPlace() and not family.swaps_blocks:
+            raise InvalidOptions("The blocks of this model cannot be kept elsewhere; load it in float16 instead.")
         if self.in_main_memory and device.type != "cuda":
             raise InvalidOptions(f"The blocks are in main memory as it is: this model computes on {device.type}.")
 

@@ -12,29 +12,30 @@ from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
 from ..model.compiled_pass import compiled_pass, fast_pass
+from ..model.families import Family
 from ..model.host import Conditioning
 from ..model.objective import EpsObjective, FlowObjective, Objective, scaled_linear_alphas
 from ..model.targets import Target
 from ..model.weights_digest import weights_digest
+from .architecture import Denoiser, architecture_of, base_of, family_of
 from .block_store import BlockPlace, BlockStore
-from .denoisers import DENOISERS, Denoiser, base_of, family_of, remembered_rotations
 from .latents import LatentSpace, require_multiple
 from .target_map import find_targets
 
 TextEncoder = Callable[[list[str]], Conditioning]
-"""Prompts to conditioning: ``context`` (B, T, C) and, but for SD1.5, ``pooled`` (B, C); batch first."""
+"""Prompts to conditioning: ``context`` (B, T, C) and mostly ``pooled`` (B, C); batch first."""
 
 
 class DiffusersHost:
     """A denoiser of diffusers with its autoencoder and text encoder; see `metalora_core.model.host.Host`.
 
     Args:
-        model: FluxTransformer2DModel, SD3Transformer2DModel or UNet2DConditionModel.
+        model: A denoiser of one of the families in `metalora_core.model.families`.
         autoencoder: AutoencoderKL, AutoencoderTiny or a `LatentSpace`; None if pictures are never needed.
         text_encoder: Prompts to conditioning; None if prompts are never needed.
-        objective: How the model was trained; None means rectified flow for Flux and SD3, eps with Stable Diffusion's
-            schedule for a UNet.
-        guidance: What a guidance-distilled Flux is told, FLUX.1-dev's usual 3.5 by default.
+        objective: How the model was trained; None means the family's usual one: rectified flow, or eps with Stable
+            Diffusion's schedule.
+        guidance: What a guidance-distilled model is told; FLUX.1-dev usually gets 3.5.
         gradient_checkpointing: Trade a second forward pass for memory in `training`.
         compiled: Compile the passes in `training`: a minute or more for the first one, faster steps afterwards.
         swapped: Keep the blocks in main memory during `training`; needs gradient_checkpointing to save anything.
@@ -55,19 +56,21 @@ class DiffusersHost:
         compiled: bool = False,
         swapped: bool = False,
     ) -> None:
-        self.family = family_of(model)
+        self._row = family_of(model)
+        self._architecture = architecture_of(self._row)
+        self.family = self._row.name
         self.base = base_of(model)
         self.model = model
-        self.objective = objective or _usual_objective(self.family)
+        self.objective = objective or _usual_objective(self._row)
         self.guidance = guidance
         self._wants_guidance = bool(getattr(getattr(model, "config", None), "guidance_embeds", False))
         self.checkpointing = gradient_checkpointing
         self.compiled = compiled
         self.swapped = swapped
-        self.latent_channels = _latent_channels(model, self.family)
+        self.latent_channels = _latent_channels(model, self._row)
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
-        self.denoise: Denoiser = DENOISERS[self.family]
+        self.denoise: Denoiser = self._architecture.denoise
         self._targets: tuple[Target, ...] | None = None
         self._mode = ""
         self._store: BlockStore | None = None
@@ -87,9 +90,9 @@ class DiffusersHost:
     def can_swap(self) -> bool:
         """Whether `swapped` would save anything: on a card, and unless the blocks are kept elsewhere for good.
 
-        A UNet recomputes smaller parts than its blocks.
+        Some families recompute smaller parts than their blocks.
         """
-        return self.device.type == "cuda" and self.family != "unet" and (self._store is None or self._store_is_lent)
+        return self.device.type == "cuda" and self._row.swaps_blocks and (self._store is None or self._store_is_lent)
 
     @property
     def downscale(self) -> int:
@@ -112,13 +115,13 @@ class DiffusersHost:
         """Pictures to latents in the denoiser's own (scaled) space; see `LatentSpace`.
 
         Args:
-            images: (B, 3, H, W) in 0..1; sides must be multiples of `downscale`, for Flux and SD3 of twice that.
+            images: (B, 3, H, W) in 0..1; sides must be multiples of `downscale` times the family's patch.
 
         Raises:
             InvalidOptions: If the sides do not fit or the host has no autoencoder.
         """
         space = self._require_space()
-        require_multiple(images, space.downscale * (1 if self.family == "unet" else 2))
+        require_multiple(images, space.downscale * self._row.patch)
         return space.encode(images).to(self.device)
 
     @torch.no_grad()
@@ -148,7 +151,7 @@ class DiffusersHost:
             noisy: (B, C, h, w).
             t: (B,) in the objective's unit: 0..1 for flow, 0..999 for eps and v.
             conditioning: As `encode_prompts` gives it; ``guidance`` (B,) overrides the host's, ``time_ids`` (B, 6) the
-                picture size that SDXL is told.
+                picture size, where the model takes one.
 
         Returns:
             Like noisy, in its dtype.
@@ -192,7 +195,7 @@ class DiffusersHost:
             compiling = self.compiled and not self._mode
             passes = self._passes_by(compiled_pass, "compiled") if compiling else nullcontext()
             self._lend_blocks(wanted=self.swapped and self.can_swap)
-            with torch.inference_mode(False), torch.enable_grad(), remembered_rotations(model), passes:
+            with torch.inference_mode(False), torch.enable_grad(), self._architecture.steady(model), passes:
                 yield
             self._lend_blocks(wanted=False)
         finally:
@@ -211,7 +214,7 @@ class DiffusersHost:
         Raises:
             InvalidOptions: If this model's blocks cannot be kept there.
         """
-        place.check(self.device, self.family)
+        place.check(self.device, self._row)
         if self._store is not None:
             self._store.onload()
             self._store, self._store_is_lent = None, False
@@ -236,11 +239,11 @@ class DiffusersHost:
         return self._space
 
 
-def _usual_objective(family: str) -> Objective:
-    return EpsObjective(scaled_linear_alphas()) if family == "unet" else FlowObjective()
+def _usual_objective(family: Family) -> Objective:
+    return EpsObjective(scaled_linear_alphas()) if family.predicts == "eps" else FlowObjective()
 
 
-def _latent_channels(model: nn.Module, family: str) -> int:
+def _latent_channels(model: nn.Module, family: Family) -> int:
     config: Any = getattr(model, "config", None)
     channels, out = config.in_channels, config.out_channels or config.in_channels
     if channels != out:
@@ -248,4 +251,4 @@ def _latent_channels(model: nn.Module, family: str) -> int:
             f"The model takes {channels} channels and gives {out}: an inpainting or control variant. "
             "Use the text-to-image model of the family."
         )
-    return channels // 4 if family == "flux" else channels
+    return channels // family.patch**2 if family.packed else channels

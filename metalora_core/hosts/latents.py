@@ -16,15 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.bounded import read_safetensors
+from ..model.families import Base
 from .diffusers_door import diffusers_class
-
-LATENT_FORMATS: dict[str, tuple[float, float]] = {
-    "flux": (0.3611, 0.1159),
-    "sd3": (1.5305, 0.0609),
-    "sdxl": (0.13025, 0.0),
-    "sd15": (0.18215, 0.0),
-}
-"""Scale and shift of each base's latents: denoiser space = (VAE space - shift) · scale."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +26,8 @@ class LatentSpace:
 
     Args:
         autoencoder: diffusers' AutoencoderKL or AutoencoderTiny.
-        scale: See `LATENT_FORMATS`; 1 for a TAESD.
-        shift: See `LATENT_FORMATS`; 0 for a TAESD.
+        scale: See `Base`; 1 for a TAESD.
+        shift: See `Base`; 0 for a TAESD.
         downscale: Picture pixels per latent pixel.
     """
 
@@ -74,12 +67,12 @@ class LatentSpace:
         return (decoder.decode(values).sample.float() * 0.5 + 0.5).clamp(0, 1)
 
 
-def load_latent_space(path: Path | str, base: str) -> LatentSpace:
+def load_latent_space(path: Path | str, base: Base) -> LatentSpace:
     """Load an autoencoder: a diffusers folder, a TAESD file as ComfyUI's VAELoader takes it, or an original VAE file.
 
     Args:
         path: Folder with a config.json, or a .safetensors file.
-        base: Key of `LATENT_FORMATS`, for files that do not say what they are.
+        base: Of the denoiser, for files that do not say what their latents are.
 
     Raises:
         UnreadableFile: If there is no autoencoder at that path.
@@ -110,7 +103,7 @@ def _load_folder(path: Path) -> nn.Module:
         ) from error
 
 
-def _load_taesd(name: str, tensors: dict[str, Tensor], base: str) -> LatentSpace:
+def _load_taesd(name: str, tensors: dict[str, Tensor], base: Base) -> LatentSpace:
     state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         side, _, rest = key.removeprefix("taesd_").partition(".")
@@ -126,22 +119,20 @@ def _load_taesd(name: str, tensors: dict[str, Tensor], base: str) -> LatentSpace
     scale, shift = _single(tensors, "vae_scale", 1.0), _single(tensors, "vae_shift", 0.0)
     if scale == 0:
         raise UnreadableFile(f"{name} has vae_scale 0, which maps all pictures to one. Choose another file.")
-    wanted_scale, wanted_shift = LATENT_FORMATS[base]
-    # Encoder output e stands for the VAE latent e / scale + shift; the base's format is then applied to that.
-    return LatentSpace(model.eval(), wanted_scale / scale, scale * (wanted_shift - shift))
+        # Encoder output e stands for the VAE latent e / scale + shift; the base's format is then applied to that.
+    return LatentSpace(model.eval(), base.scale / scale, scale * (base.shift - shift))
 
 
 def _single(tensors: dict[str, Tensor], key: str, default: float) -> float:
     return float(tensors[key].float().reshape(-1)[0]) if key in tensors and tensors[key].numel() else default
 
 
-def _load_original_vae(name: str, tensors: dict[str, Tensor], base: str) -> LatentSpace:
+def _load_original_vae(name: str, tensors: dict[str, Tensor], base: Base) -> LatentSpace:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     levels = len({key.split(".")[2] for key in tensors if key.startswith("encoder.down.")})
     depth = len({key.split(".")[4] for key in tensors if key.startswith("encoder.down.0.block.")})
     quant = "quant_conv.weight" in tensors
-    scale, shift = LATENT_FORMATS[base]
     model: Any = diffusers_class("AutoencoderKL")(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -149,8 +140,8 @@ def _load_original_vae(name: str, tensors: dict[str, Tensor], base: str) -> Late
         layers_per_block=depth,
         latent_channels=tensors["decoder.conv_in.weight"].shape[1],
         norm_num_groups=32,
-        scaling_factor=scale,
-        shift_factor=shift,
+        scaling_factor=base.scale,
+        shift_factor=base.shift,
         use_quant_conv=quant,
         use_post_quant_conv=quant,
     )

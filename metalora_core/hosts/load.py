@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import nn
 
 from ..errors import UnreadableFile
 from ..model.objective import Objective
+from .architecture import architecture_of, base_of, family_of
 from .block_store import BlockPlace, move_to
-from .denoisers import base_of, family_of
 from .diffusers import DiffusersHost, TextEncoder
 from .latents import LatentSpace, load_latent_space
-from .pipelines import PipelinePrompts, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
+from .pipelines import denoiser_of, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
 from .single_file import load_denoiser, load_denoiser_folder
 
 __all__ = ["host_of_pipeline", "load_diffusers_host"]
@@ -24,16 +25,17 @@ def host_of_pipeline(pipeline: Any, *, guidance: float = 3.5) -> DiffusersHost:
     """A host from a diffusers pipeline that is already in memory; pipeline and host share their weights.
 
     Args:
-        pipeline: With ``transformer`` or ``unet``, ``vae``, ``scheduler`` and ``encode_prompt``; it stays where it is,
-            in the dtype that it has.
+        pipeline: With a denoiser of one of the families, ``vae``, ``scheduler`` and ``encode_prompt``; it stays where
+            it is, in the dtype that it has.
         guidance: See `DiffusersHost`.
 
     Raises:
-        IncompatibleBaseModel: If the architecture is not one of Flux, SD3, SD1.5 and SDXL.
+        IncompatibleBaseModel: If the architecture is not one of the families.
         InvalidOptions: If the scheduler predicts something that cannot be trained.
     """
-    model: nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
-    prompts, objective = PipelinePrompts(pipeline, base_of(model)), objective_of(pipeline.scheduler.config)
+    model = denoiser_of(pipeline)
+    prompts = partial(architecture_of(family_of(model)).encode, pipeline)
+    objective = objective_of(pipeline.scheduler.config)
     return DiffusersHost(model, LatentSpace.of(pipeline.vae), prompts, objective, guidance=guidance)
 
 
@@ -69,7 +71,7 @@ def load_diffusers_host(
 
     Raises:
         UnreadableFile: If nothing usable stands at the path.
-        IncompatibleBaseModel: If the architecture is not one of Flux, SD3, SD1.5 and SDXL.
+        IncompatibleBaseModel: If the architecture is not one of the families.
         InvalidOptions: If a whole checkpoint lacks its pipeline configuration, or blocks cannot be kept as asked.
     """
     path = Path(path)
@@ -77,16 +79,14 @@ def load_diffusers_host(
     blocks = blocks or BlockPlace()
     pipeline = _find_pipeline(path, dtype, Path(pipeline_config) if pipeline_config else None)
     if pipeline is not None:
-        model: nn.Module = getattr(pipeline, "transformer", None) or pipeline.unet
-        base = base_of(model)
+        model = denoiser_of(pipeline)
         autoencoder = autoencoder or pipeline.vae.float()
-        text_encoder = text_encoder or PipelinePrompts(pipeline, base)
+        text_encoder = text_encoder or partial(architecture_of(family_of(model)).encode, pipeline)
         objective = objective or objective_of(pipeline.scheduler.config)
     else:
         model = load_denoiser_folder(path) if path.is_dir() else load_denoiser(path)
-        base = base_of(model)
     if isinstance(autoencoder, (str, Path)):
-        autoencoder = load_latent_space(autoencoder, base)
+        autoencoder = load_latent_space(autoencoder, base_of(model))
     space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
     if space is not None:
         space.autoencoder.to(device).eval()

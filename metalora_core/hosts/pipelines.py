@@ -1,4 +1,4 @@
-"""What a diffusers pipeline brings beside its denoiser: text encoders, and the objective it was trained with."""
+"""Pipelines from this machine, and the objective that their scheduler stands for."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
-from ..errors import InvalidOptions, UnreadableFile
+from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
 from ..files.bounded import read_keys
-from ..model.host import Conditioning
+from ..model.families import FAMILIES, Base, bases
 from ..model.objective import EpsObjective, FlowObjective, Objective, VObjective
 from .diffusers_door import diffusers_class
 from .single_file import PREFIXES
 
-_PIPELINES = {
-    "flux": "FluxPipeline",
-    "sd3": "StableDiffusion3Pipeline",
-    "sdxl": "StableDiffusionXLPipeline",
-    "sd15": "StableDiffusionPipeline",
-}
 _TEXT_MARKS = ("cond_stage_model.", "conditioner.", "text_encoders.")
 
 
@@ -47,19 +42,39 @@ def load_pipeline(path: Path, dtype: torch.dtype) -> Any:
         ) from error
 
 
+def denoiser_of(pipeline: Any) -> nn.Module:
+    """The component of a pipeline that predicts noise or flow.
+
+    Raises:
+        IncompatibleBaseModel: If it has none of a known family.
+    """
+    known = {family.denoiser for family in FAMILIES.values()}
+    for component in pipeline.components.values():
+        if type(component).__name__ in known:
+            return component
+    raise IncompatibleBaseModel(f"A {type(pipeline).__name__} has none of these: {', '.join(sorted(known))}.")
+
+
 def holds_text_encoders(path: Path) -> bool:
     """Whether a single file is a whole checkpoint, with text encoders beside the denoiser."""
     return any(key.startswith(_TEXT_MARKS) for key in read_keys(path))
 
 
-def base_of_checkpoint(path: Path) -> str:
-    """Base of a whole checkpoint, by its keys: "flux", "sd3", "sdxl" or "sd15"."""
-    keys = set(read_keys(path))
-    marks = {"double_blocks.": "flux", "joint_blocks.": "sd3", "label_emb.": "sdxl"}
-    for mark, base in marks.items():
-        if any(key.startswith(tuple(prefix + mark for prefix in PREFIXES)) for key in keys):
+def base_of_checkpoint(path: Path) -> Base:
+    """Base of a whole checkpoint, by its keys.
+
+    Raises:
+        IncompatibleBaseModel: If they are those of no base that is known here.
+    """
+    keys = read_keys(path)
+    for base in bases():
+        marks = tuple(prefix + mark for prefix in PREFIXES for mark in base.marks)
+        if any(key.startswith(marks) for key in keys):
             return base
-    return "sd15"
+    known = ", ".join(base.title for base in bases())
+    raise IncompatibleBaseModel(
+        f"{path.name} is a whole checkpoint of a model that is unknown here; known are {known}."
+    )
 
 
 def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path | None) -> Any:
@@ -76,7 +91,7 @@ def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path 
     """
     from safetensors import SafetensorError
 
-    cls = diffusers_class(_PIPELINES[base_of_checkpoint(path)])
+    cls = diffusers_class(base_of_checkpoint(path).pipeline)
     config = {"config": str(pipeline_config)} if pipeline_config else {}
     try:
         return cls.from_single_file(str(path), torch_dtype=dtype, local_files_only=True, **config)
@@ -85,40 +100,6 @@ def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path 
             f"{path.name} is a whole checkpoint and could not be loaded ({str(error)[:300]}). Give pipeline_config=…, "
             f"a local folder with the {cls.__name__} configuration of its base model, or use the diffusers folder."
         ) from error
-
-
-class PipelinePrompts:
-    """The text encoders of a pipeline as a `TextEncoder`.
-
-    Args:
-        pipeline: Of Flux, SD3, SDXL or SD1.5.
-        base: Which of them: "flux", "sd3", "sdxl" or "sd15".
-        max_sequence_length: Tokens of T5, where there is one; ComfyUI pads Flux to 256.
-    """
-
-    def __init__(self, pipeline: Any, base: str, max_sequence_length: int = 256) -> None:
-        self.pipeline = pipeline
-        self.base = base
-        self.max_sequence_length = max_sequence_length
-
-    def __call__(self, prompts: list[str]) -> Conditioning:
-        """``context`` (B, T, C) and, but for SD1.5, ``pooled`` (B, C)."""
-        encode, device = self.pipeline.encode_prompt, self.pipeline.text_encoder.device
-        if self.base == "flux":
-            context, pooled, _ = encode(
-                prompts, prompt_2=None, device=device, max_sequence_length=self.max_sequence_length
-            )
-            return {"context": context, "pooled": pooled}
-        if self.base == "sd3":
-            context, _, pooled, _ = encode(
-                prompts, None, None, device=device, do_classifier_free_guidance=False,
-                max_sequence_length=self.max_sequence_length,
-            )  # fmt: skip
-            return {"context": context, "pooled": pooled}
-        if self.base == "sdxl":
-            context, _, pooled, _ = encode(prompts, device=device, do_classifier_free_guidance=False)
-            return {"context": context, "pooled": pooled}
-        return {"context": encode(prompts, device, 1, do_classifier_free_guidance=False)[0]}
 
 
 def objective_of(scheduler_config: Mapping[str, Any]) -> Objective:

@@ -7,17 +7,18 @@ numbers come out is the map; no table of names is written down here, so none can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel
+from ..model.families import Family
 from ..model.targets import Part, Target
-from .unet import unet_keys
+from .architecture import architecture_of, family_of
 
 # The Flux converter cuts the single blocks' fused layer at FLUX.1's own width, 3 · 3072 + 4 · 3072 rows. Every numbered
 # tensor gets so many rows; positions are fractions of it, which hold at any width.
@@ -78,8 +79,11 @@ class _NumberingCheckpoint(dict[str, Tensor]):
         return torch.empty(PROBE_ROWS)
 
 
-def _trace(convert: Callable[..., dict[str, Tensor]], checkpoint: _NumberingCheckpoint, **kwargs: Any) -> KeyMap:
-    converted = convert(checkpoint, **kwargs)
+def _trace(kind: str, checkpoint: _NumberingCheckpoint, config: Any) -> KeyMap:
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES as KNOWN
+
+    convert = cast("Callable[..., dict[str, Tensor]]", KNOWN[kind]["checkpoint_mapping_fn"])
+    converted = convert(checkpoint=checkpoint, config=config)
     return {key: tuple(_runs(numbers, checkpoint.sources)) for key, numbers in converted.items() if numbers.numel()}
 
 
@@ -92,53 +96,28 @@ def _runs(numbers: Tensor, sources: list[str]) -> Iterator[Run]:
         yield Run(sources[first // PROBE_ROWS], start, start + end - begin)
 
 
-def flux_key_map(double_blocks: int, single_blocks: int, *, guidance: bool) -> KeyMap:
-    """Key map of `FluxTransformer2DModel`."""
-    from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers as convert
-
-    seeds = [f"double_blocks.{double_blocks - 1}.", f"single_blocks.{single_blocks - 1}."]
-    return _trace(convert, _NumberingCheckpoint([*seeds, "guidance_in."] if guidance else seeds))
-
-
-def sd3_key_map(blocks: int, dual_attention: tuple[int, ...] = (), *, qk_norm: bool) -> KeyMap:
-    """Key map of `SD3Transformer2DModel`."""
-    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers as convert
-
-    seeds = [f"joint_blocks.{blocks - 1}.", *(f"joint_blocks.{i}.x_block.attn2." for i in dual_attention)]
-    return _trace(convert, _NumberingCheckpoint([*seeds, "joint_blocks.0.ln_q"] if qk_norm else seeds))
-
-
-def unet_key_map(model: nn.Module) -> KeyMap:
-    """Key map of `UNet2DConditionModel`, whose converter renames and cuts nothing."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint as convert
-
-    checkpoint = _NumberingCheckpoint([])
-    for key in unet_keys(model):
-        checkpoint[f"model.diffusion_model.{key}"] = checkpoint.number(key)
-    return _trace(convert, checkpoint, config=dict(getattr(model, "config")))  # noqa: B009
-
-
 def key_map(model: nn.Module) -> KeyMap:
     """Where every tensor of a diffusers model comes from in a checkpoint with ComfyUI's names.
 
     Args:
-        model: A FluxTransformer2DModel, SD3Transformer2DModel or UNet2DConditionModel.
+        model: Of one of the families.
 
     Raises:
         IncompatibleBaseModel: If it is of another class.
     """
-    config: Any = getattr(model, "config", None)
-    kind = type(model).__name__
-    if kind == "FluxTransformer2DModel":
-        return flux_key_map(config.num_layers, config.num_single_layers, guidance=config.guidance_embeds)
-    if kind == "SD3Transformer2DModel":
-        dual: tuple[int, ...] = tuple(getattr(config, "dual_attention_layers", None) or ())
-        return sd3_key_map(config.num_layers, dual, qk_norm=getattr(config, "qk_norm", None) is not None)
-    if kind == "UNet2DConditionModel":
-        return unet_key_map(model)
-    raise IncompatibleBaseModel(
-        f"The model is a {kind}; FluxTransformer2DModel, SD3Transformer2DModel and UNet2DConditionModel can be adapted."
-    )
+    family = family_of(model)
+    naming = architecture_of(family).naming
+    if naming is None:
+        checkpoint = _NumberingCheckpoint([_renamed(key, family) for key in model.state_dict()])
+    else:
+        checkpoint = _numbered(naming.keys(model))
+    return _trace(family.denoiser, checkpoint, dict(cast(Any, model).config))
+
+
+def _renamed(key: str, family: Family) -> str:
+    for ours, original in family.renames:
+        key = key.replace(ours, original)
+    return key
 
 
 def find_targets(model: nn.Module) -> tuple[Target, ...]:
@@ -170,6 +149,44 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
     return tuple(_target(source, found) for source, found in pieces.items() if source not in reordered)
 
 
+def named_targets(family: Family, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Target, ...]:
+    """Targets of a published model that is known by the names and shapes of some of its layers alone.
+
+    Args:
+        family: Of the model.
+        shapes: Weight shape of each target.
+
+    Returns:
+        As `find_targets` gives them for the model, without those that it leaves out.
+    """
+    naming = architecture_of(family).naming
+    keys = [f"{name}.weight" for name in shapes]
+    if naming is None:
+        places = _trace(family.denoiser, _NumberingCheckpoint([*family.seeds, *keys]), {})
+    else:
+        places = _trace(family.denoiser, _numbered([*naming.seeds(shapes), *keys]), naming.config)
+    pieces: dict[str, list[tuple[Run, str]]] = {}
+    for key, runs in places.items():
+        for run in runs if len(runs) == 1 else ():
+            pieces.setdefault(run.source, []).append((run, key.removesuffix(".weight")))
+    return tuple(
+        Target(name, shape, tuple(sorted((Part(path, *run.rows(shape[0])) for run, path in found), key=_start)))
+        for name, shape in shapes.items()
+        if (found := pieces.get(f"{name}.weight"))
+    )
+
+
+def _start(part: Part) -> int:
+    return part.start
+
+
+def _numbered(keys: Iterable[str]) -> _NumberingCheckpoint:
+    checkpoint = _NumberingCheckpoint([])
+    for key in keys:
+        checkpoint[f"model.diffusion_model.{key}"] = checkpoint.number(key)
+    return checkpoint
+
+
 def _target(source: str, found: list[tuple[Run, str, nn.Module]]) -> Target:
     weights: list[tuple[Run, str, torch.Size]] = [
         (run, path, module.weight.shape) for run, path, module in found if isinstance(module, (nn.Linear, nn.Conv2d))
@@ -183,4 +200,4 @@ def _target(source: str, found: list[tuple[Run, str, nn.Module]]) -> Target:
                 "Only models with the proportions of the published ones can be used."
             )
     shape = (total, *weights[0][2][1:])
-    return Target(source.removesuffix(".weight"), shape, tuple(sorted(parts, key=lambda part: part.start)))
+    return Target(source.removesuffix(".weight"), shape, tuple(sorted(parts, key=_start)))

@@ -1,14 +1,84 @@
-"""Candidate checkpoint keys of a UNet, for the numbered probe of `target_map`."""
+"""The UNets of SD1.5 and SDXL: how they are called, their files, their text encoders and their original key names."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import IncompatibleBaseModel
+from ..model.families import UNET, Base
+from ..model.host import Conditioning
+from .architecture import Architecture, Naming, require
+from .diffusers_door import diffusers_class
+
+__all__ = ["ARCHITECTURE"]
 
 _RESNET = ("in_layers.0", "in_layers.2", "out_layers.0", "out_layers.3", "emb_layers.1", "skip_connection")
+
+
+def _is_sdxl(model: Any) -> bool:
+    return model.config.addition_embed_type == "text_time"
+
+
+def _base(model: nn.Module) -> Base:
+    sdxl, sd15 = UNET.bases
+    return sdxl if _is_sdxl(model) else sd15
+
+
+def denoise(model: Any, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    """SD1.5, and SDXL with pooled text and picture sizes; without ``time_ids`` an uncropped picture is meant."""
+    require(conditioning, "context")
+    added: dict[str, Tensor] | None = None
+    if _is_sdxl(model):
+        require(conditioning, "pooled")
+        time_ids = conditioning.get("time_ids")
+        if time_ids is None:
+            height, width = noisy.shape[-2] * 8, noisy.shape[-1] * 8
+            time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=noisy.device).expand(len(noisy), 6)
+        added = {"text_embeds": conditioning["pooled"].to(noisy.dtype), "time_ids": time_ids.to(noisy.dtype)}
+    context = conditioning["context"].to(noisy.dtype)
+    return model(noisy, t, encoder_hidden_states=context, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def encode(pipeline: Any, prompts: list[str]) -> Conditioning:
+    """``context`` (B, T, C) and, for SDXL, ``pooled`` (B, C)."""
+    device = pipeline.text_encoder.device
+    if _is_sdxl(pipeline.unet):
+        context, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
+        return {"context": context, "pooled": pooled}
+    return {"context": pipeline.encode_prompt(prompts, device, 1, do_classifier_free_guidance=False)[0]}
+
+
+def _build(state: Mapping[str, Tensor]) -> nn.Module:
+    width = state["input_blocks.0.0.weight"].shape[0]
+    shared: dict[str, Any] = {"in_channels": state["input_blocks.0.0.weight"].shape[1], "sample_size": 64}
+    if "label_emb.0.0.weight" in state:
+        return diffusers_class("UNet2DConditionModel")(
+            block_out_channels=(width, 2 * width, 4 * width),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=state["label_emb.0.0.weight"].shape[1],
+            use_linear_projection=True,
+            **shared,
+        )
+    context = state["input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    newer = context == 1024  # SD2 has linear projections and heads of a fixed width, SD1.5 eight heads everywhere
+    return diffusers_class("UNet2DConditionModel")(
+        block_out_channels=(width, 2 * width, 4 * width, 4 * width),
+        cross_attention_dim=context,
+        attention_head_dim=(5, 10, 20, 20) if newer else 8,
+        use_linear_projection=newer,
+        **shared,
+    )
 
 
 def unet_keys(model: nn.Module) -> list[str]:
@@ -53,3 +123,21 @@ def _attention_stems(model: nn.Module) -> set[str]:
     # "down_blocks.0.attentions.1.proj_in" → "proj_in"
     paths = (path.partition(".attentions.")[2].partition(".")[2] for path, _ in model.named_modules())
     return {path for path in paths if path}
+
+
+def _seeds(names: Iterable[str]) -> list[str]:
+    # The converter counts blocks, so each must have a key, also one in which nothing is adapted.
+    highest = max(
+        (int(found[1]) for name in names if (found := re.match(r"(?:in|out)put_blocks\.(\d+)", name))), default=0
+    )
+    blocks = [f"{side}put_blocks.{i}" for side in ("in", "out") for i in range(highest + 1)]
+    return [f"{block}.none" for block in (*blocks, *(f"middle_block.{j}" for j in range(3)))]
+
+
+ARCHITECTURE = Architecture(
+    denoise,
+    encode,
+    builders={"input_blocks.1.0.in_layers.2.weight": _build},
+    naming=Naming(unet_keys, _seeds, {"layers_per_block": 2, "addition_embed_type": None}),
+    base=_base,
+)

@@ -10,12 +10,9 @@ from fnmatch import fnmatchcase
 from ..errors import InvalidOptions
 
 __all__ = [
-    "ATTENTION",
-    "ATTENTION_AND_MLP",
     "Part",
     "Target",
     "choose_targets",
-    "default_patterns",
     "fingerprint",
     "rank_for",
 ]
@@ -49,26 +46,6 @@ class Target:
     name: str
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
-
-
-ATTENTION: dict[str, tuple[str, ...]] = {
-    "flux": ("*_attn.qkv", "*_attn.proj", "single_blocks.*.linear1", "single_blocks.*.linear2"),
-    "sd3": ("*.attn.qkv", "*.attn.proj", "*.attn2.qkv", "*.attn2.proj"),
-    "unet": ("*.attn[12].to_[qkv]", "*.attn[12].to_out.0"),
-}
-"""Patterns per family: the attention projections. Flux's single blocks hold attention and MLP in one linear."""
-
-ATTENTION_AND_MLP: dict[str, tuple[str, ...]] = {
-    "flux": (*ATTENTION["flux"], "*_mlp.[02]"),
-    "sd3": (*ATTENTION["sd3"], "*.mlp.fc[12]"),
-    "unet": (*ATTENTION["unet"], "*.ff.net.0.proj", "*.ff.net.2"),
-}
-"""Patterns per family: attention projections and feed-forward layers, the default of both trainings."""
-
-
-def default_patterns(family: str) -> tuple[str, ...]:
-    """Attention and feed-forward layers of a family; everything for a family without a preset."""
-    return ATTENTION_AND_MLP.get(family, ("*",))
 
 
 def choose_targets(

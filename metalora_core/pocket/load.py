@@ -27,6 +27,9 @@ BASE_FILE = WEIGHTS / "pocket_flux.safetensors"
 TEXT_FILE = WEIGHTS / "pocket_text.safetensors"
 
 
+NAME = "Pocket Flux"
+
+
 def prior_file(domain: Domain) -> Path:
     """Where the shipped prior of a domain lies."""
     return WEIGHTS / f"pocket_prior_{domain}.safetensors"
@@ -93,9 +96,12 @@ def load_text_encoder() -> WordTextEncoder:
 def load_autoencoder() -> Any:
     """The pocket autoencoder in its slim form; its encoder's own output is the latent."""
     from ..hosts.latents import load_latent_space
+    from ..model.families import FLUX
     from .autoencoder import narrow
 
-    return narrow(load_latent_space(AUTOENCODER_FILE, "flux").autoencoder.state_dict()).eval().requires_grad_(False)
+    return (
+        narrow(load_latent_space(AUTOENCODER_FILE, FLUX.bases[0]).autoencoder.state_dict()).eval().requires_grad_(False)
+    )
 
 
 def load_pocket_host() -> DiffusersHost:

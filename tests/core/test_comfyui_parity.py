@@ -16,12 +16,14 @@ from torch import Tensor
 from metalora_core.files.atomic import atomic_save_safetensors, read_safetensors
 from metalora_core.files.export import export_lora
 from metalora_core.files.identity import chain_factors
-from metalora_core.hosts.latents import LATENT_FORMATS, load_latent_space
+from metalora_core.hosts.latents import load_latent_space
 from metalora_core.hosts.target_map import find_targets
 from metalora_core.inject import Injection
+from metalora_core.model.families import FLUX
 
 pytestmark = pytest.mark.comfy
 
+BASE = FLUX.bases[0]
 LAYOUTS = ("comfyui", "kohya", "diffusers")
 # One process for all cases: starting a ComfyUI takes far longer than what is asked of it.
 SCRIPT = """
@@ -110,7 +112,7 @@ def prepare_model(folder: Path, name: str) -> dict[str, Tensor]:
 
 def prepare_latents(folder: Path) -> dict[str, Tensor]:
     """Write a tiny TAESD and a picture; return this host's latents and their decoding."""
-    scale, shift = LATENT_FORMATS["flux"]
+    scale, shift = (BASE.scale, BASE.shift)
     state = {"vae_scale": torch.tensor(scale), "vae_shift": torch.tensor(shift)}
     for key, value in tiny_autoencoder(width=64).state_dict().items():
         side, _, index, rest = key.split(".", 3)
@@ -119,7 +121,7 @@ def prepare_latents(folder: Path) -> dict[str, Tensor]:
     atomic_save_safetensors(folder / "taesd.safetensors", state)
     images = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     atomic_save_safetensors(folder / "images.safetensors", {"images": images})
-    space = load_latent_space(folder / "taesd.safetensors", "flux")
+    space = load_latent_space(folder / "taesd.safetensors", BASE)
     with torch.no_grad():
         latents = space.encode(images)
         return {"latents": latents, "decoded": space.decode(latents)}

@@ -18,6 +18,7 @@ from metalora_core.commands.loading import POCKET, picture_size_px
 from metalora_core.errors import UnusableReferences
 from metalora_core.files.identity import load_identity
 from metalora_core.files.prior import load_prior, save_prior
+from metalora_core.model.families import bases
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.photos.reading import caption_for, load_training_set, split_training_set
@@ -213,7 +214,7 @@ def test_a_model_is_never_overwritten_by_what_is_learned_on_it(
 @pytest.mark.parametrize(("base", "side_px"), [("sd15", 512), ("sdxl", 1024), ("sd3", 1024), ("flux", 1024)])
 def test_every_base_has_its_usual_size(base: str, side_px: int) -> None:
     host = load_pocket_host()
-    host.base = base
+    host.base = next(row for row in bases() if row.name == base)
     assert picture_size_px(host, "some/folder", 0) == side_px
     assert picture_size_px(host, POCKET, 0) == 128
 

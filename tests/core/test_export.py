@@ -17,7 +17,8 @@ from metalora_core.files.identity import Identity, IdentityLayer, IdentityMetada
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, prior_sha256
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.inject import Injection
-from metalora_core.model.targets import ATTENTION_AND_MLP, choose_targets
+from metalora_core.model.families import default_patterns
+from metalora_core.model.targets import choose_targets
 
 # SD1.5 and SDXL also get convolutions: what users of a UNet LoRA call LoCon.
 EXTRA = {"sd15": ("*.in_layers.2", "*.skip_connection"), "sdxl": ("*.emb_layers.1", "*.0.op")}
@@ -26,7 +27,7 @@ EXTRA = {"sd15": ("*.in_layers.2", "*.skip_connection"), "sdxl": ("*.emb_layers.
 def learned(name: str, r_meta: int = 6, r_mid: int = 3) -> tuple[DiffusersHost, Prior, Identity]:
     """A host, a prior and an identity with random factors of unequal ranks."""
     host = DiffusersHost(MODELS[name]())
-    chosen = choose_targets(host.targets(), (*ATTENTION_AND_MLP[host.family], *EXTRA.get(name, ())))
+    chosen = choose_targets(host.targets(), (*default_patterns(host.family), *EXTRA.get(name, ())))
     generator = torch.Generator().manual_seed(4)
     ranks = {target.name: r_mid + i % 2 * r_meta for i, target in enumerate(chosen)}  # some above r_meta, some below
     prior = Prior(

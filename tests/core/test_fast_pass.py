@@ -12,8 +12,8 @@ from torch import Tensor
 
 from metalora_core.adaptation import adapt
 from metalora_core.hosts import diffusers as hosts
-from metalora_core.hosts.denoisers import pack, unpack
 from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.hosts.flux import pack, unpack
 from metalora_core.model.compiled_pass import compiled_pass, fast_pass
 from metalora_core.model.host import Conditioning
 from metalora_core.photos.training_set import TrainingSet

@@ -12,14 +12,17 @@ from torch import nn
 
 from metalora_core.chain import ChainFactors
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
-from metalora_core.hosts.denoisers import pack, unpack
+from metalora_core.hosts.architecture import family_of
 from metalora_core.hosts.diffusers import DiffusersHost
-from metalora_core.hosts.latents import LATENT_FORMATS, LatentSpace, load_latent_space
-from metalora_core.hosts.target_map import find_targets, key_map
+from metalora_core.hosts.flux import pack, unpack
+from metalora_core.hosts.latents import LatentSpace, load_latent_space
+from metalora_core.hosts.target_map import find_targets, key_map, named_targets
 from metalora_core.inject import Injection
-from metalora_core.model.targets import ATTENTION_AND_MLP, Target, choose_targets
+from metalora_core.model.families import FLUX, default_patterns
+from metalora_core.model.targets import Target, choose_targets
 
 NAMES = list(MODELS)
+BASE = FLUX.bases[0]
 # Their rows leave the converter in another order, so that no whole module computes them.
 REORDERED = {"norm_out.linear", "transformer_blocks.1.norm1_context.linear"}
 
@@ -89,8 +92,16 @@ def test_targets_have_comfyui_names_and_whole_shapes(name: str, expected: dict[s
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_patterns_find_layers_in_every_family(name: str) -> None:
     host = DiffusersHost(MODELS[name]())
-    chosen = choose_targets(host.targets(), ATTENTION_AND_MLP[host.family])
+    chosen = choose_targets(host.targets(), default_patterns(host.family))
     assert 0 < len(chosen) < len(host.targets())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_alone_give_the_targets_of_the_model(name: str) -> None:
+    host = DiffusersHost(MODELS[name]())
+    chosen = choose_targets(host.targets(), default_patterns(host.family))
+    named = named_targets(family_of(host.model), {target.name: target.shape for target in chosen})
+    assert named == chosen
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd15", "sdxl"])
@@ -153,7 +164,7 @@ def test_injected_chains_equal_merged_weights(name: str) -> None:
 def test_gradients_in_training_equal_float64(name: str, checkpointing: bool) -> None:
     def gradients(dtype: torch.dtype, checkpointing: bool) -> list[torch.Tensor]:
         host = DiffusersHost(MODELS[name]().to(dtype), gradient_checkpointing=checkpointing)
-        targets = choose_targets(host.targets(), ATTENTION_AND_MLP[host.family])
+        targets = choose_targets(host.targets(), default_patterns(host.family))
         chains = random_chains(targets)
         for chain in chains.values():
             chain.meta_down = chain.meta_down.to(dtype)
@@ -256,7 +267,7 @@ def test_latents_of_a_full_vae_are_shifted_and_scaled() -> None:
     assert space.downscale == 2
 
 
-@pytest.mark.parametrize("constants", [LATENT_FORMATS["flux"], (1.0, 0.0)])
+@pytest.mark.parametrize("constants", [(BASE.scale, BASE.shift), (1.0, 0.0)])
 def test_a_taesd_file_means_what_it_means_in_comfyui(tmp_path: Path, constants: tuple[float, float]) -> None:
     from metalora_core.files.atomic import atomic_save_safetensors
 
@@ -266,11 +277,11 @@ def test_a_taesd_file_means_what_it_means_in_comfyui(tmp_path: Path, constants: 
         side, _, index, rest = key.split(".", 3)
         state[f"taesd_{side}.{int(index) + (side == 'decoder')}.{rest}"] = value
     atomic_save_safetensors(tmp_path / "taesd.safetensors", state)
-    space = load_latent_space(tmp_path / "taesd.safetensors", "flux")
+    space = load_latent_space(tmp_path / "taesd.safetensors", BASE)
     images = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         raw = autoencoder.encoder(images * 2 - 1)
-        scale, shift = LATENT_FORMATS["flux"]
+        scale, shift = (BASE.scale, BASE.shift)
         torch.testing.assert_close(space.encode(images), (raw / constants[0] + constants[1] - shift) * scale)
         torch.testing.assert_close(space.decode(space.encode(images)), (autoencoder.decoder(raw) / 2 + 0.5).clamp(0, 1))
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from metalora_core.model.families import FAMILIES, bases
+
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 40
@@ -158,3 +160,19 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
     script = f"import sys, metalora_core.commands.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_a_familys_own_files_name_it() -> None:
+    own = {"metalora_core/model/families.py", "metalora_core/pocket/flux.py"}
+    own |= {f"metalora_core/hosts/{family}.py" for family in FAMILIES}
+    words = {word for family in FAMILIES.values() for word in (family.name, family.denoiser)}
+    words |= {word for base in bases() for word in (base.name, base.pipeline, base.modelspec)}
+    found: set[str] = set()
+    for path in SOURCES:
+        if not name(path).startswith(("metalora_core/", "nodes/")) or name(path) in own:
+            continue
+        for node in ast.walk(tree(path)):
+            names = (getattr(node, key, None) for key in ("value", "id", "attr"))
+            said = {word for word in names if isinstance(word, str)} & words
+            found |= {f"{name(path)}:{getattr(node, 'lineno', 0)} {word}" for word in said}
+    assert found == set()

@@ -14,7 +14,8 @@ from metalora_core.chain import ChainFactors
 from metalora_core.errors import IncompatibleBaseModel, RankMismatch
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.inject import Injection
-from metalora_core.model.targets import Part, Target, choose_targets, default_patterns
+from metalora_core.model.families import default_patterns
+from metalora_core.model.targets import Part, Target, choose_targets
 
 
 def random_factors(targets: tuple[Target, ...], dtype=torch.float32, zero_up=False, batch: tuple[int, ...] = ()):

@@ -10,6 +10,7 @@ import torch
 
 from metalora_core.errors import UnreadableFile
 from metalora_core.hosts.latents import load_latent_space
+from metalora_core.model.families import FLUX
 from metalora_core.model.generation import Request, generate_pictures
 from metalora_core.pocket import load_pocket_host, load_pocket_prior, load_readers
 from metalora_core.pocket.autoencoder import (
@@ -85,7 +86,7 @@ def test_the_encoder_keeps_what_patches_differ_in(slim, photos):
 def test_a_stored_autoencoder_is_a_taesd_file(slim, photos, tmp_path):
     path = tmp_path / "vae.safetensors"
     save_part(path, to_taesd_names(widen(slim)), PocketMetadata(part="autoencoder", name="test"))
-    space = load_latent_space(path, "flux")
+    space = load_latent_space(path, FLUX.bases[0])
     # Its own scale and shift cancel the base's, to rounding.
     assert abs(space.scale - 1) < 1e-6 and abs(space.shift) < 1e-6
     torch.testing.assert_close(space.encode(photos[:1]), encode(slim, photos[:1]), atol=2e-2, rtol=0)
@@ -107,7 +108,7 @@ def test_shipped_files_stay_small():
 
 
 def test_the_shipped_autoencoder_gives_photos_back(photos):
-    again = load_latent_space(AUTOENCODER_FILE, "flux")
+    again = load_latent_space(AUTOENCODER_FILE, FLUX.bases[0])
     restored = again.decode(again.encode(photos))
     assert (restored - photos).square().mean().log10() * -10 > 27
 

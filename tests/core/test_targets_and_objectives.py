@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import InvalidOptions
+from metalora_core.model.families import default_patterns
 from metalora_core.model.objective import (
     EpsObjective,
     FlowObjective,
@@ -17,7 +18,7 @@ from metalora_core.model.objective import (
     VObjective,
     scaled_linear_alphas,
 )
-from metalora_core.model.targets import Part, Target, choose_targets, default_patterns, fingerprint, rank_for
+from metalora_core.model.targets import Part, Target, choose_targets, fingerprint, rank_for
 from metalora_core.training.schedule import warmup_cosine, warmup_linear
 from metalora_core.training.seeds import step_generator
 

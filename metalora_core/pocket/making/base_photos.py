@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...hosts.flux import pack
 from ...photos.training_set import is_one_sided
 from ..autoencoder import decode
-from ..flux import pack
 from ..load import load_autoencoder
 from ..world.factors import DOMAINS, SPLIT_BASE, Subject, draw_subjects, slices
 from ..world.render import render

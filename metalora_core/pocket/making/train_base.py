@@ -14,10 +14,11 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ...hosts.flux import pack, positions
 from ...model.compiled_pass import fast_pass
 from ...training.schedule import warmup_linear
-from ..flux import image_ids, make_base_model, pack
-from ..load import BASE_FILE, TEXT_FILE, PocketMetadata, load_part, save_part
+from ..flux import make_base_model
+from ..load import BASE_FILE, NAME, TEXT_FILE, PocketMetadata, load_part, save_part
 from ..text import TOKENS, WordTextEncoder
 from ..world.factors import DOMAINS
 from .base_photos import TrainingPhotos
@@ -156,7 +157,8 @@ def train_base(
     generator = torch.Generator().manual_seed(options.seed)
     rows_of = CaptionRows(photos.captions, photos.looks, options.captions)
     training = _BaseTraining(options, start)
-    ids, weights = image_ids(*photos.latents.shape[-2:]), _channel_weights(photos, options.channel_power)
+    rows, columns = (side // 2 for side in photos.latents.shape[-2:])
+    ids, weights = positions(rows, columns, torch.device("cpu")), _channel_weights(photos, options.channel_power)
     began, mean_loss = time.perf_counter(), 0.0
     for step in range(options.steps):
         rows = photos.draw(options.batch_size, options.product_share, generator)
@@ -197,7 +199,7 @@ def save_base(model: PocketBase, options: BaseOptions, earlier: Sequence[JsonVal
     """
     stages: list[JsonValue] = [*earlier, asdict(options)]
     training: dict[str, JsonValue] = {"stages": stages, "photos": [asdict(PhotoPlan(domain)) for domain in DOMAINS]}
-    metadata = PocketMetadata(part="base", name="Pocket Flux", training=training)
+    metadata = PocketMetadata(part="base", name=NAME, training=training)
     save_part(BASE_FILE, model.transformer.state_dict(), metadata)
     metadata = PocketMetadata(part="text", name="Pocket text encoder", training=training)
     save_part(TEXT_FILE, model.text.state_dict(), metadata)

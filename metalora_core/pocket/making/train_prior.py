@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..load import load_autoencoder, load_pocket_host, prior_file
+from ..load import NAME, load_autoencoder, load_pocket_host, prior_file
 from ..world.factors import PRODUCT_KINDS, Domain
 from .dataset import PhotoPlan, rendered_photos
 from .latents_cache import PhotoSubjects, encoded_photos
@@ -135,5 +135,5 @@ def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
         )
         for name, layer in prior.layers.items()
     }
-    stored = replace(prior, layers=layers).described(picture_features(from_uint8(photos)), "Pocket Flux")
+    stored = replace(prior, layers=layers).described(picture_features(from_uint8(photos)), NAME)
     save_prior(prior_file(domain), stored)

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....metalora_core.model.families import family_in_comfyui
 from ....metalora_core.model.targets import Part, Target
 
 PREFIX = "diffusion_model."
-_FAMILIES = {"Flux": "flux", "SD3": "sd3", "BaseModel": "unet", "SDXL": "unet", "SDXLRefiner": "unet"}
 
 
 def family_of(model: Any) -> str:
-    """Architecture of a MODEL: "flux", "sd3", "unet", else the name of its class in small letters."""
-    name = type(model.model).__name__
-    return _FAMILIES.get(name, name.lower())
+    """Architecture of a MODEL, as priors record it."""
+    return family_in_comfyui(type(model.model).__name__)
 
 
 def compile_wrappers(patcher: Any) -> dict[str, dict[str, list[Any]]]:
