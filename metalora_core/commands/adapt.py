@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import options
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..training.adaptation_options import AdaptationResult
@@ -29,6 +30,12 @@ def adapt(
             help="Learn mirror images too; not for what has a side. auto: the preset's, off for what has a handle."
         ),
     ] = "auto",
+    crop: Annotated[int, typer.Option(help="Latent pixels by which a photo's window may move; 0 for none.", min=0)] = 0,
+    preserve: Annotated[
+        float,
+        typer.Option(help="Prior preservation: weight of the class's own pictures in the loss; 0 for none.", min=0),
+    ] = 0.0,
+    settings: Settings = [],  # noqa: B006  (typer reads it and never changes it)
     held_out: Annotated[int, typer.Option(help="Photos kept aside to stop in time; needs two or more.", min=0)] = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
     pipeline_config: options.PipelineConfig = "",
@@ -60,11 +67,13 @@ def adapt(
     from ..training.adaptation_options import AdaptationOptions
     from ..training.step_preset import step_preset
     from . import loading as base
+    from .settings import with_settings
     from .terminal import answer, progress_bars, remark
 
     _require_words(trigger, class_word)
     asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
-    asked.check()
+    asked = replace(asked, crop_px=crop, preservation_weight=preserve)
+    with_settings(asked, settings).check()
     base.require_output(output, ".safetensors", prior, model)
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.load_prior_for(prior, model, class_word)
@@ -76,6 +85,7 @@ def adapt(
     training, validation = split_training_set(everything, held_out)
     preset = step_preset(used_prior, len(training.images), asked)
     chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
+    chosen = with_settings(chosen, settings)
     with last_good_saved(output), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import options
+from .settings import Settings
 
 
 def meta_train(
@@ -27,6 +28,15 @@ def meta_train(
     inner_steps: Annotated[
         int, typer.Option(help="Adaptation steps inside each training step (episodes); 0 trains all jointly.", min=0)
     ] = 0,
+    caption_dropout: Annotated[
+        float, typer.Option(help="Share of captions that are left empty, for guidance.", min=0, max=0.99)
+    ] = 0.0,
+    include: Annotated[list[str], typer.Option(help='Only layers that match, such as "*attn*"; may be repeated.')] = [],  # noqa: B006
+    exclude: Annotated[list[str], typer.Option(help="Leave these layers out; may be repeated.")] = [],  # noqa: B006
+    bank_folder: Annotated[
+        str, typer.Option(help="Keep the subjects' factors in files of this folder, when they do not fit into memory.")
+    ] = "",
+    settings: Settings = [],  # noqa: B006
     earlier: Annotated[str, typer.Option(help="Prior file to go on from; its ranks have to be the same.")] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
@@ -42,6 +52,7 @@ def meta_train(
     from ..photos.subject_folders import FolderSubjects
     from ..training.meta_options import MetaTrainingOptions
     from .loading import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
+    from .settings import with_settings
     from .terminal import answer, progress_bars
 
     chosen = MetaTrainingOptions(
@@ -52,9 +63,14 @@ def meta_train(
         warm_start=warm_start,
         inner_steps=inner_steps,
         seed=seed,
+        caption_dropout=caption_dropout,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        bank_folder=Path(bank_folder) if bank_folder else None,
         class_words=(class_word,),
         name=output.stem,
     )
+    chosen = with_settings(chosen, settings)
     chosen.check()
     require_output(output, ".safetensors", earlier, model)
     checkpoint_path = checkpoint_beside(output, checkpoint)
