@@ -10,5 +10,5 @@ if __name__ == "__main__":
 
         main()
     except KeyboardInterrupt:  # while the program was still loading
-        sys.stderr.write("error: Interrupted before anything was begun.\n")
+        sys.stderr.write("error: Interrupted before any work started.\n")
         sys.exit(130)

@@ -24,7 +24,7 @@ def apply_identity(host: Host, identity: Identity, prior: Prior, strength: float
         host: The base model that the prior was made for.
         identity: mid and up of one subject.
         prior: The prior that the identity was learned with.
-        strength: 0 is the base model, 1 the identity as it was learned.
+        strength: 0 is the base model, 1 the identity as learned.
 
     Yields:
         How many layers took their delta; all of them.

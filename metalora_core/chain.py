@@ -108,7 +108,7 @@ class SlotLayout:
         return torch.cat([mids[n].reshape(-1) for n in self.names] + [ups[n].reshape(-1) for n in self.names])
 
     def cold_start(self, generator: torch.Generator) -> Tensor:
-        """A start without knowledge: mid normal with variance 1 / r_meta, up zero. CPU vector of length ``total``."""
+        """A start that knows nothing: mid normal with variance 1 / r_meta, up zero. CPU vector of length ``total``."""
         flat = torch.zeros(self.total)
         for (_, r_meta), mid in zip(
             self.mid_shapes.values(), flat[: self.mid_total].split(self.mid_sizes), strict=True

@@ -1,1 +1,1 @@
-"""The commands of ``python -m metalora_core``, one file each; heavy imports stand inside them."""
+"""The commands of ``python -m metalora_core``, one file each; heavy imports are inside them."""

@@ -1,4 +1,4 @@
-"""``audit``: read the nodes' audit log and prove that it was not changed."""
+"""``audit``: read the nodes' audit log and verify that it was not changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def audit(
     log: Annotated[Path, typer.Argument(help="audit.jsonl in ComfyUI's models/metalora_identities.")],
     head: Annotated[
-        str, typer.Option(help="What an earlier check gave as the head: shows whether entries were cut off since.")
+        str, typer.Option(help="The head that an earlier check printed: shows whether entries were cut off since.")
     ] = "",
     json: options.Json = False,
 ) -> None:

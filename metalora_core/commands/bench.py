@@ -1,4 +1,4 @@
-"""``python -m metalora_core bench``: compare Meta-LoRA with what people use now, and choose its settings."""
+"""``python -m metalora_core bench``: compare Meta-LoRA with other methods, and choose their settings."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ bench_app = typer.Typer(
 bench_app.command("folder")(folder)
 
 _OUTPUT = Path("output/bench")
-Processes = Annotated[int, typer.Option(help="Working side by side, one thread each; 0 for one per core.", min=0)]
-Output = Annotated[Path, typer.Option(help="Folder of rows and report; an interrupted run goes on there.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Forget the rows that the folder holds.")]
-Domains = Annotated[Literal["both", "avatars", "products"], typer.Option(help="Whose subjects.")]
+Processes = Annotated[int, typer.Option(help="Parallel processes, one thread each; 0 for one per core.", min=0)]
+Output = Annotated[Path, typer.Option(help="Folder for rows and report; an interrupted run resumes there.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete the rows in the folder.")]
+Domains = Annotated[Literal["both", "avatars", "products"], typer.Option(help="Domains of the subjects.")]
 
 
 @bench_app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    full: Annotated[bool, typer.Option("--full", help="All methods, 64 subjects a domain: over an hour.")] = False,
-    test_seed: Annotated[int, typer.Option(help="Other test subjects for every number.", min=0)] = 0,
-    subjects: Annotated[int, typer.Option(help="Of each domain; 0 for 16, or 64 with --full.", min=0)] = 0,
+    full: Annotated[bool, typer.Option("--full", help="All methods, 64 subjects per domain: over an hour.")] = False,
+    test_seed: Annotated[int, typer.Option(help="Each number gives other test subjects.", min=0)] = 0,
+    subjects: Annotated[int, typer.Option(help="Subjects per domain; 0 for 16, or 64 with --full.", min=0)] = 0,
     json: Annotated[str, typer.Option(help="Also write rows and summary to this JSON file.")] = "",
     output: Output = _OUTPUT,
     processes: Processes = 0,
     domains: Domains = "both",
-    methods: Annotated[str, typer.Option(help="Only these, by name, with commas between.")] = "",
-    pictures: Annotated[int, typer.Option(help="Subjects of each domain to show in the report.", min=0)] = 3,
+    methods: Annotated[str, typer.Option(help="Only these methods, by name, separated by commas.")] = "",
+    pictures: Annotated[int, typer.Option(help="Subjects per domain to show in the report.", min=0)] = 3,
     fresh: Fresh = False,
 ) -> None:
     """Run the benchmark, print its tables, write ``report.html``."""
@@ -59,14 +59,14 @@ def bench(
 
 @bench_app.command()
 def tune(
-    methods: Annotated[str, typer.Option(help="By name, with commas between; empty for all.")] = "",
-    photos: Annotated[str, typer.Option(help="Numbers of photos, with commas between.")] = "1",
-    subjects: Annotated[int, typer.Option(help="Validation subjects of each domain.", min=1)] = 8,
+    methods: Annotated[str, typer.Option(help="Methods by name, separated by commas; empty for all.")] = "",
+    photos: Annotated[str, typer.Option(help="Numbers of photos, separated by commas.")] = "1",
+    subjects: Annotated[int, typer.Option(help="Validation subjects per domain.", min=1)] = 8,
     output: Output = _OUTPUT,
     processes: Processes = 0,
     fresh: Fresh = False,
 ) -> None:
-    """Choose every method's learning rate on validation subjects and write tuned_rates.json; others' entries stay."""
+    """Choose each method's learning rate on validation subjects and write it to tuned_rates.json."""
     from ..evaluation.methods.registry import trained_methods
     from ..evaluation.runner import model_digest
     from ..evaluation.tuning import RATES_FILE, TuningOptions, at_the_edge, judge_trials, save_rates, tuning_plan
@@ -80,13 +80,15 @@ def tune(
             typer.echo(f"{key} rate {trial.rate:g}: combined error {trial.combined_error:.4f} ({where})")
     save_rates(trials, options, command_line(), RATES_FILE, model_digest())
     for key in at_the_edge(trials):
-        typer.echo(f"{key}: the best rate is the last of those tried; a better one may lie beyond it.", err=True)
+        typer.echo(
+            f"{key}: the best rate is the highest or lowest one tried; a better one may lie beyond it.", err=True
+        )
     typer.echo(f"Written to {RATES_FILE}")
 
 
 @bench_app.command()
 def preset(
-    subjects: Annotated[int, typer.Option(help="Validation subjects of each domain.", min=1)] = 16,
+    subjects: Annotated[int, typer.Option(help="Validation subjects per domain.", min=1)] = 16,
     output: Output = _OUTPUT,
     processes: Processes = 0,
     fresh: Fresh = False,
@@ -106,12 +108,12 @@ def preset(
 
 @bench_app.command()
 def sampler(
-    subjects: Annotated[int, typer.Option(help="Validation subjects of each domain.", min=1)] = 8,
+    subjects: Annotated[int, typer.Option(help="Validation subjects per domain.", min=1)] = 8,
     output: Output = _OUTPUT,
     processes: Processes = 0,
     fresh: Fresh = False,
 ) -> None:
-    """Show on validation subjects how few sampling steps give the scores that many give."""
+    """Show on validation subjects how few sampling steps give the same scores as many."""
     from ..evaluation.methods.registry import META_WARM, PLAIN
     from ..evaluation.plan import BenchPlan, Group
     from ..evaluation.report.tables import best_points, best_table, table
@@ -132,7 +134,7 @@ def _cut(plan: BenchPlan, seed: int, subjects: int, domains: str, methods: str, 
     groups = [replace(g, methods=tuple(m for m in g.methods if m in wanted)) for g in plan.groups]
     kept = tuple(group for group in groups if group.methods)
     if not kept:
-        raise InvalidOptions(f"This benchmark runs none of {methods}; leave --methods out, or add --full.")
+        raise InvalidOptions(f"This benchmark runs none of {methods}; remove --methods, or add --full.")
     chosen = tuple(domain for domain in plan.domains if domains in ("both", domain))
     return replace(
         plan, groups=kept, subjects=subjects or plan.subjects, test_seed=seed, domains=chosen, rates=rates

@@ -16,34 +16,43 @@ if TYPE_CHECKING:
 
 
 def folder(
-    photos_in: Annotated[Path, typer.Argument(help="Holds one folder of photos for each subject.")],
+    photos_in: Annotated[Path, typer.Argument(help="Folder with one folder of photos per subject.")],
     prior: Annotated[Path, typer.Option(help="Prior file made for the model.")],
-    embedder: Annotated[Path, typer.Option(help="Folder of a transformers vision model that tells who a picture is.")],
-    prompt_embedder: Annotated[str, typer.Option(help="Folder of a CLIP or SigLIP; empty for the embedder.")] = "",
+    embedder: Annotated[
+        Path, typer.Option(help="Folder of a transformers vision model that scores identity similarity.")
+    ],
+    prompt_embedder: Annotated[
+        str, typer.Option(help="Folder of a CLIP or SigLIP model that scores prompt adherence; empty for the embedder.")
+    ] = "",
     model: shared.Model = "pocket",
     class_word: Annotated[str, typer.Option(help="What the subjects are: person, mug, dog…")] = "person",
-    prompts: Annotated[str, typer.Option(help="Text file, one prompt a line, with {subject} in each.")] = "",
-    photos: Annotated[str, typer.Option(help="Numbers of photos to learn from, with commas between.")] = "1",
-    held_out: Annotated[int, typer.Option(help="Last photos of each subject that are only compared with.", min=1)] = 2,
-    methods: Annotated[str, typer.Option(help="By name, with commas between.")] = "plain_lora,meta_warm",
-    steps: Annotated[str, typer.Option(help="At which subjects are scored, with commas between.")] = "25,50,100,200",
+    prompts: Annotated[str, typer.Option(help="Text file, one prompt per line, each with {subject}.")] = "",
+    photos: Annotated[str, typer.Option(help="Numbers of photos to learn from, separated by commas.")] = "1",
+    held_out: Annotated[
+        int, typer.Option(help="Photos of each subject, the last ones, held out for comparison.", min=1)
+    ] = 2,
+    methods: Annotated[str, typer.Option(help="Methods by name, separated by commas.")] = "plain_lora,meta_warm",
+    steps: Annotated[
+        str, typer.Option(help="Training steps at which subjects are scored, separated by commas.")
+    ] = "25,50,100,200",
     rates: Annotated[
         str, typer.Option(help="Learning rates, needed for your own model: plain_lora=1e-4,meta_warm=1e-3.")
     ] = "",
     sampling_steps: Annotated[int, typer.Option(help="Of each picture.", min=1)] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 for distilled models.", min=1)] = 1.0,
     mirrored: Annotated[
-        bool, typer.Option(help="Learn mirror images too; not for writing or what has a side.")
+        bool,
+        typer.Option(help="Also train on mirrored photos; not for writing or anything else with a left and a right."),
     ] = False,
     size: shared.Size = 0,
     device: shared.Device = "",
     dtype: shared.Dtype = "float32",
     pipeline_config: shared.PipelineConfig = "",
     json: Annotated[str, typer.Option(help="Also write rows and summary to this JSON file.")] = "",
-    output: Annotated[Path, typer.Option(help="Folder of rows and report.")] = Path("output/bench-folder"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the rows that the folder holds.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for rows and report.")] = Path("output/bench-folder"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the rows in the folder.")] = False,
 ) -> None:
-    """Compare methods on your own model and photos, likeness and obedience told by embedders that you give."""
+    """Compare methods on your own model and photos, scored by embedders that you choose."""
     from dataclasses import replace
 
     from ..evaluation.subjects.folders import PROMPTS, FolderOptions, folder_plan
@@ -67,24 +76,24 @@ def folder(
 
 
 def prompts_in(path: Path) -> tuple[str, ...]:
-    """The prompts of a text file, one a line.
+    """The prompts of a text file, one per line.
 
     Raises:
-        InvalidOptions: If it is no text in UTF-8.
+        InvalidOptions: If it is not UTF-8 text.
     """
     from ..errors import InvalidOptions
 
     try:
         return tuple(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOptions(f"{path} cannot be read as text in UTF-8 ({error}). Save it anew.") from error
+        raise InvalidOptions(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
 
 def own_rates(text: str, known: Mapping[str, float]) -> dict[str, float]:
-    """Known rates, those of "plain_lora=1e-4,meta_warm=1e-3" in place of all that was known of these methods.
+    """Known rates, with those of "plain_lora=1e-4,meta_warm=1e-3" in place of all known rates of these methods.
 
     Raises:
-        InvalidOptions: If a method is unknown or a rate no positive number.
+        InvalidOptions: If a method is unknown or a rate is not a positive number.
     """
     from ..errors import InvalidOptions
     from ..evaluation.methods.registry import method_named
@@ -98,7 +107,9 @@ def own_rates(text: str, known: Mapping[str, float]) -> dict[str, float]:
         except ValueError:
             given[name] = 0.0
         if not 0 < given[name] < math.inf:
-            raise InvalidOptions(f"--rates holds {pair!r}; give positive numbers: plain_lora=1e-4,meta_warm=1e-3.")
+            raise InvalidOptions(
+                f"--rates contains {pair!r}; give positive numbers, such as plain_lora=1e-4,meta_warm=1e-3."
+            )
     others = {key: rate for key, rate in known.items() if key.split("@")[0] not in given}
     return others | {f"{name}@1": rate for name, rate in given.items()}
 
@@ -115,16 +126,16 @@ def require_rates(methods: Sequence[str], known: Mapping[str, float]) -> None:
     missing = [name for name in methods if method_named(name).trained and f"{name}@1" not in known]
     if missing:
         raise InvalidOptions(
-            f"{', '.join(missing)}: no learning rate is known for this model, and those tuned on the small one would "
-            "make the comparison unfair. Give the rate that suits each of them: --rates plain_lora=1e-4,meta_warm=1e-3"
+            f"{', '.join(missing)}: no learning rate is known for this model, and the rates tuned on the small model "
+            "would make the comparison unfair. Give a suitable rate for each: --rates plain_lora=1e-4,meta_warm=1e-3"
         )
 
 
 def open_photo_folders(options: FolderOptions) -> PhotoFolders:
-    """Load everything that a benchmark on own photos needs.
+    """Load everything that a benchmark on your own photos needs.
 
     Raises:
-        InvalidOptions: If the options contradict each other, or the prompt embedder reads no prompts.
+        InvalidOptions: If the options contradict each other, or the prompt embedder cannot read prompts.
         UnreadableFile: If a model cannot be loaded.
     """
     from ..errors import InvalidOptions
@@ -139,7 +150,7 @@ def open_photo_folders(options: FolderOptions) -> PhotoFolders:
     what = whose if options.prompt_embedder is None else load_embedder(options.prompt_embedder, device)
     if not what.reads_prompts:
         raise InvalidOptions(
-            f"{options.prompt_embedder or options.embedder} does not read prompts. Give a CLIP or SigLIP folder with "
+            f"{options.prompt_embedder or options.embedder} cannot read prompts. Give a CLIP or SigLIP folder with "
             "--prompt-embedder."
         )
     host = load_base_model(options.model, options.device, options.dtype, options.pipeline_config)

@@ -1,4 +1,4 @@
-"""A run of the benchmark from the command line: which methods and rates, running it, saying how it ended."""
+"""A run of the benchmark from the command line: methods and rates, the run itself, its tables and report."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ if TYPE_CHECKING:
 
 
 def named_methods(methods: str) -> tuple[str, ...]:
-    """Methods from a list with commas; all of them for an empty one."""
+    """Methods from a comma-separated list; all of them if it is empty."""
     from ..evaluation.methods.registry import METHODS, method_named
 
     return tuple(method_named(name.strip()).name for name in methods.split(",")) if methods else tuple(METHODS)
 
 
 def runnable(methods: tuple[str, ...]) -> tuple[str, ...]:
-    """The methods that can be run on this machine; one that cannot is named."""
+    """The methods that can run on this machine; a note names one that cannot."""
     from ..evaluation.core_lora import why_not_run
     from ..evaluation.methods.registry import CORE
 
     if CORE in methods and why_not_run():
-        typer.echo(f"{CORE} is left out: {why_not_run()}.", err=True)
+        typer.echo(f"{CORE} is skipped: {why_not_run()}.", err=True)
         return tuple(name for name in methods if name != CORE)
     return methods
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers with commas between.
+    """Comma-separated whole numbers.
 
     Raises:
-        InvalidOptions: If they are none.
+        InvalidOptions: If they are not.
     """
     from ..errors import InvalidOptions
 
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise InvalidOptions(f"--{option} is {text!r}; give numbers with commas between, such as 1,4.") from error
+        raise InvalidOptions(f"--{option} is {text!r}; give numbers separated by commas, such as 1,4.") from error
 
 
 def usual_and_tuned_rates() -> dict[str, float]:
-    """Tuned learning rates; a method that was not tuned yet gets its usual one, and a line says so."""
+    """Tuned learning rates; a method that is not tuned yet gets its usual rate, and a note says so."""
     from ..evaluation.methods.registry import METHODS, trained_methods
     from ..evaluation.tuning import RATES_FILE, load_rates
 
     tuned = load_rates() if RATES_FILE.exists() else {}
     untuned = [name for name in trained_methods() if f"{name}@1" not in tuned]
     if untuned:
-        typer.echo(f"Not tuned yet, usual rates taken: {', '.join(untuned)}. Tune them with: bench tune", err=True)
+        typer.echo(f"Not tuned yet, using the usual rates: {', '.join(untuned)}. Tune them with: bench tune", err=True)
     return {**{f"{name}@1": METHODS[name].usual_rate for name in untuned}, **tuned}
 
 
 def run(
     plan: BenchPlan, folder: Path, processes: int, fresh: bool, make_bench: Callable[[], World] | None = None
 ) -> list[Row]:
-    """Run what is missing of a plan, on the pocket world if nothing else is given, with a bar."""
+    """Run what is missing of a plan with a progress bar, on the pocket world unless another world is given."""
     import os
     from dataclasses import replace
 
@@ -78,8 +78,8 @@ def run(
     processes = processes or os.cpu_count() or 1
     total = plan.cpu_seconds()
     typer.echo(
-        f"{folder.name}: about {total / 60:.0f} CPU minutes of a plain desktop core, "
-        f"{total / 60 / processes:.0f} minutes with {processes} processes, less what {folder} holds already.",
+        f"{folder.name}: about {total / 60:.0f} CPU minutes on an ordinary desktop core, {total / 60 / processes:.0f} "
+        f"minutes with {processes} processes, less what {folder} already contains.",
         err=True,
     )
     with tqdm(desc=folder.name, total=round(total), unit="s", dynamic_ncols=True, file=sys.stderr) as bar:
@@ -122,5 +122,5 @@ def finish(
 
 
 def command_line() -> str:
-    """The command as it was given, for the record."""
+    """The command as typed, for the record."""
     return " ".join(["python -m metalora_core", *sys.argv[1:]])

@@ -1,7 +1,7 @@
 """The command line: ``python -m metalora_core COMMAND``.
 
-Exit codes: 0 done, 1 an error that is explained, 2 wrong usage, 130 interrupted. Answers go to standard output,
-progress and errors to standard error.
+Exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted. Results go to standard output, progress and
+errors to standard error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LazyGroup(TyperGroup):
     """A command group that imports heavy sub-commands only when they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of all commands, the present ones of the heavy groups last."""
+        """Names of all commands, those of the heavy groups last."""
         return [*super().list_commands(ctx), *(name for name, (module, _) in _LATER.items() if _exists(module))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the program with its exit code.
 
     Args:
-        arguments: Words after the program's name; None takes those of this process.
+        arguments: Words after the program's name; None takes this process's own.
 
     Raises:
         SystemExit: Always, with the exit code.

@@ -1,4 +1,4 @@
-"""``demo``: see it work, in about a minute, with nothing downloaded."""
+"""``demo``: see it work in about a minute, without any download."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def demo(
     photos: Annotated[str, typer.Option(help="Folder of your own photos; empty for test subjects.")] = "",
     class_word: Annotated[str, typer.Option(help='What your photos show, such as "person" or "mug".')] = "",
     domain: Annotated[
-        Literal["both", "avatars", "products"], typer.Option(help="Whose test subject, without photos of your own.")
+        Literal["both", "avatars", "products"], typer.Option(help="Domain of the test subject, if you give no photos.")
     ] = "both",
     subject: Annotated[int, typer.Option(help="Number of the test subject.", min=0)] = 0,
     photo_count: Annotated[int, typer.Option(help="Photos of the test subject.", min=1, max=4)] = 1,
@@ -40,7 +40,7 @@ def demo(
     from .terminal import answer, progress_bars
 
     if photos and not class_word:
-        raise InvalidOptions("--photos needs to know what they show: add --class-word mug, or person, bottle, …")
+        raise InvalidOptions("--photos needs --class-word: what the photos show, such as mug, person or bottle.")
     if photos:
         load_prior_for("", POCKET, class_word)
     picture = Path(output or f"output/demo{f'_{class_word}' if photos else ''}.png")

@@ -22,21 +22,21 @@ def generate(
     prompts: Annotated[
         list[str],
         typer.Argument(
-            help='What to draw: "photo of a ohwx mug, turned right, from above, light from front, red background".'
+            help='Prompt, such as "photo of a ohwx mug, turned right, from above, light from front, red background".'
         ),
     ],
     identity: Annotated[str, typer.Option(help="Identity file; empty for the base model alone.")] = "",
     prior: options.PriorChoice = "",
     model: options.Model = "pocket",
-    strength: Annotated[float, typer.Option(help="0 is the base model, 1 the identity as it was learned.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="0 is the base model, 1 the identity as learned.")] = 1.0,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("output"),
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Sampling steps.", min=1)] = 28,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Classifier-free guidance; 1 is none. Left out: 2 for the pocket model, else 1."),
+        typer.Option(help="Classifier-free guidance; 1 is none. Default: 2 for the pocket model, 1 for others."),
     ] = None,
-    negative: Annotated[str, typer.Option(help="What not to draw; counts with guidance above 1.")] = "",
+    negative: Annotated[str, typer.Option(help="Negative prompt; used only with guidance above 1.")] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
     pipeline_config: options.PipelineConfig = "",
@@ -44,7 +44,7 @@ def generate(
     dtype: options.Dtype = "float32",
     json: options.Json = False,
 ) -> None:
-    """Draw a learned subject under prompts."""
+    """Generate pictures of a learned subject."""
     from dataclasses import replace
 
     from ..errors import InvalidOptions
@@ -65,7 +65,7 @@ def generate(
     )
     request.check()
     if not isfinite(strength):
-        raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as it was learned.")
+        raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as learned.")
     _check_folder(output)
     require_writable(output / f"{seed}_00.png")
     host = load_base_model(model, device, dtype, pipeline_config)
@@ -86,7 +86,7 @@ def _check_folder(output: Path) -> None:
     from ..photos.images import PHOTO_SUFFIXES
 
     if output.suffix.lower() in PHOTO_SUFFIXES:
-        raise InvalidOptions(f"{output} is the name of a picture; --output takes the folder that pictures go to.")
+        raise InvalidOptions(f"{output} is a file name; --output takes the folder for the pictures.")
 
 
 def _applied(
@@ -104,6 +104,6 @@ def _applied(
     words = learned.metadata
     if strength and not all(mentions(prompt, words.trigger) for prompt in prompts):
         called = subject_words(words.trigger, words.class_word)
-        remark(f'the subject is called "{called}"; not every prompt says so.')
+        remark(f'the subject is called "{called}", but not every prompt contains that.')
     used = load_prior_for(prior, model, learned.metadata.class_word)
     return apply_identity(host, learned, used, strength)

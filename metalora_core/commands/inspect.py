@@ -19,17 +19,17 @@ def inspect(
         list[Path], typer.Argument(help="Safetensors files: priors, identities, checkpoints, LoRAs, models.")
     ],
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say where an identity's likeness lives: layers, noise levels, blocks.")
+        bool, typer.Option("--explain", help="Show which layers, noise levels and blocks carry the identity.")
     ] = False,
     prior: options.PriorChoice = "",
     model: options.Model = POCKET,
-    picture: Annotated[str, typer.Option(help="With --explain: draw it to this PNG file.")] = "",
+    picture: Annotated[str, typer.Option(help="With --explain: write a chart to this PNG file.")] = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
     pipeline_config: options.PipelineConfig = "",
     json: options.Json = False,
 ) -> None:
-    """Say what each file is, how it was made and its size."""
+    """Show what each file is, how it was made and its size."""
     from ..files.inspection import describe_file
     from .loading import require_output
     from .terminal import answer

@@ -1,4 +1,4 @@
-"""Options that several commands share, with one wording."""
+"""Options that several commands share, worded once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Model = Annotated[
-    str, typer.Option(help='"pocket" for the small model that comes along, or a diffusers folder or single file.')
+    str,
+    typer.Option(help='"pocket" for the small model that ships with the pack, or a diffusers folder or single file.'),
 ]
 PipelineConfig = Annotated[
     str, typer.Option(help="For a single file: folder with the configuration of its diffusers pipeline.")
 ]
 PriorChoice = Annotated[
     str,
-    typer.Option(
-        help='A prior file; "avatars" or "products" for those that come along; empty to take one by class word.'
-    ),
+    typer.Option(help='A prior file; "avatars" or "products" for the shipped ones; empty to choose by class word.'),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; empty for the best one here.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; empty for the best one available.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Size = Annotated[int, typer.Option(help="Width and height of pictures in pixels; 0 for the model's usual size.", min=0)]
 IdentityFile = Annotated[Path, typer.Argument(help="Identity file.")]

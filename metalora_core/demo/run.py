@@ -91,17 +91,18 @@ class MethodResult:
 def compare(
     host: Host, prior: Prior, subject: DemoSubject, options: DemoOptions, on_progress: Progress | None = None
 ) -> list[MethodResult]:
-    """Learn a subject with plain LoRA and with Meta-LoRA and draw it under its prompts, also with the base alone.
+    """Learn a subject with plain LoRA and with Meta-LoRA and sample its prompts, also with the base alone.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         prior: Of the subject's domain; its targets are plain LoRA's too.
-        subject: Whom to learn.
+        subject: The subject to learn.
         options: Settings.
         on_progress: From a label to the listener of that training.
 
     Returns:
-        Results of "base model", "plain LoRA" and "Meta-LoRA", and of "truth" where it is known: the readers' floor.
+        Results of "base model", "plain LoRA" and "Meta-LoRA", and of "truth" where it is known: the scorers' own
+        errors.
     """
     asked = request_of(subject, options)
     base = generate_pictures(host, replace(asked, prompts=subject.captions("")))
@@ -116,7 +117,7 @@ def compare(
 
 
 def request_of(subject: DemoSubject, options: DemoOptions) -> Request:
-    """The subject's prompts as pictures to draw, of the size of its photos."""
+    """The subject's prompts as a request for pictures, of the size of its photos."""
     size_px = subject.training_set.images[0].shape[-1]
     return Request(subject.prompts, size_px, steps=options.sampling_steps, guidance=options.guidance, seed=options.seed)
 
@@ -129,7 +130,7 @@ def learn_plain(
     asked: Request,
     progress: Progress | None = None,
 ) -> MethodResult:
-    """Learn a subject with plain LoRA on the prior's targets, draw it as asked, score the pictures."""
+    """Learn a subject with plain LoRA on the prior's targets, sample its prompts, score the pictures."""
     shared = replace(options.meta, steps=options.steps, seed=options.seed, flip=options.flip)
     show = progress("plain LoRA") if progress is not None else None
     targets = targets_of_prior(prior, host.targets())
@@ -152,7 +153,7 @@ def learn_meta(
     asked: Request,
     progress: Progress | None = None,
 ) -> MethodResult:
-    """Learn a subject with Meta-LoRA, draw it as asked, score the pictures."""
+    """Learn a subject with Meta-LoRA, sample its prompts, score the pictures."""
     chosen = replace(options.meta, steps=options.steps, seed=options.seed, flip=options.flip)
     show = progress("Meta-LoRA") if progress is not None else None
     learned = adapt(host, prior, subject.training_set, chosen, on_progress=show)

@@ -1,4 +1,4 @@
-"""Whom the demonstration learns: a test subject of the pocket world, or whatever a user has photographed."""
+"""The demonstration's subjects: a test subject of the pocket world, or the user's own photos."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DRAWS_PER_PROMPT = 60
 
 @dataclass(frozen=True)
 class DemoSubject:
-    """Somebody to learn, what to ask for, and how to score the answers.
+    """A subject to learn, what to ask for, and how to score the pictures.
 
     Attributes:
         domain: Whose prior is used.
@@ -45,11 +45,11 @@ class DemoSubject:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Prompts that call the subject by its trigger."""
+        """Prompts with the subject's trigger."""
         return self.captions(TRIGGER)
 
     def captions(self, trigger: str) -> tuple[str, ...]:
-        """The prompts with another trigger, or with none for the base model, which knows no name."""
+        """The prompts with another trigger, or with none for the base model, which does not know it."""
         return tuple(scene.caption(self.domain, self.training_set.class_word, trigger) for scene in self.scenes)
 
 
@@ -90,14 +90,14 @@ def pocket_subject(
 def own_subject(
     photos: Path, class_word: str, prompts: int, readers: Readers, on_note: Callable[[str], None] | None = None
 ) -> DemoSubject:
-    """A user's own subject; for the truth stands what the readers read in its photos, averaged.
+    """A user's own subject; the mean of what the scorers read in its photos stands in for the truth.
 
     Args:
         photos: Folder of photos.
         class_word: What it is; "person" belongs to the avatars, every other word to the products.
         prompts: Scenes to ask for.
         readers: Read the photos and score the answers.
-        on_note: Told what could be better in the photos.
+        on_note: Gets one line for each thing that could be better about the photos.
 
     Raises:
         UnusableReferences: If the folder holds no usable photo.
@@ -113,7 +113,7 @@ def own_subject(
 
 
 def other_scenes(domain: Domain, shown: Sequence[Scene], count: int, seed: int) -> tuple[Scene, ...]:
-    """Draw scenes that ask for what the photos do not show: another background, expression and pose.
+    """Choose scenes that the photos do not show: another background, expression and pose.
 
     Where the photos leave no other expression or pose, any will do. Backgrounds change from scene to scene.
     """

@@ -1,1 +1,1 @@
-"""The identity benchmark: methods, photos and steps on many subjects, scored by readers that know the truth."""
+"""The identity benchmark: methods, photos and steps on many subjects, scored by scorers that know the truth."""

@@ -1,4 +1,4 @@
-"""What is changed about the reference photos or the draws, to see how well a method stands it."""
+"""Changes to the reference photos or the seeds, to see how robust a method is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Condition:
 
     Args:
         name: In rows and files.
-        first_photo: Which of the drawn photos comes first.
+        first_photo: Which of the photos comes first.
         seed: Added to the seeds of training and sampling.
         blur: Factor by which the photos are made smaller and larger again; 1 is sharp.
         noise: Standard deviation of grain that is added, pictures being in 0..1.

@@ -1,4 +1,4 @@
-"""ComfyUI's own Train LoRA as a method: a process of a real ComfyUI learns and draws, the same readers score."""
+"""ComfyUI's own Train LoRA as a method: a real ComfyUI trains and samples, the same scorers score."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def why_not_run() -> str:
 def drawn_by_comfyui(
     host: Host, plan: BenchPlan, unit: Unit, subjects: Sequence[LearnedSubject], seeds: Sequence[int]
 ) -> Iterator[tuple[int, Sequence[float], Tensor]]:
-    """Learn and draw the subjects of a unit in ComfyUI: rank 8, its own layers, its own loop, the same noise to draw.
+    """Train and sample the subjects of a unit in ComfyUI: rank 8, its own layers, its own loop, the same starting
+    noise.
 
     Yields:
         Step, seconds of each subject and pictures (subjects, prompts, 3, H, W), for every step of the unit but 0,
@@ -84,5 +85,5 @@ def drawn_by_comfyui(
 
 
 def _twice(photos: TrainingSet) -> TrainingSet:
-    """Every photo two times, so that what is never mirrored fits into a batch with what is."""
+    """Every photo twice, so that photos that are never mirrored fit into a batch with those that are."""
     return replace(photos, images=photos.images * 2, captions=photos.captions * 2)

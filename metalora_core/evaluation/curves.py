@@ -87,7 +87,7 @@ def curves_of(rows: Sequence[Row], condition: str = CLEAN.name) -> dict[Key, Cur
 def resample_weights(subjects: int, seed: int = 0, resamples: int = RESAMPLES) -> Numbers:
     """Weights of a bootstrap over subjects, (resamples + 1, subjects); the first row is the sample itself.
 
-    The same number of subjects always gets the same draws, so methods are compared pairwise.
+    The same number of subjects always gets the same weights, so methods are compared pairwise.
     """
     generator = np.random.default_rng([seed, subjects])
     drawn = generator.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples)

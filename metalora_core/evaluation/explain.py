@@ -1,4 +1,4 @@
-"""Where a likeness lives: which layers and noise levels carry an identity, and what is lost without a block."""
+"""Where an identity acts: which layers and noise levels carry it, and what is lost without a block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .report.tables import table
 __all__ = ["Explanation", "block_of", "explain_identity", "explanation_png", "layer_shares"]
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels that are looked at; 0 is a clean picture."""
+"""Noise levels to measure; 0 is a clean picture."""
 
 _PROBES = 4
 
@@ -95,10 +95,10 @@ def explain_identity(
     """Measure where an identity acts, on random latents under a prompt.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         identity: A learned subject.
         prior: The prior it was learned with.
-        prompt: What the model is asked for; "photo of a <trigger> <class word>" if empty.
+        prompt: The prompt; "photo of a <trigger> <class word>" if empty.
         size_px: Width and height the latents stand for; 16 latent pixels if 0.
         seed: Of the latents.
 
@@ -160,7 +160,7 @@ def _length(x: Tensor) -> float:
 
 
 def explanation_png(explanation: Explanation) -> bytes:
-    """Draw an explanation: ΔW by layer, what is lost without each block, the change by noise level.
+    """Plot an explanation: ΔW by layer, what is lost without each block, the change by noise level.
 
     Raises:
         MissingDependency: If matplotlib is not installed.

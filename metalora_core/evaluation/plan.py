@@ -16,7 +16,7 @@ from .methods.registry import BASE, CORE, META_OUTSIDE, META_WARM, PLAIN, method
 
 __all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
 
-# Seen on one core, the pocket model: one subject's training step, one evaluation of the model, one picture's decoding.
+# Measured on one core, pocket model: one subject's training step, one evaluation of the model, decoding one picture.
 _STEP_S, _EVALUATION_S, _DECODING_S = 0.019, 0.008, 0.01
 _CORE_STEP_S = 0.07
 
@@ -28,7 +28,7 @@ class Group:
     Args:
         methods: Names.
         photos: Counts of reference photos.
-        steps: Steps at which the subjects are drawn and scored; 0 is the start itself.
+        steps: Steps at which the subjects are sampled and scored; 0 is the start itself.
         conditions: Names.
         trial_rates: Learning rates to try instead of the tuned one, by method.
         most_subjects: Of each domain, if the plan has more; 0 for all of them.
@@ -58,7 +58,7 @@ class Unit:
     rate: float = 0.0
 
     def cpu_seconds(self, plan: BenchPlan) -> float:
-        """What it takes on one core of a plain desktop, to tell how long a benchmark will run."""
+        """What it takes on one core of an ordinary desktop, to estimate how long a benchmark will run."""
         training = (_CORE_STEP_S if self.method == CORE else _STEP_S) * max(self.steps) * len(self.subjects)
         evaluations = plan.sampling_steps * (1 if plan.guidance == 1 else 2)
         pictures = len(self.steps) * len(self.subjects) * plan.prompts
@@ -83,10 +83,10 @@ class BenchPlan:
         prompts: Pictures of each subject at each point.
         sampling_steps: Of each picture.
         guidance: Classifier-free guidance of each picture; 1 is none.
-        training_seed: Of starts, draws and noise.
+        training_seed: Of starts, random choices and noise.
         rates: Learning rates, by method, number of photos and maybe domain: "plain_lora@1", "plain_lora@1@avatars".
         mirrored: Learn the mirror image of every photo too, whatever the method.
-        at_once: Subjects that are learned and drawn side by side.
+        at_once: Subjects that are trained and sampled side by side.
         models: Which files of weights are used, so that rows of others are not mixed in.
     """
 
@@ -118,12 +118,12 @@ class BenchPlan:
                 findings.append(f"photos are {list(group.photos)}, expected 1 to {MOST_PHOTOS}")
             if not group.steps or min(group.steps) < 0:
                 findings.append(f"steps are {list(group.steps)}, expected numbers from 0")
-            findings += [f"there is no condition {name!r}" for name in group.conditions if name not in CONDITIONS]
+            findings += [f"unknown condition {name!r}" for name in group.conditions if name not in CONDITIONS]
         if findings:
             raise InvalidOptions("This benchmark cannot be run: " + "; ".join(dict.fromkeys(findings)) + ".")
 
     def units(self) -> Iterator[Unit]:
-        """All pieces of work, those of the same subjects side by side, which spares drawing them again."""
+        """All pieces of work, those of the same subjects side by side, which saves rendering them again."""
         numbers = range(self.first_index, self.first_index + self.subjects)
         for domain in self.domains:
             for start in range(0, self.subjects, self.at_once):
@@ -133,7 +133,7 @@ class BenchPlan:
                         yield from _units(group, domain, tuple(numbers[start:last]))
 
     def cpu_seconds(self) -> float:
-        """What all of it takes on one core of a plain desktop."""
+        """What all of it takes on one core of an ordinary desktop."""
         return sum(unit.cpu_seconds(self) for unit in self.units())
 
     @property
@@ -166,8 +166,8 @@ class BenchPlan:
                 fitting[int(count), bool(own)] = rate
         if not fitting:
             raise InvalidOptions(
-                f"There is no learning rate for {method} with {photos} photos. Tune it: "
-                f"python -m metalora_core bench tune --methods {method} --photos {photos}"
+                f"No learning rate for {method} with {photos} photos. Tune it: python -m metalora_core bench tune "
+                f"--methods {method} --photos {photos}"
             )
         return fitting[max(fitting)]
 
@@ -207,7 +207,7 @@ QUICK = BenchPlan(
     ),
     prompts=4,
 )
-"""At most 15 minutes on two cores: 10 were seen."""
+"""At most 15 minutes on two cores; it took 10."""
 
 _CHANGED = tuple(name for name in CONDITIONS if name != CLEAN.name)
 
@@ -224,14 +224,14 @@ FULL = BenchPlan(
     subjects=64,
     prompts=4,
 )
-"""All methods, numbers of photos and conditions; the methods of the bar on 64 subjects of each domain."""
+"""All methods, numbers of photos and conditions; the methods of the main table on 64 subjects of each domain."""
 
 
 MOST_PHOTOS = 8
 
 
 # Room for the largest benchmark behind the first subject of any test seed. The first so many belong to the
-# demonstration, whose pictures were looked at while settings were chosen.
+# demonstration; its pictures were looked at while settings were chosen.
 _MOST_SUBJECTS = 100_000
 
 

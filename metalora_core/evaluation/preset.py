@@ -1,4 +1,4 @@
-"""The step preset: how long and how fast to train for each number of photos, read off validation subjects."""
+"""The step preset: how long and how fast to train for each number of photos, chosen on validation subjects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PHOTOS = (1, 2, 4, 8)
 def preset_plan(rates: Mapping[str, float], subjects: int = 16) -> BenchPlan:
     """The runs on validation subjects that the preset is read from.
 
-    A node cannot know which domain it will meet, so the rates are those that serve all domains together.
+    A node cannot know its domain in advance, so the rates are the best for all domains together.
     """
     pooled = {key: rate for key, rate in rates.items() if key.count("@") == 1}
     group = Group((META_WARM,), _PHOTOS, _STEPS)

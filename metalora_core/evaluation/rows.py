@@ -25,12 +25,12 @@ class Row:
         condition: See `conditions`; "clean" for the benchmark proper.
         steps: Training steps.
         subject: Its seed.
-        identity_error: Above the reader's floor.
-        prompt_error: Above the reader's floor.
+        identity_error: Above the scorer's own error.
+        prompt_error: Above the scorer's own error.
         copying: Share of the reference's scene that came back.
         diversity: Spread of the pictures over that of true photos.
         seconds: Training time, this subject's share.
-        identity_floor: What the reader errs on true photos.
+        identity_floor: The scorer's own error on true photos.
         prompt_floor: Likewise.
         reference: Words of the first photo: turn|tilt|light|background|expression.
         domain_distance: Percentile of the first photo among those the prior was trained on; -1 if unknown.
@@ -97,12 +97,12 @@ def read_rows(path: Path) -> list[Row]:
     if list(reader.fieldnames or ()) != _COLUMNS:
         raise UnreadableFile(
             f"{path} has the columns {', '.join(reader.fieldnames or ())}; expected {', '.join(_COLUMNS)}. It was "
-            "written by another release: remove it, or give another folder."
+            "written by another release. Delete it, or give another folder."
         )
     try:
         return [_row(cells) for cells in reader]
     except (TypeError, ValueError) as error:
-        raise UnreadableFile(f"{path} has a damaged line ({error}). Remove it to start again.") from error
+        raise UnreadableFile(f"{path} has a damaged line ({error}). Delete the file to start over.") from error
 
 
 def _row(cells: dict[str, str]) -> Row:

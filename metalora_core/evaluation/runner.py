@@ -1,4 +1,4 @@
-"""Runs a plan: units in parallel processes, rows to a file as they are finished, finished units never again."""
+"""Runs a plan: units in parallel processes, rows to a file as they finish, finished units never again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pocket_bench() -> Bench:
 
 
 def run_unit(bench: World, plan: BenchPlan, unit: Unit) -> list[Row]:
-    """Learn the subjects of a unit, draw and score them at each of its steps."""
+    """Train the subjects of a unit, sample and score them at each of its steps."""
     from .conditions import CONDITIONS
     from .core_lora import drawn_by_comfyui
     from .methods.registry import CORE, method_named
@@ -126,7 +126,7 @@ def run_plan(
 
     Args:
         plan: What to run.
-        folder: Holds ``rows.csv`` and ``plan.json``; an interrupted run goes on here.
+        folder: Holds ``rows.csv`` and ``plan.json``; an interrupted run resumes here.
         processes: Working side by side, each with one thread.
         make_bench: Loads models; called once in every process, so it must be importable.
         on_unit: Called with the CPU seconds that the work so far was estimated at, and the unit that was just done.
@@ -159,11 +159,11 @@ def _claim(plan: BenchPlan, folder: Path) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8")).get("digest")
         except (ValueError, AttributeError) as error:
-            raise UnreadableFile(f"{path} is damaged ({error}). Remove {folder} to start again.") from error
+            raise UnreadableFile(f"{path} is damaged ({error}). Delete {folder} to start over.") from error
         if found != digest:
             raise InvalidOptions(
-                f"{folder} holds rows of a benchmark with other settings (test seed, rates, prompts, sampling steps, "
-                "mirrored photos or models). Give another --output, or --fresh to start again."
+                f"{folder} contains rows of a benchmark with other settings (test seed, rates, prompts, sampling "
+                "steps, mirrored photos or models). Choose another --output, or pass --fresh to start over."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _begin(make_bench: Callable[[], World]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed leaves nobody who would take the rows."""
+    """If the parent is killed, nobody is left to take the rows."""
     import os
     from multiprocessing import parent_process
 

@@ -1,8 +1,7 @@
 """Chooses the learning rate of every method on validation subjects: the same number of rates, subjects and steps each.
 
-Errors within 3 % cannot be told apart on so few subjects; among such rates the one that comes within 3 % of its own
-lowest error in the fewest steps is taken.
-Test subjects are never drawn here.
+Errors within 3 % are indistinguishable on so few subjects; among such rates, the one that comes within 3 % of its own
+lowest error in the fewest steps is chosen. Test subjects are never used here.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class TuningOptions:
     Args:
         methods: Names.
         photos: Numbers of photos to tune for.
-        subjects: Validation subjects of each domain.
+        subjects: Validation subjects per domain.
         steps: At which the subjects are scored; the best one counts.
         prompts: Pictures of each subject at each point.
         sampling_steps: Of each picture.
@@ -88,7 +87,7 @@ def candidate_rates(method: str) -> list[float]:
 
 
 def judge(rows: Sequence[Row], method: str, photos: int, rate: float) -> Trial:
-    """What became of one rate: the combined errors of each domain, and the fewest steps as good as the lowest.
+    """The result of one rate: the combined errors of each domain, and the fewest steps as good as the lowest.
 
     Raises:
         InvalidOptions: If the rows hold no such trial.
@@ -102,7 +101,7 @@ def judge(rows: Sequence[Row], method: str, photos: int, rate: float) -> Trial:
             errors[domain] = min(by_step[domain].values())
             steps[domain] = next(s for s, e in by_step[domain].items() if as_good(e, errors[domain]))
     if not errors:
-        raise InvalidOptions(f"There are no rows of {method} with {photos} photos under {condition!r}.")
+        raise InvalidOptions(f"No rows of {method} with {photos} photos under {condition!r}.")
     return Trial(rate, float(np.exp(np.mean(np.log(list(errors.values()))))), errors, steps, by_step)
 
 
@@ -119,7 +118,7 @@ def tuning_plan(options: TuningOptions) -> BenchPlan:
 
 
 def judge_trials(rows: Sequence[Row], options: TuningOptions) -> dict[str, list[Trial]]:
-    """What became of every rate: "method@photos" to its trials in the order of the rates."""
+    """The result of every rate: "method@photos" to its trials in the order of the rates."""
     return {
         f"{method}@{photos}": [judge(rows, method, photos, rate) for rate in candidate_rates(method)]
         for method in options.methods
@@ -189,7 +188,9 @@ def load_rates(path: Path = RATES_FILE) -> dict[str, float]:
             rates[key] = float(entry["rate"])
             rates |= {f"{key}@{domain}": float(rate) for domain, rate in entry["rate_by_domain"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableFile(f"{path} is no table of tuned rates ({error!r}). Make it anew: bench tune.") from error
+        raise UnreadableFile(
+            f"{path} is not a table of tuned rates ({error!r}). Make it again with: bench tune"
+        ) from error
     return rates
 
 
@@ -216,7 +217,7 @@ def rate_for_steps(method: str, photos: int, domain: str, steps: int, path: Path
         return float(min(tried, key=lambda trial: trial["by_step"][domain][nearest])["rate"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UnreadableFile(
-            f"{path} tells no rate of {method} for {domain} ({error!r}). Make it: bench tune."
+            f"{path} has no learning rate for {method} on {domain} ({error!r}). Tune it with: bench tune"
         ) from error
 
 

@@ -71,7 +71,7 @@ def test_every_line_of_a_table_says_over_how_many_subjects() -> None:
     assert {line[-1] for line in best_table(points)[1:]} == {"12"}
     cuts = cut_table(rows, points)
     assert {line[-1] for line in cuts[1:]} == {"6"}
-    assert any(line[1] == "farther from the domain" for line in cuts)
+    assert any(line[1] == "further from the domain" for line in cuts)
     assert not any("expression" in line[1] for line in cuts if line[0] == "products")
 
 

@@ -45,7 +45,7 @@ def test_what_cannot_work_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"no config\.json"):
         load_embedder(tmp_path)
     options = FolderOptions(tmp_path, tmp_path, tmp_path, prompts=("a dog",), held_out=0)
-    with pytest.raises(InvalidOptions, match=r"does not name.*at least 2.*held_out is 0"):
+    with pytest.raises(InvalidOptions, match=r"does not contain.*at least 2.*held_out is 0"):
         options.check()
 
 

@@ -34,7 +34,7 @@ _ADAPTER = "plain"
 
 @dataclass(frozen=True)
 class PlainLoRAOptions:
-    """What plain LoRA has beside the settings that it shares with an adaptation.
+    """Plain LoRA's settings beyond those it shares with an adaptation.
 
     Args:
         learning_rate: Of A and B; `bench tune` finds it on validation subjects.
@@ -101,7 +101,7 @@ def train_plain_lora(
     seed, so that only the parametrisation differs.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         training_set: Photos and captions.
         targets: Layers, those of a prior for a fair comparison.
         shared: Steps, batch, optimizer, augmentation, schedule, seed. Ranks, rates, start, validation, previews and
@@ -111,7 +111,7 @@ def train_plain_lora(
 
     Raises:
         InvalidOptions: If the settings cannot work.
-        UnusableReferences: If the photos cannot be learned from.
+        UnusableReferences: If the photos are not usable.
         TrainingDiverged: If the loss becomes NaN or infinite.
 
     Source: Hu et al., arXiv 2106.09685, equation 3.
@@ -163,7 +163,7 @@ def _adapters(
     config: Any = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=list(modules))  # pyright: ignore[reportArgumentType]
     flags = [parameter.requires_grad for parameter in model.parameters()]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # peft draws A from the global generator
+        torch.manual_seed(seed)  # peft initialises A from the global generator
         tuner: Any = LoraModel(model, config, _ADAPTER)
     try:
         marker = f".{_ADAPTER}."

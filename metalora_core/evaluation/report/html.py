@@ -60,7 +60,7 @@ def write_report(
     strips: Sequence[Strip] = (),
     costs: Sequence[tuple[str, ...]] = (),
 ) -> None:
-    """Write the report; figures and strips also stand beside it as PNG files.
+    """Write the report; figures and strips are also written beside it as PNG files.
 
     Args:
         path: HTML file.
@@ -88,27 +88,27 @@ def write_report(
         "<h2>Pictures</h2>",
         *(_figure(data, "") for data in strip_pictures.values()),
         f"<h2>Every method at its best step</h2>{_table(best_table(points))}",
-        _section("How long until plain LoRA's best", target_table(rows)),
+        _section("Time to plain LoRA's best", target_table(rows)),
         _section("What a subject costs", costs),
         _section("By what the photo shows (combined error, one photo)", cut_table(rows, points)),
-        _section("Again, with other seeds, photos and qualities", repeat_table(rows)),
+        _section("With other seeds, other photos and degraded photos", repeat_table(rows)),
         f"<h2>Settings</h2><pre>{html.escape(json.dumps(plan.described(), indent=1, default=str))}</pre>",
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Identity benchmark</title><style>{_STYLE}'
     path.write_text(f"{page}</style><body>{''.join(parts)}</body></html>\n", encoding="utf-8")
 
 
-_POCKET_ERRORS = """Errors are mean squared errors of the factors that a reader network reads off a picture, above
-what it errs on true photos of the same scenes. Identity error is against who the subject is, prompt error against what
+_POCKET_ERRORS = """Errors are mean squared errors of the factors that a scorer network reads off a picture, above
+its error on true photos of the same scenes. Identity error is against who the subject is, prompt error against what
 was asked; the combined error is their geometric mean. Copying is how much of the reference photo's pose, light and
 background comes back."""
-_FOLDER_ERRORS = """Identity error is one minus the cosine of a picture's embedding to those of photos that were held
-back, above what these have among themselves; prompt error is one minus the probability of a picture's own prompt among
-all prompts; the combined error is their geometric mean. Copying is how much nearer a picture is to the photos that were
-learned from than to those that were held back."""
-_NOTE = """Each method stands at the step with its lowest combined error. The base model, untrained, shows what is won
-by obedience alone. Intervals are 95 % over subjects, which are resampled together for both methods of a ratio; every
-resample chooses its own best points."""
+_FOLDER_ERRORS = """Identity error is one minus the cosine of a picture's embedding to those of held-out photos, above
+what these have among themselves; prompt error is one minus the probability of a picture's own prompt among
+all prompts; the combined error is their geometric mean. Copying is how much closer a picture is to the photos that were
+learned from than to the held-out photos."""
+_NOTE = """Each method is shown at the step with its lowest combined error. The base model, untrained, shows how far
+following the prompt alone gets you. Intervals are 95 % over subjects, which are resampled together for both methods of a
+ratio; every resample chooses its own best points."""
 
 
 def _note(plan: BenchPlan) -> str:

@@ -1,4 +1,4 @@
-"""The report's figures, drawn with matplotlib."""
+"""The report's figures, made with matplotlib."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _copying(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoin
 
 
 def _photos(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoint]) -> Any:
-    """What more photos bring, each method at its best point."""
+    """The effect of more photos, each method at its best point."""
     figure, axes = _panels(pyplot, _domains(curves), height=3.4)
     for axis, domain in zip(axes, _domains(curves), strict=True):
         for method in METHODS:
@@ -156,18 +156,18 @@ _Figure = Callable[[Any, Mapping[Key, Curve], Sequence[BestPoint]], Any]
 FIGURES: Mapping[str, tuple[str, _Figure]] = {
     "learning": ("Combined error while learning from one photo; bands are 95 % intervals over subjects.", _learning),
     "plane": (
-        "The path of each training: lower is more like the subject, further left closer to the prompt.",
+        "The path of each training: lower is closer to the subject, further left closer to the prompt.",
         _plane,
     ),
     "methods": ("Every method at its best step (in brackets), one photo.", _bars),
     "copying": ("Copying of the reference photo's pose, light and background.", _copying),
-    "photos": ("What more photos bring.", _photos),
+    "photos": ("The effect of more photos.", _photos),
 }
-"""File name to caption and drawing."""
+"""File name to caption and plot function."""
 
 
 def draw_figures(rows: Sequence[Row], points: Sequence[BestPoint]) -> dict[str, bytes]:
-    """Draw every figure as a PNG.
+    """Write every figure as a PNG.
 
     Raises:
         MissingDependency: If matplotlib is not installed.

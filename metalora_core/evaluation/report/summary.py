@@ -1,4 +1,4 @@
-"""The bar of the benchmark: Meta-LoRA warm against plain LoRA at its best, with intervals over subjects."""
+"""The benchmark's main table: Meta-LoRA warm against plain LoRA at its best, with intervals over subjects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..subjects.scores import LEAST_ERROR
 __all__ = ["BAR", "Ratio", "summarise"]
 
 _LEAST_COPYING = 0.01
-"""Copying counts at least this much in a ratio; less cannot be told from none."""
+"""Copying counts at least this much in a ratio; less is indistinguishable from none."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One line of the bar.
+    """One line of the main table.
 
     Args:
         value: Geometric mean over the domains.
@@ -64,7 +64,7 @@ def _identity_at_equal_prompt(meta: Resampled, plain: Resampled) -> Numbers:
     allowed = plain.at(plain.scores["prompt_error"], plain.best())[:, None]
     identity = meta.scores["identity_error"].clip(min=LEAST_ERROR)
     fits = meta.scores["prompt_error"] <= np.maximum(allowed, LEAST_ERROR)
-    # Where no step obeys the prompt as well as plain LoRA does, the worst likeness of all stands for it.
+    # If no step reaches plain LoRA's prompt error, the highest identity error of all is used.
     lowest = np.where(fits.any(axis=1), np.where(fits, identity, np.inf).min(axis=1), identity.max(axis=1))
     return lowest / _at_best(plain, "identity_error", LEAST_ERROR)
 
@@ -115,7 +115,7 @@ BAR: Mapping[str, tuple[str, float, bool]] = {
 
 
 def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Ratio]:
-    """Every ratio of the bar that the rows can answer.
+    """Every ratio that the rows can answer.
 
     Both methods of a ratio are compared on the same subjects, resampled together; each resample chooses its own best
     points, so that the intervals hold the uncertainty of that choice too.

@@ -1,4 +1,4 @@
-"""The benchmark's tables: the bar, every method at its best point, and the cuts by what the photo shows."""
+"""The benchmark's tables: the ratios, every method at its best point, and the cuts by what the photo shows."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _spread(values: Spread, digits: int = 4) -> str:
 
 
 def bar_table(summary: Mapping[str, Ratio]) -> Table:
-    """Ratio, interval, goal and verdict of every line of the bar."""
+    """Ratio, interval, goal and verdict of every line of the main table."""
     table: Table = [("ratio, Meta-LoRA warm to plain LoRA", "value [95 %]", "goal", "met", "by domain", "subjects")]
     for name, (text, goal, more) in BAR.items():
         found = summary.get(name)
@@ -157,7 +157,7 @@ def cut_table(rows: Sequence[Row], points: Sequence[BestPoint]) -> Table:
 def _distance_cut(row: Row) -> list[str]:
     if row.domain_distance < 0:
         return []
-    return ["nearer to the domain" if row.domain_distance < 50 else "farther from the domain"]
+    return ["closer to the domain" if row.domain_distance < 50 else "further from the domain"]
 
 
 def _mean_combined(rows: Sequence[Row]) -> str:
@@ -183,7 +183,7 @@ def repeat_table(rows: Sequence[Row]) -> Table:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Lay out rows of cells in columns; the first row is the head, numbers stand right."""
+    """Lay out rows of cells in columns; the first row is the head, numbers are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])

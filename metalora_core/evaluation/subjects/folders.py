@@ -37,7 +37,7 @@ PROMPTS = (
     "oil painting of {subject}",
     "photo of {subject} seen from the side, black background",
 )
-"""What every subject is drawn under where no other prompts are given."""
+"""The prompts that are used unless others are given."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FolderOptions:
     Args:
         folder: One folder of photos for each subject; they are taken in the order of their names.
         prior: Prior file made for the model.
-        embedder: Folder of a vision model: says whose a picture is.
+        embedder: Folder of a vision model that scores identity similarity.
         prompt_embedder: Folder of a model that reads prompts (CLIP, SigLIP); the embedder itself if empty.
         model: Diffusers folder or single file.
         class_word: What the subjects are.
@@ -74,11 +74,13 @@ class FolderOptions:
 
     def check(self) -> None:
         """Raise ``InvalidOptions`` with every finding at once."""
-        findings = [f"the prompt {p!r} does not name {{subject}}" for p in self.prompts if "{subject}" not in p]
+        findings = [f"the prompt {p!r} does not contain {{subject}}" for p in self.prompts if "{subject}" not in p]
         if len(self.prompts) < 2:
-            findings.append(f"{len(self.prompts)} prompts were given, at least 2 are needed")
+            findings.append(f"{len(self.prompts)} prompts given, at least 2 needed")
         if self.held_out < 1:
-            findings.append(f"held_out is {self.held_out}; likeness is measured on photos that were not learned from")
+            findings.append(
+                f"held_out is {self.held_out}; at least 1 photo that is not trained on is needed for scoring"
+            )
         if findings:
             raise InvalidOptions("This benchmark cannot be run: " + "; ".join(findings) + ".")
 
@@ -107,8 +109,8 @@ class PhotoFolders:
         photos, kept = split_training_set(everything, options.held_out)
         if kept is None or len(photos.images) < most:
             raise UnusableReferences(
-                f"{folder} holds {len(everything.images)} photos; {most} to learn from and {options.held_out} others "
-                "are needed."
+                f"{folder} contains {len(everything.images)} photos; {most} to learn from and {options.held_out} to "
+                "hold out are needed."
             )
         order = [(i + changed.first_photo) % len(photos.images) for i in range(len(photos.images))][:most]
         spoiled = changed.spoil(torch.stack([photos.images[i] for i in order]), number)
@@ -131,15 +133,15 @@ def embedded_scores(
 
     Identity error is one minus the mean cosine between the pictures and the held-out photos, above what those photos
     have among themselves (or to the references, where there is one only). Prompt error is one minus the probability
-    that a picture was made under its own prompt and not under another one. Copying is how much nearer a picture lies to
-    the nearest reference than held-out photos do: 0 for as far as another photo of the subject, 1 for the reference.
+    that a picture was made under its own prompt and not under another one. Copying is how much closer a picture is to
+    the nearest reference than held-out photos are: 0 for as far as another photo of the subject, 1 for the reference.
 
     Args:
         references: Photos, the first ``photos`` of which were learned from.
         held_out: Other photos of the subject, (P, 3, H, W).
         asked: Prompts in plain words.
-        whose: Says whose a picture is.
-        what: Says what a picture shows.
+        whose: Scores identity similarity.
+        what: Scores prompt adherence.
         pictures: One a prompt, (prompts, 3, H, W).
         photos: How many were learned from.
 
@@ -181,14 +183,14 @@ def folder_plan(
     """Every method with every number of photos, one subject after the other so that a large model fits.
 
     Raises:
-        InvalidOptions: If a method needs what own photos do not have: a prior of another domain, or the pocket model.
+        InvalidOptions: If a method needs what your own photos lack: a prior of another domain, or the pocket model.
     """
     from ..methods.registry import BASE, CORE, META_OUTSIDE
     from ..plan import BenchPlan, Group
 
     wrong = [name for name in methods if name in (CORE, META_OUTSIDE)]
     if wrong:
-        raise InvalidOptions(f"{', '.join(wrong)} can be compared on the pocket model only; leave it out here.")
+        raise InvalidOptions(f"{', '.join(wrong)} can only be compared on the pocket model; leave it out here.")
     return BenchPlan(
         (Group((BASE, *(name for name in methods if name != BASE)), photos, steps),),
         subjects=len(subject_folders(world.options.folder)),

@@ -1,4 +1,4 @@
-"""Whom the benchmark learns: subjects of the pocket world with reference photos, prompts and known truth."""
+"""The benchmark's subjects: subjects of the pocket world with reference photos, prompts and known truth."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class BenchSubject:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Prompts that call the subject by its trigger."""
+        """Prompts with the subject's trigger."""
         return tuple(s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.asked)
 
     def training_set(self, photos: int) -> TrainingSet:
@@ -99,7 +99,7 @@ def _floors(subject: BenchSubject, reader: FactorReader) -> tuple[float, float]:
 def pocket_subject(
     domain: Domain, split: Split, index: int, prompts: int, photos: int = MOST_PHOTOS, condition: Condition = CLEAN
 ) -> BenchSubject:
-    """Draw a subject of the pocket world with everything that its runs need.
+    """Render a subject of the pocket world with everything that its runs need.
 
     Args:
         domain: "avatars" or "products".
@@ -131,7 +131,7 @@ def _seed(purpose: str, subject: Subject) -> int:
 
 
 def _other_scenes(domain: Domain, shown: Scene, count: int, seed: int) -> tuple[Scene, ...]:
-    """Scenes in which everything is otherwise than in one photo, with backgrounds that change."""
+    """Scenes in which everything differs from one photo, with changing backgrounds."""
     chosen: list[Scene] = []
     for scene in draw_scenes(domain, _DRAWS_PER_PROMPT * count, seed):
         same = [

@@ -1,4 +1,4 @@
-"""How good a picture is: whose it is, whether it shows what was asked, and what it copies from the reference photo."""
+"""How good a picture is: identity similarity, prompt adherence, and what it copies from the reference photo."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ...pocket.world.scenes import SCENE_GROUPS, draw_scenes, scene_truth
 __all__ = ["COPIED_GROUPS", "PictureScores", "as_good", "combined_error", "copying", "diversity"]
 
 COPIED_GROUPS = ("pose", "light", "background")
-"""What the copying score looks at."""
+"""Scene numbers that the copying score compares."""
 
 LEAST_ERROR = 1e-3
-"""Errors above the floor count at least this much in a geometric mean: nothing is infinitely better."""
+"""Errors above the scorer's own count at least this much in a geometric mean: nothing is infinitely better."""
 
 _INDISTINCT = 1.03
 
@@ -33,12 +33,12 @@ class PictureScores:
     """Scores of one subject's pictures; lower is better but for diversity.
 
     Args:
-        identity_error: Against who it is, above the reader's error on true photos of the same scenes.
-        prompt_error: Against what was asked, above the reader's error there.
+        identity_error: Against the subject, above the scorer's error on true photos of the same scenes.
+        prompt_error: Against the prompt, above the scorer's error there.
         copying: Share of the reference's pose, light and background that came back; 0 none, 1 all.
         diversity: Spread of the pictures over that of true photos of the same scenes; 1 is as it should be.
-        identity_floor: The reader's own identity error on the true photos.
-        prompt_floor: The reader's own prompt error there.
+        identity_floor: The scorer's own identity error on the true photos.
+        prompt_floor: The scorer's own prompt error there.
     """
 
     identity_error: float
@@ -50,15 +50,15 @@ class PictureScores:
 
 
 def as_good(error: float, lowest: float) -> bool:
-    """Whether an error is within 3 % of the lowest, which few subjects cannot tell from it."""
+    """Whether an error is within 3 % of the lowest, which is indistinguishable from it on so few subjects."""
     return error <= _INDISTINCT * lowest
 
 
 def combined_error(identity_error: ArrayLike, prompt_error: ArrayLike) -> NDArray[np.float64]:
-    """Geometric mean of both errors above the floor, number by number.
+    """Geometric mean of both errors above the scorer's own, element by element.
 
-    Copying the photo and ignoring it are both punished, but not alike: who obeys and has learned nothing pays in one of
-    two factors only, so the base model's own error belongs beside it.
+    It punishes both copying the photo and ignoring it, but not equally: a model that follows the prompt and has learned
+    nothing pays in one of the two factors only, so show the base model's own error beside it.
     """
     return np.sqrt(np.maximum(identity_error, LEAST_ERROR) * np.maximum(prompt_error, LEAST_ERROR))
 
@@ -81,7 +81,7 @@ def copying(read: Tensor, asked: Tensor, references: Tensor, domain: Domain) -> 
     The read scene is explained by the asked and the reference scene, ``read ≈ α asked + β reference`` (least squares
     over all pictures and numbers, each from its mean over all scenes, pose, light and background counting the same);
     β is the copying. A picture as asked gives 0, the reference itself 1, an average picture 0. With several references
-    each picture is held against the one that is nearest to it.
+    each picture is compared with the one nearest to it.
 
     Args:
         read: Scene numbers read from the pictures, (P, 9 or 7).

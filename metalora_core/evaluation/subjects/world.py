@@ -29,9 +29,9 @@ class LearnedSubject:
     """One subject of a benchmark.
 
     Args:
-        number: In rows, and what its draws depend on.
+        number: In rows; seeds its random choices.
         photos: Reference photos; a run with n photos learns from the first n.
-        prompts: What it is drawn under, with its trigger.
+        prompts: The prompts to sample, with its trigger.
         asked: The prompts in short, for people.
         words: What the first photo shows, see `reference_words`; empty if unknown.
         truth: True photos that nothing was learned from, (…, 3, H, W): of the asked scenes, where they exist.
