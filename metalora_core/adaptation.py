@@ -60,7 +60,7 @@ def adapt(
         options: Settings.
         on_progress: Called whenever the loop looks up; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
-            where it exists the run continues from it and ends bit-identical to an unbroken one.
+            if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
         validation: Held-out photos for early stopping.
         on_note: Told in one line when a step did not fit into memory, or its passes could not be compiled, and how the
             run goes on; and what of the prior is not used.
@@ -212,7 +212,7 @@ class _Run:
             if self.checkpoint is not None:
                 self.checkpoint.unlink(missing_ok=True)  # going on from it could only diverge again
             raise
-        except BaseException:  # a host's own interrupt may be anything; finished steps are kept
+        except BaseException:  # a host's own interrupt may be anything; finished steps are saved
             if self.checkpoint is not None and self.last_good is not good:
                 state.save(self.checkpoint, self.last_good)
             raise

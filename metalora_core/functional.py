@@ -1,7 +1,8 @@
 """The algebra of the three-layer chain ``ΔW = scale · up · mid · meta_down``, as pure functions.
 
 Shapes: meta_down (r_meta, in) or (r_meta, in, kh, kw); mid (r_mid, r_meta); up (out, r_mid). mid and up may carry a
-leading batch axis: then every sample of the batch goes through its own identity (the slots of meta-training).
+leading batch axis: then every sample of the batch goes through its own identity (the per-subject factors of
+meta-training).
 
 ``middle_of`` and ``add_rows`` are the chain of one identity with meta_down frozen. In a narrow layer
 ``mid · meta_down`` is folded before it meets the tokens; in a wide one the input is not kept, only its r_meta
@@ -40,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """How the adapted convolution walks over its input; meta_down walks the same way."""
+    """Geometry of the adapted convolution; meta_down uses the same."""
 
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] | str = (0, 0)
@@ -95,7 +96,7 @@ def chain_delta(meta_down: Tensor, mid: Tensor, up: Tensor, scale: float = 1.0) 
 def project_down(x: Tensor, meta_down: Tensor, conv: ConvGeometry | None = None) -> Tensor:
     """Project a layer's input by the shared meta-down.
 
-    A frozen ``meta_down`` keeps nothing of x alive for the backward pass: only the result's r_meta numbers a token.
+    A frozen ``meta_down`` keeps nothing of x alive for the backward pass: only the result's r_meta numbers per token.
 
     Args:
         x: (..., in), or (B, in, h, w) for a convolution.
@@ -163,7 +164,7 @@ def fold_into_down(meta_down: Tensor, mid: Tensor) -> Tensor:
         Down weight of a plain LoRA of rank r_mid, (r_mid, in) or (r_mid, in, kh, kw).
 
     Raises:
-        RankMismatch: If mid has not r_meta columns.
+        RankMismatch: If mid does not have r_meta columns.
     """
     if mid.dim() != 2 or mid.shape[1] != meta_down.shape[0]:
         raise RankMismatch(
@@ -183,7 +184,7 @@ def fold_into_up(mid: Tensor, up: Tensor) -> Tensor:
         Up weight of a plain LoRA of rank r_meta, (out, r_meta).
 
     Raises:
-        RankMismatch: If up has not r_mid columns.
+        RankMismatch: If up does not have r_mid columns.
     """
     if mid.dim() != 2 or up.dim() != 2 or up.shape[1] != mid.shape[0]:
         raise RankMismatch(f"up has shape {tuple(up.shape)}, expected (out, {mid.shape[0]}) for this mid.")
@@ -227,7 +228,7 @@ def keeps_input(meta_down: Tensor) -> bool:
 def middle_of(x: Tensor, meta_down: Tensor, mid: Tensor) -> Tensor:
     """Middle activation ``mid · meta_down · x`` of a chain with frozen meta_down.
 
-    For the backward pass either x or its r_meta numbers a token are kept, see ``keeps_input``.
+    For the backward pass either x or its r_meta numbers per token are kept, see ``keeps_input``.
 
     Args:
         x: Input of the adapted layer, (..., in).

@@ -105,7 +105,7 @@ class BenchPlan:
     models: str = ""
 
     def check(self) -> None:
-        """Raise ``InvalidOptions`` with every finding at once."""
+        """Raise ``InvalidOptions`` with all findings at once."""
         findings: list[str] = []
         if not 1 <= self.subjects <= 100_000:
             findings.append(f"subjects is {self.subjects}, expected 1 to 100,000")

@@ -88,8 +88,8 @@ def require(conditioning: Conditioning, *names: str) -> None:
     missing = [name for name in names if name not in conditioning]
     if missing:
         raise InvalidOptions(
-            f"The conditioning has {sorted(conditioning)}, this model also needs {missing}. "
-            "Encode the prompts with this model's own text encoders."
+            f"The conditioning has {sorted(conditioning)}; this model also needs {missing}. Encode the prompts with "
+            "this model's own text encoders."
         )
 
 

@@ -1,4 +1,4 @@
-"""Block swap: blocks whose weights are offloaded, or in fewer bits, and made ready only while they compute.
+"""Block swap: blocks with offloaded weights, or weights in fewer bits, made ready only while they compute.
 
 For a card that is smaller than its model: main memory holds the blocks, the next one is copied while one computes. A
 training also has to recompute blocks in the backward pass, since what autograd keeps of a block includes its weights.
@@ -53,7 +53,7 @@ class BlockPlace:
         if self != BlockPlace() and not family.swaps_blocks:
             raise InvalidOptions("The blocks of this model cannot be kept elsewhere; load it in float16 instead.")
         if self.in_main_memory and device.type != "cuda":
-            raise InvalidOptions(f"The blocks are in main memory as it is: this model computes on {device.type}.")
+            raise InvalidOptions(f"The blocks are already in main memory: this model computes on {device.type}.")
 
 
 def move_to(model: nn.Module, device: torch.device, *, leave_blocks: bool) -> None:
@@ -125,7 +125,7 @@ class BlockStore:
         stored.parameter.data = kept.pin_memory() if self._side else kept
 
     def onload(self) -> None:
-        """Put every block on the device for good, in the type it computes in; a second call does nothing."""
+        """Put every block on the device permanently, in its compute type; a second call does nothing."""
         while self._handles:
             self._handles.pop().remove()
         self._ahead.clear()

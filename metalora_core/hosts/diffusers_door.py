@@ -1,4 +1,4 @@
-"""The one door to the diffusers package, which is large and imported only when a model is wanted."""
+"""The one door to the diffusers package, which is large and imported only when a model is needed."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def pack(latents: Tensor) -> Tensor:
     """
     batch, channels, height, width = latents.shape
     if height % 2 or width % 2:
-        raise InvalidOptions(f"Flux needs latents with even sides, {width}×{height} were given.")
+        raise InvalidOptions(f"Flux needs latents with even sides; found {width}×{height}.")
     patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
 

@@ -86,8 +86,8 @@ def load_latent_space(path: Path | str, base: Base) -> LatentSpace:
     if "decoder.conv_in.weight" in tensors:
         return _load_original_vae(path.name, tensors, base)
     raise UnreadableFile(
-        f"{path.name} holds no autoencoder that is known here: 'taesd_decoder.1.weight' (TAESD) or "
-        "'decoder.conv_in.weight' (VAE) was expected. Choose another file."
+        f"{path.name} is not a known autoencoder: expected the key 'taesd_decoder.1.weight' (TAESD) or "
+        "'decoder.conv_in.weight' (VAE). Choose another file."
     )
 
 
@@ -99,7 +99,7 @@ def _load_folder(path: Path) -> nn.Module:
         return diffusers_class(kind).from_pretrained(str(path), local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UnreadableFile(
-            f"{path} holds no AutoencoderKL or AutoencoderTiny as safetensors ({error}). Choose another folder."
+            f"{path} is not an AutoencoderKL or AutoencoderTiny in safetensors form ({error}). Choose another folder."
         ) from error
 
 
@@ -118,7 +118,7 @@ def _load_taesd(name: str, tensors: dict[str, Tensor], base: Base) -> LatentSpac
     _load_strictly(name, model, state)
     scale, shift = _single(tensors, "vae_scale", 1.0), _single(tensors, "vae_shift", 0.0)
     if scale == 0:
-        raise UnreadableFile(f"{name} has vae_scale 0, which maps all pictures to one. Choose another file.")
+        raise UnreadableFile(f"{name} has vae_scale 0, which maps all pictures to the same one. Choose another file.")
         # Encoder output e stands for the VAE latent e / scale + shift; the base's format is then applied to that.
     return LatentSpace(model.eval(), base.scale / scale, scale * (base.shift - shift))
 
@@ -157,16 +157,16 @@ def _load_strictly(name: str, model: nn.Module, state: dict[str, Tensor]) -> Non
 
 
 def require_multiple(images: Tensor, multiple: int) -> None:
-    """Refuse pictures that are no batch of (3, H, W) or whose sides the model cannot divide.
+    """Refuse pictures that are not a batch of (3, H, W) or have sides that the model cannot divide.
 
     Raises:
         InvalidOptions: With the sizes found and the multiple needed.
     """
     if images.ndim != 4 or images.shape[1] != 3:
-        raise InvalidOptions(f"Pictures of shape {tuple(images.shape)} were given, (B, 3, H, W) is needed.")
+        raise InvalidOptions(f"The pictures have shape {tuple(images.shape)}; expected (B, 3, H, W).")
     height, width = images.shape[-2:]
     if height % multiple or width % multiple or not height or not width:
         raise InvalidOptions(
-            f"Pictures of {width}×{height} px were given; both sides must be multiples of {multiple} px. "
-            "Crop or scale them first."
+            f"The pictures are {width}×{height} px; both sides must be multiples of {multiple} px. Crop or scale them "
+            "first."
         )

@@ -31,7 +31,7 @@ def host_of_pipeline(pipeline: Any, *, guidance: float = 3.5) -> DiffusersHost:
 
     Raises:
         IncompatibleBaseModel: If the architecture is not one of the families.
-        InvalidOptions: If the scheduler predicts something that cannot be trained.
+        InvalidOptions: If the scheduler's prediction type cannot be trained.
     """
     model = denoiser_of(pipeline)
     prompts = partial(architecture_of(family_of(model)).encode, pipeline)
@@ -70,7 +70,7 @@ def load_diffusers_host(
         blocks: Where the denoiser's blocks are kept; blocks in main memory are recomputed in a training.
 
     Raises:
-        UnreadableFile: If nothing usable stands at the path.
+        UnreadableFile: If there is nothing usable at the path.
         IncompatibleBaseModel: If the architecture is not one of the families.
         InvalidOptions: If a whole checkpoint lacks its pipeline configuration, or blocks cannot be kept as asked.
     """
@@ -106,5 +106,8 @@ def _find_pipeline(path: Path, dtype: torch.dtype, pipeline_config: Path | None)
     if path.is_dir():
         return None
     if path.suffix != ".safetensors":
-        raise UnreadableFile(f"{path} is no folder and no .safetensors file; other formats are not opened. Convert it.")
+        raise UnreadableFile(
+            f"{path} is neither a folder nor a .safetensors file; other formats are not opened. Convert it to "
+            "safetensors."
+        )
     return load_whole_checkpoint(path, dtype, pipeline_config) if holds_text_encoders(path) else None

@@ -25,7 +25,7 @@ def load_pipeline(path: Path, dtype: torch.dtype) -> Any:
     """A pipeline from a local folder; nothing is downloaded and nothing unpickled.
 
     Raises:
-        UnreadableFile: If the folder is no pipeline of safetensors files.
+        UnreadableFile: If the folder is not a pipeline of safetensors files.
     """
     from safetensors import SafetensorError
 
@@ -37,8 +37,8 @@ def load_pipeline(path: Path, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise UnreadableFile(
-            f"{path} could not be loaded as a diffusers pipeline ({str(error)[:400]}). Copy or download the folder "
-            "again, with its weights as safetensors."
+            f"{path} is not a diffusers pipeline that can be loaded ({str(error)[:400]}). Copy or download the folder "
+            "again, with safetensors weights."
         ) from error
 
 
@@ -87,7 +87,7 @@ def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path 
             in its local cache.
 
     Raises:
-        InvalidOptions: If there is no configuration at hand.
+        InvalidOptions: If there is no configuration.
     """
     from safetensors import SafetensorError
 
@@ -109,7 +109,7 @@ def objective_of(scheduler_config: Mapping[str, Any]) -> Objective:
     (FLUX.1-dev), that of the largest training size, exp(max_shift) ≈ 3.2, is taken.
 
     Raises:
-        InvalidOptions: If the model predicts something else than noise or velocity.
+        InvalidOptions: If the model predicts something other than noise or velocity.
     """
     config = dict(scheduler_config)
     if "FlowMatch" in str(config.get("_class_name", "")):
@@ -120,7 +120,8 @@ def objective_of(scheduler_config: Mapping[str, Any]) -> Objective:
     kinds = {"epsilon": EpsObjective, "v_prediction": VObjective}
     if prediction not in kinds:
         raise InvalidOptions(
-            f"The scheduler says that the model predicts {prediction!r}; {', '.join(kinds)} or a flow can be trained."
+            f"According to its scheduler, the model predicts {prediction!r}; only {', '.join(kinds)} or a flow can be "
+            "trained."
         )
     scheduler = diffusers_class("DDPMScheduler").from_config(config)
     return kinds[prediction](cast("torch.Tensor", scheduler.alphas_cumprod))

@@ -1,4 +1,5 @@
-"""Denoisers in one file with ComfyUI's (the original) key names, of any size, without asking a server for a config.
+"""Denoisers in one file with ComfyUI's (the original) key names, of any size, without fetching a configuration from a
+server.
 
 diffusers' own single-file loader fetches the configuration of a published model and cuts at its width. Here
 the configuration is read off the shapes, and the rows are placed by the map that the same converter gave.
@@ -47,9 +48,8 @@ def load_denoiser(path: Path | str) -> nn.Module:
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 return _place(path.name, build, state)
     raise UnreadableFile(
-        f"{path.name} is no denoiser that is known here: "
-        f"{', '.join(base.title for base in bases())} was expected, by one of the keys "
-        f"{', '.join(builders)}. Choose another file."
+        f"{path.name} is not a known denoiser: expected {', '.join(base.title for base in bases())}, with one of the "
+        f"keys {', '.join(builders)}. Choose another file."
     )
 
 
@@ -67,8 +67,8 @@ def load_denoiser_folder(path: Path) -> nn.Module:
         return diffusers_class(kind).from_pretrained(str(path), local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, MetaLoRAError) as error:
         raise UnreadableFile(
-            f"{path} could not be loaded as a diffusers model ({str(error)[:400]}). Copy or download the folder again, "
-            "with its weights as safetensors."
+            f"{path} is not a diffusers model that can be loaded ({str(error)[:400]}). Copy or download the folder "
+            "again, with safetensors weights."
         ) from error
 
 
@@ -97,7 +97,7 @@ def _place(name: str, build: Builder, state: Mapping[str, Tensor]) -> nn.Module:
         model.load_state_dict(converted, strict=True, assign=True)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise UnreadableFile(
-            f"{name} is incomplete or of unusual shape: {str(error)[:400]}. Choose another file."
+            f"{name} is incomplete or has unusual shapes: {str(error)[:400]}. Choose another file."
         ) from error
     return model.eval()
 

@@ -47,8 +47,8 @@ class Run:
         """
         if self.start * total % PROBE_ROWS or self.stop * total % PROBE_ROWS:
             raise IncompatibleBaseModel(
-                f"{self.source} has {total} rows, which diffusers' layout cannot divide. "
-                "Only models with the proportions of the published ones can be used."
+                f"{self.source} has {total} rows, which diffusers' layout cannot divide. Only models with the "
+                "proportions of the published ones are supported."
             )
         return self.start * total // PROBE_ROWS, self.stop * total // PROBE_ROWS
 
@@ -196,8 +196,8 @@ def _target(source: str, found: list[tuple[Run, str, nn.Module]]) -> Target:
     for part, (_, path, shape) in zip(parts, weights, strict=True):
         if part.stop - part.start != shape[0]:
             raise IncompatibleBaseModel(
-                f"{path} has {shape[0]} rows, {part.stop - part.start} were expected from {source}. "
-                "Only models with the proportions of the published ones can be used."
+                f"{path} has {shape[0]} rows; expected {part.stop - part.start} from {source}. Only models with the "
+                "proportions of the published ones are supported."
             )
     shape = (total, *weights[0][2][1:])
     return Target(source.removesuffix(".weight"), shape, tuple(sorted(parts, key=_start)))

@@ -30,7 +30,7 @@ def _base(model: nn.Module) -> Base:
 
 
 def denoise(model: Any, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-    """SD1.5, and SDXL with pooled text and picture sizes; without ``time_ids`` an uncropped picture is meant."""
+    """SD1.5, and SDXL with pooled text and picture sizes; without ``time_ids`` the picture counts as uncropped."""
     require(conditioning, "context")
     added: dict[str, Tensor] | None = None
     if _is_sdxl(model):
@@ -97,7 +97,7 @@ def unet_keys(model: nn.Module) -> list[str]:
     layers = config.layers_per_block
     if not isinstance(layers, int):
         raise IncompatibleBaseModel(
-            f"The UNet has {layers} layers per block; one number for all levels is needed, as in SD1.5 and SDXL."
+            f"The UNet has {layers} layers per block; expected the same number on all levels, as in SD1.5 and SDXL."
         )
     stems: set[str] = {str(name).rpartition(".")[0] for name in _values(DIFFUSERS_TO_LDM_MAPPING["unet"])}
     attention = _attention_stems(model)

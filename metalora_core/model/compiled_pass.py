@@ -1,6 +1,6 @@
-"""Forward and backward passes of a long training, compiled, and in bfloat16 where its three digits suffice.
+"""Forward and backward passes of a long training, compiled, and in bfloat16 where three digits are enough.
 
-For a small model on a processor most of a pass is not the products but what lies between them; compiling fuses that.
+For a small model on a CPU, most of a pass is not the products but the operations between them; compiling fuses these.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["compiled_pass", "fast_pass", "hooks_guarded"]
 
-_RECOMPILE_LIMIT = 64  # every run in a process brings its own chains, and the compiler's 8 would soon be used up
+_RECOMPILE_LIMIT = (
+    64  # every run in a process brings its own chains, and the compiler's default of 8 would soon be used up
+)
 
 
 @contextmanager
 def hooks_guarded() -> Generator[None]:
-    """Let the compiler look whether the same chains hang on a module before it takes a graph that it has.
+    """Make the compiler check that a module has the same chains before it reuses a graph.
 
-    By itself it looks at everything but hooks, and would go on with the chains of an earlier injection.
+    By itself it checks everything but hooks, and would keep using the chains of an earlier injection.
     """
     import torch._dynamo.config as settings
 
@@ -35,7 +37,7 @@ def hooks_guarded() -> Generator[None]:
 def compiled_pass(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
     """Compile a function that calls a model, at its first call.
 
-    Worth it for many passes of one shape: the first one takes a minute or more, and a C++ compiler is needed.
+    Worth it for many passes of one shape: the first takes a minute or more and needs a C++ compiler.
 
     Args:
         function: Tensors, or dictionaries of them, to one tensor.

@@ -172,7 +172,7 @@ def family_of_denoiser(kind: str) -> Family:
         if family.denoiser == kind:
             return family
     known = ", ".join(family.denoiser for family in FAMILIES.values())
-    raise IncompatibleBaseModel(f"The model is a {kind}; one of {known} is needed.")
+    raise IncompatibleBaseModel(f"The model is a {kind}; expected one of {known}.")
 
 
 def family_in_comfyui(kind: str) -> str:

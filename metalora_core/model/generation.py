@@ -1,4 +1,4 @@
-"""Pictures under prompts: encode, sample, decode; in batches that fit the memory."""
+"""Pictures from prompts: encode, sample, decode; in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sampling import sample
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw.
+    """What to sample.
 
     Args:
         prompts: One picture each.
@@ -35,18 +35,18 @@ class Request:
     batch: int = 8
 
     def check(self) -> None:
-        """Raise ``InvalidOptions`` with every finding at once."""
+        """Raise ``InvalidOptions`` with all findings at once."""
         findings = COUNT.findings(self, "size_px", "steps", "batch")
         # The noise of a later picture starts from a larger seed.
         findings += NOT_NEGATIVE.findings(self, "guidance") + Range(0, 2**63 - 10**9, whole=True).findings(self, "seed")
         if not self.prompts:
-            findings.append("there is no prompt, give at least one")
-        refuse("this drawing", findings)
+            findings.append("there is no prompt; give at least one")
+        refuse("this picture request", findings)
 
 
 @torch.no_grad()
 def generate_pictures(host: Host, request: Request) -> Tensor:
-    """Draw one picture per prompt with whatever is injected into the host's model.
+    """Sample one picture per prompt with whatever is injected into the host's model.
 
     Returns:
         Pictures (prompts, 3, size_px, size_px) in [0, 1], on the CPU.

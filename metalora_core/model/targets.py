@@ -75,8 +75,8 @@ def choose_targets(
         names = [target.name for target in offered]
         shown = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
         raise InvalidOptions(
-            f"No layer matches include={list(include)} without exclude={list(exclude)}. "
-            f"The model has {len(names)} layers to choose from: {shown or 'none'}."
+            f"No layer matches include={list(include)} without exclude={list(exclude)}. The model has {len(names)} "
+            f"layers: {shown or 'none'}."
         )
     return chosen
 
@@ -94,7 +94,7 @@ def rank_for(name: str, default: int, by_pattern: Mapping[str, int] | None = Non
     """
     rank = next((r for pattern, r in (by_pattern or {}).items() if fnmatchcase(name, pattern)), default)
     if rank < 1:
-        raise InvalidOptions(f"The rank of {name} is {rank}; ranks start at 1.")
+        raise InvalidOptions(f"The rank of {name} is {rank}; it must be at least 1.")
     return rank
 
 

@@ -21,7 +21,7 @@ _SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9ff
 
 
 def word_findings(trigger: str, class_word: str) -> list[str]:
-    """What is wrong with the words that shall call a subject, one text each; empty if nothing is."""
+    """What is wrong with a trigger and class word, one text each; empty if nothing is wrong."""
     trigger, class_word = trigger.strip(), class_word.strip()
     findings: list[str] = []
     if not trigger:
@@ -48,7 +48,7 @@ def with_subject(caption: str, trigger: str, class_word: str) -> str:
 
     Args:
         caption: One line.
-        trigger: The rare word, which gets the spelling given here; a text encoder may tell "OHWX" from "ohwx".
+        trigger: The rare word, which gets the spelling given here; a text encoder may distinguish "OHWX" from "ohwx".
         class_word: What the subject is.
     """
     if mentions(caption, trigger):
@@ -63,7 +63,7 @@ def with_subject(caption: str, trigger: str, class_word: str) -> str:
 
 
 def _whole(word: str) -> re.Pattern[str]:
-    """Finds a word, any case, where no letter, digit or hyphen goes on from either of its ends."""
+    """Finds a word in any case that no letter, digit or hyphen touches."""
     word = word.strip()
     before = rf"(?<!{_SPACED})(?<!-)" if re.match(_SPACED, word) else ""
     # An apostrophe ends a word only in a possessive: "can't" is not about a can.
@@ -95,7 +95,7 @@ def build_captions(lines: Sequence[str], *, trigger: str, class_word: str, count
     unknown = sorted({field for line in lines for field in re.findall(r"\{([^{}]*)\}", line)} - set(_FIELDS))
     if unknown:
         known = ", ".join(f"{{{field}}}" for field in _FIELDS)
-        findings.append(f"The caption has the unknown field {{{plain_line(unknown[0], 40)}}}; {known} can be used.")
+        findings.append(f"The caption has the unknown field {{{plain_line(unknown[0], 40)}}}; use {known}.")
     if len(lines) not in (1, count):
         findings.append(f"The caption has {len(lines)} lines for {count} photos; write one line, or one per photo.")
     if findings:

@@ -20,7 +20,7 @@ class TrainingSet:
         class_word: What the subject is, e.g. "person".
         trigger: The rare word that calls it, e.g. "ohwx".
         photo_hashes: SHA-256 of each photo file; may be empty.
-        one_sided: Its mirror image is something else, as that of a mug with its handle on the left: never mirrored.
+        one_sided: Its mirror image is something else, such as a mug with its handle on the left; never mirrored.
     """
 
     images: tuple[Tensor, ...]
@@ -54,9 +54,11 @@ class TrainingSet:
             elif not bool(image.isfinite().all()) or float(image.min()) < 0 or float(image.max()) > 1:
                 findings.append(f"photo {number} has values outside 0..1")
         if batch > 1 and len({image.shape for image in self.images}) > 1:
-            findings.append(f"the photos differ in size, which a batch of {batch} cannot hold; set batch_size to 1")
+            findings.append(
+                f"the photos differ in size, which does not work with batches of {batch}; set batch_size to 1"
+            )
         if findings:
-            raise UnusableReferences("These photos cannot be learned from: " + "; ".join(findings) + ".")
+            raise UnusableReferences("These photos are not usable: " + "; ".join(findings) + ".")
 
 
 _ONE_SIDED_WORDS = frozenset({"mug", "cup", "jug", "pitcher", "teapot"})
@@ -64,7 +66,7 @@ _ONE_SIDED_WORDS = frozenset({"mug", "cup", "jug", "pitcher", "teapot"})
 
 
 def is_one_sided(class_word: str) -> bool:
-    """Whether a thing of that name becomes another one in the mirror."""
+    """Whether the mirror image of a thing of that name is something else."""
     return class_word.lower() in _ONE_SIDED_WORDS
 
 
@@ -89,7 +91,7 @@ _SIDE = r"\b(?:left|right|Left|Right|LEFT|RIGHT)\b|[左右]"
 
 
 def mirror_caption(caption: str, trigger: str = "") -> str:
-    """Let "left" and "right" (左 and 右) change places, as they do in a mirrored photo; other languages stay.
+    """Swap "left" and "right" (左 and 右), as in a mirrored photo; other languages stay.
 
     Args:
         caption: Of the photo.
@@ -100,7 +102,7 @@ def mirror_caption(caption: str, trigger: str = "") -> str:
 
 
 def with_mirrored(photos: TrainingSet) -> TrainingSet:
-    """Every photo followed by its mirror image, left and right exchanged in its caption.
+    """Every photo followed by its mirror image, left and right swapped in its caption.
 
     Args:
         photos: The photos; what is one-sided is given back as it is.

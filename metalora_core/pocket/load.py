@@ -1,4 +1,4 @@
-"""The pocket world's shipped files: where they are, what they say of themselves, how they become models."""
+"""The pocket world's shipped files: where they are, their records, how they become models."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ NAME = "Pocket Flux"
 
 
 def prior_file(domain: Domain) -> Path:
-    """Where the shipped prior of a domain lies."""
+    """Path of a domain's shipped prior."""
     return WEIGHTS / f"pocket_prior_{domain}.safetensors"
 
 
 def reader_file(domain: Domain) -> Path:
-    """Where the shipped factor reader of a domain lies."""
+    """Path of a domain's shipped scorer."""
     return WEIGHTS / f"pocket_reader_{domain}.safetensors"
 
 
 class PocketMetadata(FileMetadata):
-    """What a pocket model file says of itself.
+    """The record of a pocket model file.
 
     Args:
         part: "autoencoder", "base", "text" or "reader".
@@ -123,7 +123,7 @@ def load_pocket_prior(domain: Domain) -> Prior:
 
 @lru_cache(maxsize=1)
 def load_readers() -> Readers:
-    """The shipped factor readers of all domains."""
+    """The shipped scorers of all domains."""
     from .readers import FactorReader, Readers
 
     return Readers({domain: _load_into(FactorReader(domain), reader_file(domain)) for domain in DOMAINS})

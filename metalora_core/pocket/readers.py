@@ -1,7 +1,7 @@
-"""Readers: small networks that read identity factors and scene numbers off a picture.
+"""Scorers: small networks that read identity factors and scene numbers off a picture.
 
-They play the part that face recognition and CLIP play for real photos, with the difference that the truth is known, so
-their own error floor can be stated: see :func:`error_floor`.
+They do what face recognition and CLIP do for real photos. Here the truth is known, so their own error is too: see
+:func:`error_floor`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _convolution(channels: int, out: int, size: int, stride: int = 1) -> list[nn
 class FactorReader(nn.Module):
     """Picture in, identity vector and scene numbers out, for one domain.
 
-    A plain convolutional network that keeps the coarse layout (8 × 8) up to its linear layers, since sizes and
-    positions are what it has to tell.
+    A plain convolutional network that keeps the coarse layout (8 × 8) up to its linear layers, since it has to
+    recognise sizes and positions.
     """
 
     def __init__(self, domain: Domain) -> None:
@@ -89,10 +89,10 @@ class Scores:
 
 @torch.no_grad()
 def score(reader: FactorReader, pictures: Tensor, truth: Tensor, scenes: Sequence[Scene]) -> Scores:
-    """Hold pictures against the identity they should show and the scenes they were asked for.
+    """Compare pictures with the identity they should show and the scenes that were asked for.
 
     Args:
-        reader: The domain's reader.
+        reader: The domain's scorer.
         pictures: (B, 3, 128, 128) in [0, 1].
         truth: Identity vector (vector_size,) or one for each picture.
         scenes: B scenes.
@@ -110,14 +110,14 @@ def score(reader: FactorReader, pictures: Tensor, truth: Tensor, scenes: Sequenc
 
 
 def error_floor(reader: FactorReader, subjects: Sequence[Subject], scenes: Sequence[Scene]) -> Scores:
-    """What the reader errs on true photos of the subjects: no picture can be expected to score lower."""
+    """The scorer's own error on true photos of the subjects; no picture can be expected to score lower."""
     truth = torch.stack([subject.vector for subject in subjects])
     return score(reader, render(subjects, scenes), truth, scenes)
 
 
 @dataclass(frozen=True)
 class Readers:
-    """One reader for each domain."""
+    """One scorer for each domain."""
 
     by_domain: Mapping[Domain, FactorReader]
 

@@ -74,7 +74,7 @@ class AdaptationOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise ``InvalidOptions`` with every finding at once."""
+        """Raise ``InvalidOptions`` with all findings at once."""
         counts = ("steps", "batch_size", "read_every", "checkpoint_every", "validate_every", "validation_samples")
         findings = COUNT.findings(self, *counts, "preservation_pictures", "preview_steps")
         if self.r_mid != 0:  # 0 stands for the prior's

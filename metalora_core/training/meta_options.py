@@ -97,7 +97,7 @@ class MetaTrainingOptions:
         return tuple(min(every, steps - done) for done in range(0, steps, every)) if steps else (0,)
 
     def check(self) -> None:
-        """Raise ``InvalidOptions`` with every finding at once."""
+        """Raise ``InvalidOptions`` with all findings at once."""
         findings = COUNT.findings(
             self, "steps", "subjects_per_batch", "photos_per_subject", "read_every", "checkpoint_every"
         )

@@ -164,7 +164,7 @@ class MetaState:
         if wrong:
             raise TrainingDiverged(
                 f"{wrong[0]} became NaN or infinite at or before step {step}. Lower the learning rates "
-                "(meta_learning_rate first) or raise warmup_steps; the last checkpoint holds the last good state.",
+                "(meta_learning_rate first) or raise warmup_steps; the last checkpoint has the last good state.",
                 step=step,
             )
 

@@ -50,7 +50,7 @@ def test_choice_by_pattern_keeps_order_and_error_lists_what_there_is():
 def test_rank_by_first_matching_pattern():
     assert rank_for("single_blocks.3.linear1", 8, {"single*": 4, "*": 2}) == 4
     assert rank_for("img_in", 8, {"single*": 4}) == 8
-    with pytest.raises(InvalidOptions, match="start at 1"):
+    with pytest.raises(InvalidOptions, match="at least 1"):
         rank_for("img_in", 0)
 
 

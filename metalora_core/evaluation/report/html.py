@@ -107,8 +107,8 @@ what these have among themselves; prompt error is one minus the probability of a
 all prompts; the combined error is their geometric mean. Copying is how much closer a picture is to the photos that were
 learned from than to the held-out photos."""
 _NOTE = """Each method is shown at the step with its lowest combined error. The base model, untrained, shows how far
-following the prompt alone gets you. Intervals are 95 % over subjects, which are resampled together for both methods of a
-ratio; every resample chooses its own best points."""
+following the prompt alone gets you. Intervals are 95 % over subjects, which are resampled together for both methods
+of a ratio; every resample chooses its own best points."""
 
 
 def _note(plan: BenchPlan) -> str:

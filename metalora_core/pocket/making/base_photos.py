@@ -1,4 +1,4 @@
-"""What the base model is trained on: latents and captions, how often each is drawn, and which places of it matter."""
+"""What the base model is trained on: latents and captions, how often each is used, and which places in it matter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainingPhotos:
         looks: N lists of phrases that describe the photo's subject; they may be empty.
         gains: How much each latent channel moves the picture, (16,); None for all alike.
         focus: How much of what matters a photo shows in each of its tokens, 0 to 1, (N, 64); None for all alike.
-        products: Whether a photo shows a product, (N,); None where photos are to be drawn all alike.
+        products: Whether a photo shows a product, (N,); None to use all photos equally often.
     """
 
     latents: Tensor
@@ -50,7 +50,7 @@ class TrainingPhotos:
                 raise ValueError(f"Found {len(rows)} rows of {name} for {len(self.latents)} photos; give one each.")
 
     def draw(self, count: int, product_share: float, generator: torch.Generator) -> Tensor:
-        """Photos of a batch, (count,), with a share of products as large as asked; with replacement."""
+        """Photos of a batch, (count,), with the requested share of products; with replacement."""
         if self.products is None:
             return torch.randint(len(self.latents), (count,), generator=generator)
         odds = torch.where(

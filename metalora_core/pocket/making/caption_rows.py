@@ -1,4 +1,4 @@
-"""The captions that the base model is trained on, drawn anew for every batch."""
+"""The captions that the base model is trained on, varied in every batch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class CaptionOptions:
 
     drop: float = 0.1  # share of samples that see the empty prompt, for guidance
     add_trigger: float = 0.4  # share of samples whose class word gets an unknown word before it
-    describe: float = 0.6  # share of samples whose caption also tells what the subject looks like
+    describe: float = 0.6  # share of samples whose caption also says what the subject looks like
     shorten: float = 0.2  # share of samples whose caption leaves out about half of what it says of the scene
 
 
 class CaptionRows:
-    """Token rows of the training captions, drawn anew for every batch.
+    """Token rows of the training captions, varied in every batch.
 
     A share of them says what the subject looks like, in a random choice and order of phrases; a share leaves parts of
     the scene out, as people do; a share has a random unknown word before the class word, so that a trigger disturbs

@@ -51,11 +51,11 @@ class PhotoPlan:
 
 
 def rendered_photos(plan: PhotoPlan, folder: Path) -> NDArray[np.uint8]:
-    """All photos of a plan as uint8, shape (subjects · photos, 3, 128, 128); rendered where they are missing.
+    """All photos of a plan as uint8, shape (subjects · photos, 3, 128, 128); rendered if they are missing.
 
     Args:
         plan: Which photos.
-        folder: Where the file is kept. An interrupted rendering goes on at the subject it had reached.
+        folder: Where the file is kept. An interrupted rendering resumes at the subject it had reached.
     """
     path = folder / plan.file_name
     progress = path.with_suffix(".done")

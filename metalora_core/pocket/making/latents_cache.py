@@ -26,7 +26,7 @@ def encoded_photos(plan: PhotoPlan, folder: Path, autoencoder: Any, *, mirrored:
 
     Args:
         plan: Which photos.
-        folder: Where photos and latents are kept; latents of another encoder are never mistaken for these.
+        folder: Where photos and latents are kept; latents of another encoder are never confused with these.
         autoencoder: The pocket autoencoder.
         mirrored: Of the photos' mirror images.
     """

@@ -1,8 +1,8 @@
 """The pocket encoder: the 16 principal components of 8 × 8 patches, written into TAESD's convolutions.
 
-The small world's patches lie so close to 16 components that nothing has to be learned on this side. The TAESD form can
-hold that map exactly: three stride-2 convolutions gather a patch's 192 numbers, the third one projects them, and pairs
-of channels carry a component's positive and negative part through the ReLUs. Only the decoder is trained.
+The small world's patches are so close to 16 components that this side needs no training. The TAESD form can hold that
+map exactly: three stride-2 convolutions gather a patch's 192 numbers, the third one projects them, and pairs of
+channels carry a component's positive and negative part through the ReLUs. Only the decoder is trained.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def train_base(
     Args:
         photos: What to train on.
         options: How long and how.
-        start: Weights of an earlier training to go on from; None for random ones.
+        start: Weights of an earlier training to start from; None for random ones.
         on_snapshot: Gets the moving average with every report, to be looked at or stored.
     """
     torch.manual_seed(options.seed)
@@ -180,7 +180,7 @@ def train_base(
 
 
 def load_base() -> tuple[PocketBase, list[JsonValue]]:
-    """The shipped base model as one module, and the stages it has been trained in, to go on from."""
+    """The shipped base model as one module, and the stages it was trained in, as a start."""
     model = PocketBase()
     state, metadata = load_part(BASE_FILE)
     model.transformer.load_state_dict(state)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-# So few that each one's slot is visited often enough to become an identity; with all of them it stays near the start.
+# So few that each subject's factors are trained often enough to become an identity; with all of them they stay near the
+# start.
 _SUBJECTS = 600
 # Photos that the domain check's statistics are made of: one of each of the first subjects.
 _STATISTICS_PHOTOS = 600
@@ -30,8 +31,8 @@ _STATISTICS_PHOTOS = 600
 def shipped_stages(domain: Domain, steps: int = 0) -> tuple[MetaTrainingOptions, ...]:
     """The settings that the shipped prior of a domain was trained with, stage by stage.
 
-    First all slots and the shared factors together, then episodes from one photo, which make few steps go further.
-    The shipped priors went through both several times, as their records tell.
+    First all per-subject and shared factors jointly, then episodes from one photo, which make few steps go further. The
+    shipped priors went through both several times, as their records show.
 
     Args:
         domain: Which.
@@ -82,8 +83,8 @@ def make_prior(
     Args:
         domain: Which.
         folder: Where photos, latents and the checkpoints of a running training are kept.
-        stages: Settings of stage 1, each going on from the prior of the one before.
-        earlier: A prior to go on from.
+        stages: Settings of stage 1, each starting from the prior of the one before.
+        earlier: A prior to start from.
         fast: Compiled passes in bfloat16.
     """
     from ...meta_training import meta_train
@@ -100,7 +101,7 @@ def make_prior(
     for options, checkpoint in zip(stages, checkpoints, strict=True):
         with host.fast_training() if fast else nullcontext():
             earlier = meta_train(host, subjects, options, earlier=earlier, on_progress=tell, checkpoint=checkpoint)
-    # Not before the last stage: an interrupted one is found again by the prior that all of them went on from.
+    # Not before the last stage: an interrupted one is found by the prior that all of them started from.
     if earlier is not None:
         save_pocket_prior(earlier, domain, folder)
     for checkpoint in checkpoints:

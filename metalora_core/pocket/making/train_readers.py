@@ -1,4 +1,4 @@
-"""Train a domain's factor reader on training photos, as they are and as the autoencoder gives them back."""
+"""Train a domain's scorer on training photos, as they are and after the autoencoder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RESTORED_EVERY = 5
 
 @dataclass(frozen=True)
 class ReaderOptions:
-    """How a reader is trained."""
+    """How a scorer is trained."""
 
     steps: int = 9000
     batch_size: int = 64
@@ -66,7 +66,7 @@ _MIRRORED = [SCENE_NAMES.index(name) for name in ("yaw", "light_x")]
 
 
 def _mirror(pictures: Tensor, scenes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror half of the photos: who it is stays, only turn and light change sides."""
+    """Mirror half of the photos: the identity stays, only turn and light change sides."""
     chosen = torch.rand(len(pictures), generator=generator) < 0.5
     pictures = torch.where(chosen[:, None, None, None], pictures.flip(-1), pictures)
     signs = torch.ones(scenes.shape[1])
@@ -140,9 +140,9 @@ def train_reader(
 
 
 def make_reader(domain: Domain, folder: Path, options: ReaderOptions) -> None:
-    """Train, measure and write the shipped reader of a domain.
+    """Train, measure and write the shipped scorer of a domain.
 
-    Every fifth photo is shown as the autoencoder gives it back: what a generated picture looks like.
+    Every fifth photo goes through the autoencoder, as a generated picture does.
     """
     plan, autoencoder = PhotoPlan(domain), load_autoencoder()
     photos, latents = rendered_photos(plan, folder), encoded_photos(plan, folder, autoencoder)[::_RESTORED_EVERY]
