@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = [
     "ConsentRefused",
+    "DamagedFile",
     "IncompatibleBaseModel",
     "InvalidOptions",
     "MetaLoRAError",
@@ -38,6 +39,10 @@ class UnusableReferences(MetaLoRAError):
 
 class UnreadableFile(MetaLoRAError):
     """A file is missing, malformed, oversized, truncated or not what its name says."""
+
+
+class DamagedFile(UnreadableFile):
+    """A file was cut off or changed after it was written."""
 
 
 class ConsentRefused(MetaLoRAError):

@@ -1,43 +1,37 @@
-"""Safetensors on disk: written all or not at all, and the same content always as the same bytes.
-
-The writer here is our own because the library keeps metadata in an unordered map, so that the same content gives
-different bytes from run to run; a prior is known by the SHA-256 of its file, which therefore must not move.
-"""
+"""Writing files: the whole new one or the whole old one, and the same content always as the same bytes."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import torch
+import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from ..checks import plain_line
 from ..errors import MetaLoRAError
-from .bounded import DTYPES, ReadLimits, SafetensorsFile, read_safetensors
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ALIGNMENT = 8  # bytes; the data that follows the header starts on this boundary
 _ZEROS_AT_ONCE = 1 << 22  # bytes
 
 
 __all__ = [
-    "ReadLimits",
-    "SafetensorsFile",
     "UnwritableFile",
     "atomic_save_safetensors",
     "atomic_write",
-    "read_safetensors",
     "require_writable",
     "reserve_file",
-    "safetensors_chunks",
+    "safetensors_bytes",
     "sha256_of",
 ]
 
@@ -46,46 +40,17 @@ class UnwritableFile(MetaLoRAError):
     """The output could not be written; whatever stood there before is untouched."""
 
 
-def safetensors_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
-    """Serialise tensors to safetensors, the same content always to the same bytes.
-
-    Tensors are laid out widest element first, then by name, as the safetensors library does; metadata is sorted.
-
-    Args:
-        tensors: Name to tensor, any device, any shape.
-        metadata: Text entries of the header.
-
-    Yields:
-        The header, then each tensor's bytes, so that a large file never stands in memory twice.
-
-    Raises:
-        MetaLoRAError: If a tensor has a dtype the format lacks here, or a name that the format reserves.
-    """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    offset = 0
-    for name, tensor in ordered:
-        if name == "__metadata__" or tensor.dtype not in _NAMES:
-            raise MetaLoRAError(
-                f"tensor {name!r} of dtype {tensor.dtype} cannot be saved; use one of {sorted(DTYPES)} "
-                "and any name but '__metadata__'."
-            )
-        stop = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
-        offset = stop
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    yield len(text).to_bytes(8, "little") + text
-    for _, tensor in ordered:
-        yield tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
 def sha256_of(chunks: Iterable[bytes]) -> str:
     """SHA-256 of a sequence of byte chunks, hexadecimal."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha256_of(iter(lambda: file.read(1 << 22), b""))
 
 
 def _explain(path: Path, error: OSError) -> str:
@@ -102,7 +67,17 @@ def _explain(path: Path, error: OSError) -> str:
         errno.ENAMETOOLONG: "the file name is too long; choose a shorter one",
     }
     remedy = remedies.get(error.errno or 0, "check the folder and try again")
-    return f"{path} could not be written ({error.strerror or error}): {remedy}. Nothing was left half-written."
+    shown = plain_line(str(path), 300)
+    return f"{shown} could not be written ({error.strerror or error}): {remedy}. Nothing was left half-written."
+
+
+def _require_possible(path: Path) -> None:
+    with suppress(UnicodeEncodeError):
+        if b"\0" not in os.fsencode(path):
+            return
+    raise UnwritableFile(
+        f"{plain_line(str(path), 300)} has a character in it that a file name cannot hold. Choose another name."
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -118,10 +93,34 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def _replacing(path: Path) -> Generator[Path]:
+    """Where the new content is to be written; it takes the place of the old when the block ends well.
+
+    A folder beside the file keeps it, because the safetensors library writes a temporary file of its own beside the
+    one that it is asked for.
+    """
+    _require_possible(path)
+    folder = path.parent / f".metalora-{secrets.token_hex(8)}.tmp"
+    new = folder / "new"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        yield new
+        # The library's files are their owner's alone; a shared models folder expects the usual rights.
+        new.chmod(folder.stat().st_mode & 0o666)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UnwritableFile(_explain(path, error)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def atomic_write(path: Path | str, chunks: Iterable[bytes]) -> str:
     """Write a file so that a reader sees the whole new content or the whole old one, never a part.
-
-    Temporary file in the same folder, fsync, rename, fsync of the folder. The temporary file goes whatever happens.
 
     Args:
         path: Where the file shall stand; missing folders are made.
@@ -133,28 +132,11 @@ def atomic_write(path: Path | str, chunks: Iterable[bytes]) -> str:
     Raises:
         UnwritableFile: If the folder is missing, unwritable or full.
     """
-    path = Path(path)
     digest = hashlib.sha256()
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not mkstemp: its files are readable by their owner only, and a shared models folder expects the usual rights.
-        temporary = path.parent / f".metalora-{secrets.token_hex(8)}.tmp"
-        with temporary.open("xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                digest.update(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UnwritableFile(_explain(path, error)) from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
+    with _replacing(Path(path)) as new, new.open("xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -169,6 +151,7 @@ def require_writable(path: Path | str, size_bytes: int = 1) -> None:
         UnwritableFile: If the path is a folder, or its folder cannot be made, written to or hold the file.
     """
     path = Path(path)
+    _require_possible(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -182,7 +165,8 @@ def require_writable(path: Path | str, size_bytes: int = 1) -> None:
         raise UnwritableFile(_explain(path, error)) from error
     if free < size_bytes:
         raise UnwritableFile(
-            f"{path} needs {size_bytes:,} bytes, its disk has {free:,} left. Free some space or choose another folder."
+            f"{plain_line(str(path), 300)} needs {size_bytes:,} bytes, its disk has {free:,} left. Free some space or "
+            "choose another folder."
         )
 
 
@@ -227,6 +211,18 @@ def _allocated(descriptor: int, size_bytes: int) -> bool:
     return True
 
 
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The file that `atomic_save_safetensors` would write, in memory.
+
+    Raises:
+        MetaLoRAError: If a tensor or a name cannot be saved.
+    """
+    with _in_our_words():
+        file = io.BytesIO(safetensors.torch.save(_owned(tensors), dict(metadata) or None))
+    _sort_metadata(file)
+    return file.getvalue()
+
+
 def atomic_save_safetensors(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> str:
@@ -234,7 +230,7 @@ def atomic_save_safetensors(
 
     Args:
         path: Target file.
-        tensors: Name to tensor.
+        tensors: Name to tensor, any device, any shape.
         metadata: Text entries of the header.
 
     Returns:
@@ -242,5 +238,46 @@ def atomic_save_safetensors(
 
     Raises:
         UnwritableFile: If the folder is missing, unwritable or full; an older file stays as it was.
+        MetaLoRAError: If a tensor or a name cannot be saved.
     """
-    return atomic_write(path, safetensors_chunks(tensors, metadata or {}))
+    with _replacing(Path(path)) as new:
+        with _in_our_words():
+            safetensors.torch.save_file(_owned(tensors), new, dict(metadata or {}) or None)
+        with new.open("rb+") as file:
+            _sort_metadata(file)
+        return _file_sha256(new)
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as the library takes them: on the CPU, in one piece, no two of the same memory."""
+    if "__metadata__" in tensors:
+        raise ValueError("the name '__metadata__' is taken")  # the library would write a file that nobody can read
+    owned, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        owned[name] = plain.clone() if plain.untyped_storage().data_ptr() in seen else plain
+        seen.add(plain.untyped_storage().data_ptr())
+    return owned
+
+
+@contextmanager
+def _in_our_words() -> Generator[None]:
+    """The library's errors as ours: of the disk, or of content that the format cannot hold."""
+    try:
+        yield
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise MetaLoRAError(f"These tensors cannot be saved as safetensors: {str(error)[:300]}.") from error
+        number = int(code[1])
+        raise OSError(*((0, str(error), None, number) if os.name == "nt" else (number, os.strerror(number)))) from error
+
+
+def _sort_metadata(file: IO[bytes]) -> None:
+    """Put several entries into one order; the library's order differs from process to process."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    if len(header.get("__metadata__", ())) > 1:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length))

@@ -1,66 +1,40 @@
-"""Reading safetensors from strangers: nothing is allocated before the header has been proved.
+"""Reading files from strangers: regular files only, and no tensor is allocated before the header is proved.
 
-The layout is the published one: eight bytes of header length (little endian), a JSON header, the tensors. No pickle is
-ever opened, so a file cannot run code; a file that lies about its shapes, offsets or length is refused in words.
+The safetensors library proves the header, its offsets and the length of the file. No pickle is ever opened.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import UnreadableFile
+from ..checks import plain_line
+from ..errors import DamagedFile, UnreadableFile
 
-DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What a file may ask for before a single tensor is allocated.
-
-    Args:
-        file_bytes: Largest file, bytes.
-        header_bytes: Largest JSON header, bytes.
-        tensors: Most tensors.
-        dimensions: Most dimensions of one tensor.
-    """
+    """Most bytes of a file and of its JSON header, and most tensors, before one of them is allocated."""
 
     file_bytes: int = 16 * 1024**3
     header_bytes: int = 16 * 1024**2
     tensors: int = 50_000
-    dimensions: int = 6
 
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """One file, read and checked.
-
-    Args:
-        tensors: Name to tensor, on the CPU, owned (no memory map keeps the file open).
-        metadata: The header's text entries.
-        sha256: Of all bytes of the file, hexadecimal.
-        size_bytes: Length of the file.
-    """
+    """Tensors on the CPU (no memory map keeps the file open), text entries, SHA-256 of all bytes, and their number."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -68,169 +42,119 @@ class SafetensorsFile:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    stop: int
+def open_regular(path: Path | str) -> BufferedReader:
+    """Open a file for reading; a pipe or a device, which could block or never end, is refused unopened.
+
+    Raises:
+        UnreadableFile: If it is missing, unreadable or not a regular file.
+    """
+    shown = plain_line(str(path), 300)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UnreadableFile(f"{shown} is not a file but a folder, pipe or device. Give the path of a file.")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # a ValueError is a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableFile(f"{shown} could not be opened ({reason}). Check the path.") from error
 
 
-def read_safetensors(path: Path | str, limits: ReadLimits | None = None, *, finite: bool = True) -> SafetensorsFile:
+def read_safetensors(
+    path: Path | str,
+    limits: ReadLimits | None = None,
+    *,
+    finite: bool = True,
+    check: Callable[[str, Mapping[str, str]], object] | None = None,
+) -> SafetensorsFile:
     """Read a safetensors file, refusing whatever is malformed, oversized or not finite.
 
     Args:
         path: The file.
         limits: What it may ask for; `ReadLimits` by default.
         finite: Whether NaN and infinity are refused.
-
-    Returns:
-        Tensors, metadata, hash and size.
+        check: Called with the file's name and its metadata before a tensor is read; it may raise.
 
     Raises:
-        UnreadableFile: With the file's name, what was found and what to do.
+        DamagedFile: If it is cut off, changed or not finite.
+        UnreadableFile: If it is missing, not a file, too large or a pickle.
     """
-    path, limits = Path(path), limits or ReadLimits()
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise UnreadableFile(f"{path} is not a file. Give the path of a .safetensors file.")
+    limits, name = limits or ReadLimits(), plain_line(Path(path).name, 120)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if size > limits.file_bytes:
-            raise UnreadableFile(f"{path.name} has {size} bytes, at most {limits.file_bytes} are accepted.")
-        # One buffer of the proved size: a large file stands in memory once, and growing meanwhile does not matter.
-        data = bytearray(size)
-        with path.open("rb") as file:
-            del data[file.readinto(data) :]
-    except OSError as error:
-        raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
-    entries, metadata, data_start = _parse_header(path.name, data, limits, len(data))
-    tensors = {entry.name: _view(data, data_start, entry) for entry in entries}
-    if finite:
-        _refuse_non_finite(path.name, tensors)
-    return SafetensorsFile(tensors, metadata, hashlib.sha256(data).hexdigest(), len(data))
+            raise UnreadableFile(f"{name} has {size} bytes, at most {limits.file_bytes} are accepted.")
+        blanks, metadata = _proved(path, name, file, limits)
+        if check is not None:
+            check(name, metadata)
+        file.seek(0)
+        digest = hashlib.sha256(file.read(size - sum(blank.nbytes for blank in blanks.values())))
+        tensors = {key: _filled(blank, file, name) for key, blank in blanks.items()}
+    for key, tensor in tensors.items():
+        digest.update(bytes_of(tensor))
+        if finite and tensor.is_floating_point() and not _is_finite(tensor):
+            raise DamagedFile(
+                f"{name} holds NaN or infinite values, first in {plain_line(key, 80)!r}; finite numbers are needed. "
+                "The run that wrote it diverged: make the file again with a lower learning rate."
+            )
+    return SafetensorsFile(tensors, metadata, digest.hexdigest(), size)
 
 
 def read_keys(path: Path | str, limits: ReadLimits | None = None) -> list[str]:
-    """Names of a file's tensors, without reading them.
+    """Names of a file's tensors, without reading them; raises what `read_safetensors` raises for a header."""
+    with open_regular(path) as file:
+        return list(_proved(path, plain_line(Path(path).name, 120), file, limits or ReadLimits())[0])
 
-    Raises:
-        UnreadableFile: If the header is malformed or oversized.
-    """
-    path, limits = Path(path), limits or ReadLimits()
+
+def _proved(
+    path: Path | str, name: str, file: BufferedReader, limits: ReadLimits
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What the library reads in a header: tensors without memory in the order of their bytes, and the metadata."""
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if length > limits.header_bytes and start[:2] in _PICKLE_STARTS:
+        raise UnreadableFile(
+            f"{name} is a zip or pickle file under another name; pickles can run code and are never opened. "
+            "Convert it to safetensors."
+        )
     try:
-        with path.open("rb") as file:
-            head = bytearray(file.read(8))
-            # A header that announces too much is read only so far, and refused by the parser.
-            head += file.read(min(int.from_bytes(head, "little"), limits.header_bytes))
+        if length > limits.header_bytes:
+            raise ValueError(f"it announces a header of {length} bytes, at most {limits.header_bytes} are accepted")
+        with safe_open(path, "pt") as proved:
+            metadata, keys = dict(proved.metadata() or {}), list[str](proved.keys())
+            if len(keys) > limits.tensors:
+                raise ValueError(f"it lists {len(keys)} tensors, at most {limits.tensors} are accepted")
+            views: dict[str, Tensor] = {key: proved.get_tensor(key) for key in keys}
+            blanks = {key: view.to("meta") for key, view in sorted(views.items(), key=lambda pair: pair[1].data_ptr())}
+        if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+            raise OSError("it was replaced meanwhile, try again")
     except OSError as error:
-        raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
-    return [entry.name for entry in _parse_header(path.name, head, limits, data_bytes=None)[0]]
+        raise UnreadableFile(f"{name} could not be read ({error.strerror or error}). Check the disk.") from error
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        found = plain_line(str(error).removeprefix("Error while deserializing header: "), 200)
+        raise DamagedFile(
+            f"{name} is not a whole safetensors file: {found}. It is cut off, damaged or of another kind; copy or "
+            "download it again."
+        ) from error
+    return blanks, metadata
 
 
-def _view(data: bytearray, data_start: int, entry: _Entry) -> Tensor:
-    if entry.start == entry.stop:
-        return torch.empty(entry.shape, dtype=entry.dtype)
-    raw = torch.frombuffer(data, dtype=torch.uint8, offset=data_start + entry.start, count=entry.stop - entry.start)
-    # The clone gives each tensor its own aligned memory, so that the file's buffer is not kept alive by one of them.
-    return raw.clone().view(entry.dtype).reshape(entry.shape)
-
-
-def _refuse_non_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
-    bad = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if bad:
-        raise UnreadableFile(
-            f"{name} holds NaN or infinite values in {len(bad)} of {len(tensors)} tensors, first {bad[0]!r}; "
-            "finite numbers are needed. The run that wrote it diverged: make the file again with a lower learning rate."
-        )
-
-
-def _parse_header(
-    name: str, data: bytearray, limits: ReadLimits, data_bytes: int | None
-) -> tuple[list[_Entry], dict[str, str], int]:
-    advice = "The file is damaged or no safetensors file: copy or download it again."
-    if len(data) < 8:
-        raise UnreadableFile(f"{name} has {len(data)} bytes, too few for a safetensors header. {advice}")
-    length = int.from_bytes(data[:8], "little")
-    if length > limits.header_bytes or length > len(data) - 8:
-        if bytes(data[:2]) in _PICKLE_STARTS:
-            raise UnreadableFile(
-                f"{name} is a zip or pickle file under another name; pickles can run code and are never opened. "
-                "Convert it to safetensors."
-            )
-        raise UnreadableFile(
-            f"{name} announces a header of {length} bytes; the file has {len(data)} bytes and at most "
-            f"{limits.header_bytes} are accepted. {advice}"
-        )
+def _filled(blank: Tensor, file: BufferedReader, name: str) -> Tensor:
     try:
-        header: Any = json.loads(bytes(data[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableFile(f"{name} has a header that is no valid JSON ({error}). {advice}") from error
-    if not isinstance(header, dict):
-        raise UnreadableFile(f"{name} has a header that is no JSON object. {advice}")
-    fields = cast("dict[str, Any]", header)
-    metadata = fields.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in cast("dict[str, Any]", metadata).values()):
-        raise UnreadableFile(f"{name} has metadata that is no map of texts. {advice}")
-    if len(fields) > limits.tensors:
-        raise UnreadableFile(f"{name} lists {len(fields)} tensors, at most {limits.tensors} are accepted.")
-    entries = sorted(
-        (_entry(name, key, value, limits) for key, value in fields.items()), key=lambda e: (e.start, e.stop)
-    )
-    if data_bytes is not None:
-        _check_coverage(name, entries, data_bytes - 8 - length)
-    return entries, cast("dict[str, str]", metadata), 8 + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return result
-
-
-def _naturals(value: Any) -> list[int] | None:
-    items: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [None]
-    return items if all(type(item) is int and item >= 0 for item in items) else None
-
-
-def _entry(name: str, key: str, value: Any, limits: ReadLimits) -> _Entry:
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    dtype = DTYPES.get(str(fields.get("dtype")))
-    shape, offsets = _naturals(fields.get("shape")), _naturals(fields.get("data_offsets"))
-    if dtype is None or shape is None or offsets is None or len(offsets) != 2 or set(fields) - _ENTRY_KEYS:
+        tensor = torch.empty_like(blank, device="cpu")
+        if file.readinto(bytes_of(tensor)) == tensor.nbytes:
+            return tensor
+        raise OSError("it was cut off meanwhile")
+    except (OSError, RuntimeError) as error:
         raise UnreadableFile(
-            f"{name} describes tensor {key!r} as {str(value)[:120]}; a known dtype ({', '.join(DTYPES)}), a shape and "
-            "two offsets are needed. Convert the file or copy it again."
-        )
-    if len(shape) > limits.dimensions:
-        raise UnreadableFile(
-            f"{name}: tensor {key!r} has {len(shape)} dimensions, at most {limits.dimensions} are accepted."
-        )
-    numel = 1
-    for length in shape:
-        numel *= length
-    if not numel and any(length > limits.file_bytes for length in shape):
-        raise UnreadableFile(f"{name}: tensor {key!r} is empty, yet of shape {shape}; no side can be that long.")
-    if numel * dtype.itemsize != offsets[1] - offsets[0]:
-        raise UnreadableFile(
-            f"{name}: tensor {key!r} of shape {shape} needs {numel * dtype.itemsize} bytes but the header gives it "
-            f"{offsets[1] - offsets[0]}. The file is damaged: copy or download it again."
-        )
-    return _Entry(key, dtype, tuple(shape), offsets[0], offsets[1])
+            f"{name} could not be read ({plain_line(str(error), 200)}). Free memory, or check the disk."
+        ) from error
 
 
-def _check_coverage(name: str, entries: list[_Entry], data_bytes: int) -> None:
-    position = 0
-    for entry in entries:
-        if entry.start != position:
-            raise UnreadableFile(
-                f"{name}: tensor {entry.name!r} starts at byte {entry.start}, {position} was expected. "
-                "The file is damaged: copy or download it again."
-            )
-        position = entry.stop
-    if position != data_bytes:
-        raise UnreadableFile(
-            f"{name} holds {data_bytes} bytes of tensors, its header describes {position}. "
-            "The file is cut off or damaged: copy or download it again."
-        )
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # torch asks some eight-bit numbers only after they are widened.
+    flat = (tensor.float() if tensor.itemsize == 1 else tensor).reshape(-1)
+    return bool(flat.isfinite().all())

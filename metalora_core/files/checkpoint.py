@@ -1,13 +1,17 @@
 """The checkpoint of a running adaptation or meta-training: everything that the next step depends on.
 
 Optimizer states are nested dicts of tensors and numbers. Tensors become entries of the safetensors file, the rest one
-JSON text, so that nothing is ever pickled and a resumed run goes on from exactly the same bits.
+JSON text in its record, so that nothing is ever pickled and a resumed run continues from exactly the same bits. A
+checksum in the record proves both; whoever loads a checkpoint need not ask whether its numbers are plausible.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Generator, Mapping
+import logging
+import os
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,22 +20,43 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import Field
 from torch import Tensor
 
-from ..errors import InvalidOptions, UnreadableFile
-from .atomic import ReadLimits, atomic_write, read_safetensors, safetensors_chunks
-from .metadata import FileMetadata, parse_record, summarise
+from ..checks import plain_line
+from ..errors import DamagedFile, InvalidOptions, UnreadableFile
+from .atomic import UnwritableFile, atomic_save_safetensors
+from .bounded import ReadLimits, bytes_of
+from .metadata import FileMetadata, read_record, summarise
 
+_LOG = logging.getLogger(__name__)
 _STATE_KEY = "state"
 _SMALL_BYTES = 64 * 1024**2  # what a header, losses and an unusual optimizer may add
 
 
 class CheckpointMetadata(FileMetadata):
-    """The record of a checkpoint; `Checkpoint` says what the fields mean."""
+    """The record of a checkpoint; `Checkpoint` says what the fields mean.
+
+    Version 1 had the state beside the record, and no checksum.
+
+    Args:
+        state: The nested state as JSON.
+        sha256: Of the fields above and all tensors; empty in version 1.
+    """
 
     FORMAT: ClassVar[str] = "metalora.checkpoint"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    OLDER: ClassVar[tuple[int, ...]] = (1,)
     kind: str
     step: Annotated[int, Field(ge=0)]
     digest: str
+    state: str = ""
+    sha256: str = ""
+
+    def checksum(self, tensors: Mapping[str, Tensor]) -> str:
+        """What `sha256` has to be for these tensors."""
+        found = hashlib.sha256(json.dumps([self.kind, self.step, self.digest, self.state]).encode())
+        for name, tensor in sorted(tensors.items()):
+            found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+            found.update(bytes_of(tensor.detach().cpu().contiguous()))
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -63,9 +88,10 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         InvalidOptions: If the state holds something that is no tensor, number, text, None, dict, list or tuple.
     """
     tensors = {f"tensors.{name}": tensor for name, tensor in checkpoint.tensors.items()}
-    text = json.dumps(_flatten(dict(checkpoint.state), _STATE_KEY, tensors), sort_keys=True)
-    record = CheckpointMetadata(kind=checkpoint.kind, step=checkpoint.step, digest=checkpoint.digest)
-    atomic_write(path, safetensors_chunks(tensors, record.header() | {_STATE_KEY: text}))
+    state = json.dumps(_flatten(dict(checkpoint.state), _STATE_KEY, tensors), sort_keys=True)
+    record = CheckpointMetadata(kind=checkpoint.kind, step=checkpoint.step, digest=checkpoint.digest, state=state)
+    record = record.model_copy(update={"sha256": record.checksum(tensors)})
+    atomic_save_safetensors(path, tensors, record.header())
 
 
 def load_checkpoint(
@@ -80,24 +106,27 @@ def load_checkpoint(
         usual_bytes: What the run's own state takes; a file many times larger is not read. None for any size.
 
     Raises:
-        UnreadableFile: If the file is damaged, oversized, not finite or of another kind of run.
+        DamagedFile: If its checksum is wrong, or it is cut off or not finite.
+        UnreadableFile: If it is missing, oversized or no checkpoint of this kind of run.
         InvalidOptions: If it belongs to a run with other options, photos, prior or base.
     """
     limits = ReadLimits() if usual_bytes is None else ReadLimits(file_bytes=8 * usual_bytes + _SMALL_BYTES)
-    try:
-        file, name = read_safetensors(path, limits), Path(path).name
-        record = parse_record(CheckpointMetadata, name, file.metadata)
-    except UnreadableFile as error:
-        raise UnreadableFile(f"There is no going on from {path}; remove it to start anew. {error}") from error
+    record, file = read_record(CheckpointMetadata, path, limits)
+    name = plain_line(Path(path).name, 120)
     if record.kind != kind:
-        raise UnreadableFile(f"{name} is the checkpoint of a {record.kind}, one of a {kind} was expected. Remove it.")
+        raise UnreadableFile(
+            f"{name} is the checkpoint of a {plain_line(record.kind, 40)}; expected one of a {kind}. Choose another "
+            "file."
+        )
+    if record.sha256 and record.sha256 != record.checksum(file.tensors):
+        raise DamagedFile(f"{name} was changed after it was written: its checksum is wrong. Delete it to start over.")
     if digest is not None and record.digest != digest:
         raise InvalidOptions(
             f"{name} belongs to a run with other options or photos, another prior or base model (digest "
-            f"{record.digest[:12]}, this run has {digest[:12]}). Set these back, or remove the file to start anew."
+            f"{record.digest[:12]!r}, this run has {digest[:12]}). Set these back, or delete the file to start over."
         )
     with refusing_damage(path):
-        state = _unflatten(json.loads(file.metadata[_STATE_KEY]), file.tensors)
+        state = _unflatten(json.loads(record.state or file.metadata[_STATE_KEY]), file.tensors)
     prefix = "tensors."
     tensors = {key.removeprefix(prefix): tensor for key, tensor in file.tensors.items() if key.startswith(prefix)}
     return Checkpoint(record.kind, record.step, record.digest, tensors, cast("dict[str, Any]", state))
@@ -115,7 +144,7 @@ def require_tensors(
         may: Tensors of these names and shapes may be there too.
 
     Raises:
-        UnreadableFile: If one is missing, surplus or of another shape; all findings at once.
+        DamagedFile: If one is missing, surplus or of another shape; all findings at once.
     """
     findings = [f"{name!r} is missing" for name in wanted if name not in saved.tensors]
     known = {**wanted, **(may or {})}
@@ -125,9 +154,9 @@ def require_tensors(
         elif tensor.shape != known[name].shape:
             findings.append(f"{name!r} has shape {tuple(tensor.shape)}, not {tuple(known[name].shape)}")
     if findings:
-        raise UnreadableFile(
-            f"{Path(path).name} does not hold the state of this run: {summarise(findings)}. It is damaged or was "
-            "written by another release: remove it to start anew."
+        raise DamagedFile(
+            f"{plain_line(Path(path).name, 120)} does not hold the state of this run: {summarise(findings)}. It is "
+            "damaged or was written by another release: delete it to start over."
         )
 
 
@@ -136,14 +165,50 @@ def refusing_damage(path: Path | str) -> Generator[None]:
     """Turn what a malformed state raises while it is taken over into words.
 
     Raises:
-        UnreadableFile: In place of an error of lookup, type, value or shape.
+        DamagedFile: In place of an error of lookup, type, value or shape.
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UnreadableFile(
-            f"{Path(path).name}: the state in it is damaged ({str(error)[:200]!r}). Remove it to start anew."
+        raise DamagedFile(
+            f"{plain_line(Path(path).name, 120)}: the state in it is damaged ({plain_line(str(error), 200)}). Delete "
+            "it to start over."
         ) from error
+
+
+def resumed(path: Path, load: Callable[[Path], object]) -> bool:
+    """Continue from a checkpoint, or move a damaged one aside and say so in the log, so that the run can start over.
+
+    Args:
+        path: Where the run keeps its checkpoint.
+        load: Takes over what is in the file; where this returns False the state that it was to change is half changed.
+
+    Returns:
+        Whether the run continues.
+
+    Raises:
+        UnreadableFile: If the file is not damaged but of another kind; it stays where it is.
+        InvalidOptions: If it belongs to another run.
+    """
+    try:
+        load(path)
+    except DamagedFile as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        try:
+            os.replace(path, aside)
+        except OSError:
+            raise error from None
+        _LOG.warning("%s It was moved aside to %s, and the run starts over.", error, aside.name)
+        return False
+    return True
+
+
+def keep_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; a disk that is full or gone costs the checkpoint and a line in the log, never the run."""
+    try:
+        save_checkpoint(path, checkpoint)
+    except UnwritableFile as error:
+        _LOG.warning("%s The training continues without this checkpoint.", error)
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

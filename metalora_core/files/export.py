@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import IncompatibleBaseModel, InvalidOptions
 from ..model.families import family_named
 from ..model.targets import Target
-from .atomic import atomic_write, safetensors_chunks, sha256_of
+from .atomic import atomic_save_safetensors, safetensors_bytes, sha256_of
 from .identity import Identity, chain_factors
 from .prior import Prior
 
@@ -105,8 +105,7 @@ def export_lora(
             "Give the base model that the identity was learned on."
         )
     tensors = {key: value.to(dtype).contiguous() for key, value in _LAYOUTS[layout](layers, prior, by_name).items()}
-    metadata = _model_spec(identity, prior, layers, tensors)
-    return atomic_write(path, safetensors_chunks(tensors, metadata))
+    return atomic_save_safetensors(path, tensors, _model_spec(identity, prior, layers, tensors))
 
 
 def _of_one_rank(layers: Sequence[LoRALayer]) -> list[LoRALayer]:
@@ -187,7 +186,7 @@ def _model_spec(
     identity: Identity, prior: Prior, layers: Sequence[LoRALayer], tensors: Mapping[str, Tensor]
 ) -> dict[str, str]:
     # https://github.com/Stability-AI/ModelSpec, version 1.0.1. No date: equal content gives equal bytes.
-    made = identity.metadata
+    made, content = identity.metadata, safetensors_bytes(tensors, {})
     rank = max(layer.down.shape[0] for layer in layers)
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -201,7 +200,7 @@ def _model_spec(
         "modelspec.trigger_phrase": f"{made.trigger} {made.class_word}".strip(),
         "modelspec.tags": ", ".join(filter(None, ["meta-lora", made.class_word, prior.metadata.domain])),
         "modelspec.license": prior.metadata.license,
-        "modelspec.hash_sha256": "0x" + sha256_of(list(safetensors_chunks(tensors, {}))[1:]),
+        "modelspec.hash_sha256": "0x" + sha256_of([content[8 + int.from_bytes(content[:8], "little") :]]),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{layers[0].scale * rank:g}",

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from ..chain import ChainFactors
 from ..errors import IncompatibleBaseModel, TrainingDiverged, UnreadableFile
-from .atomic import atomic_write, read_safetensors, safetensors_chunks
-from .metadata import FileMetadata, parse_record, summarise
+from .atomic import atomic_save_safetensors
+from .bounded import ReadLimits
+from .metadata import FileMetadata, read_record, summarise
 from .prior import Prior, prior_sha256, require_rank
 
 _SUFFIXES = ("mid", "up")
+_LIMITS = ReadLimits(file_bytes=2 * 1024**3)  # every layer of the largest models at rank 128 stays below it
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -102,7 +104,7 @@ def save_identity(path: Path | str, identity: Identity) -> str:
     """
     tensors = _tensors(identity)
     _checked_layers(Path(path).name, tensors)
-    return atomic_write(path, safetensors_chunks(tensors, identity.metadata.header()))
+    return atomic_save_safetensors(path, tensors, identity.metadata.header())
 
 
 def load_identity(path: Path | str) -> Identity:
@@ -111,11 +113,8 @@ def load_identity(path: Path | str) -> Identity:
     Raises:
         UnreadableFile: If it is damaged, oversized, no identity, or holds NaN or wrong shapes.
     """
-    file = read_safetensors(path)
-    name = Path(path).name
-    return Identity(
-        metadata=parse_record(IdentityMetadata, name, file.metadata), layers=_checked_layers(name, file.tensors)
-    )
+    metadata, file = read_record(IdentityMetadata, path, _LIMITS)
+    return Identity(_checked_layers(Path(path).name, file.tensors), metadata)
 
 
 def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> dict[str, IdentityLayer]:

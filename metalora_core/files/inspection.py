@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..model.families import bases
-from .atomic import read_safetensors
+from .bounded import read_safetensors
 from .metadata import raw_record
 
 _KINDS = {

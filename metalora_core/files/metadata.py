@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
-from ..errors import InvalidOptions, UnreadableFile
+from ..checks import plain_line
+from ..errors import DamagedFile, InvalidOptions, UnreadableFile
+from .bounded import ReadLimits, SafetensorsFile, read_safetensors
 
 METADATA_KEY = "metalora"
+# Control characters, of which a terminal would take orders, and marks that reverse the reading direction.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class FileMetadata(BaseModel):
     """Base of the records: unknown fields, wrong types and non-finite numbers are refused.
 
     Subclasses set `FORMAT` (what the file is) and `VERSION` (of that format), which stand in the record as
-    ``format`` and ``format_version``.
+    ``format`` and ``format_version``, and `OLDER`, the earlier versions that are still read.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
     FORMAT: ClassVar[str]
     VERSION: ClassVar[int]
+    OLDER: ClassVar[tuple[int, ...]] = ()
 
     def header(self) -> dict[str, str]:
         """The record as one canonical JSON text under the header key ``metalora``.
 
         Raises:
-            InvalidOptions: If a setting or metric is NaN or infinite, which JSON cannot say.
+            InvalidOptions: If a setting or metric is NaN or infinite, or half a character, which JSON cannot say.
         """
-        fields = self.model_dump() | {"format": self.FORMAT, "format_version": self.VERSION}
+        fields = _cleaned(self.model_dump()) | {"format": self.FORMAT, "format_version": self.VERSION}
         try:
-            return {METADATA_KEY: json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)}
+            text = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            text.encode()
+            return {METADATA_KEY: text}
         except ValueError as error:
             raise InvalidOptions(
                 f"the {self.FORMAT} record cannot be written ({error}); leave out what is not finite."
@@ -43,24 +53,29 @@ Record = TypeVar("Record", bound=FileMetadata)
 
 
 def raw_record(file_name: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The undecoded record of a header, or None if the file is not one of ours.
+    """The undecoded record of a header with its texts cleaned, or None if the file is not one of ours.
 
     Raises:
-        UnreadableFile: If the entry is there but no JSON object.
+        DamagedFile: If the entry is there but no JSON object.
     """
     if METADATA_KEY not in metadata:
         return None
     try:
-        fields: Any = json.loads(metadata[METADATA_KEY], parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableFile(f"{file_name}: its Meta-LoRA record is no JSON ({error}). Make the file again.") from error
+        fields: Any = from_json(metadata[METADATA_KEY], allow_inf_nan=False)
+    except ValueError as error:
+        said = plain_line(str(error), 200)
+        raise DamagedFile(f"{file_name}: its Meta-LoRA record is not JSON ({said}). Make the file again.") from error
     if not isinstance(fields, dict):
-        raise UnreadableFile(f"{file_name}: its Meta-LoRA record is no JSON object. Make the file again.")
-    return cast("dict[str, Any]", fields)
+        raise DamagedFile(f"{file_name}: its Meta-LoRA record is not a JSON object. Make the file again.")
+    return _cleaned(fields)
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not allowed")
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HIDDEN.sub(" ", value)
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return [_cleaned(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def parse_record(record: type[Record], file_name: str, metadata: Mapping[str, str]) -> Record:
@@ -72,36 +87,46 @@ def parse_record(record: type[Record], file_name: str, metadata: Mapping[str, st
         metadata: Text entries of the header.
 
     Raises:
-        UnreadableFile: If the file is of another kind or version, or a field is missing, unknown or invalid.
+        DamagedFile: If a field is missing, unknown or invalid.
+        UnreadableFile: If the file is of another kind or version.
     """
     fields = raw_record(file_name, metadata)
     if fields is None:
         raise UnreadableFile(
-            f"{file_name} has no Meta-LoRA record in its header, so it is no {record.FORMAT} file. "
+            f"{file_name} has no Meta-LoRA record in its header, so it is not a {record.FORMAT} file. "
             "An ordinary LoRA or a model cannot stand in its place."
         )
     kind, version = fields.pop("format", None), fields.pop("format_version", None)
     if kind != record.FORMAT:
-        raise UnreadableFile(f"{file_name} is a {kind} file, a {record.FORMAT} file was expected. Choose another file.")
-    if version != record.VERSION:
+        found = plain_line(str(kind), 40)
+        raise UnreadableFile(f"{file_name} is a {found} file; expected a {record.FORMAT} file. Choose another file.")
+    if version not in (record.VERSION, *record.OLDER):
+        found = version if version in range(1000) else "unknown"
         raise UnreadableFile(
-            f"{file_name} has format version {version}, this release reads version {record.VERSION}. "
+            f"{file_name} has format version {found}; this release reads version {record.VERSION}. "
             "Update Meta-LoRA, or make the file again."
         )
     try:
         return record.model_validate_json(json.dumps(fields))
-    except (ValidationError, ValueError) as error:
-        raise UnreadableFile(f"{file_name}: its Meta-LoRA record is invalid: {_first_findings(error)}.") from error
+    except ValidationError as error:
+        findings = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise DamagedFile(f"{file_name}: its Meta-LoRA record is invalid: {summarise(findings, 5)}.") from error
 
 
-def _first_findings(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    findings = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-    return "; ".join(findings[:5])
+def read_record(
+    record: type[Record], path: Path | str, limits: ReadLimits | None = None
+) -> tuple[Record, SafetensorsFile]:
+    """Read a file of ours; one of another kind is refused before its tensors are read.
+
+    Raises:
+        UnreadableFile: As `read_safetensors` and `parse_record` say.
+    """
+    found: list[Record] = []
+    file = read_safetensors(path, limits, check=lambda name, texts: found.append(parse_record(record, name, texts)))
+    return found[0], file
 
 
 def summarise(findings: list[str], most: int = 6) -> str:
-    """Join findings for one message: all of them, or the first few and how many more."""
+    """Join findings for one message: all of them, or the first few and how many more, each in short clean text."""
     more = f"; and {len(findings) - most} more" if len(findings) > most else ""
-    return "; ".join(findings[:most]) + more
+    return "; ".join(plain_line(finding, 300) for finding in findings[:most]) + more

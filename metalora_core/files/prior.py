@@ -14,8 +14,8 @@ from torch import Tensor
 from ..errors import IncompatibleBaseModel, RankMismatch, UnreadableFile
 from ..model.targets import Target
 from ..references.domain import EXTRACTOR, MINIMUM_COUNT, FeatureStatistics, statistics_of
-from .atomic import atomic_write, read_safetensors, safetensors_chunks, sha256_of
-from .metadata import FileMetadata, parse_record, summarise
+from .atomic import atomic_save_safetensors, safetensors_bytes, sha256_of
+from .metadata import FileMetadata, read_record, summarise
 
 _SUFFIXES = ("meta_down", "mid_init", "up_init", "step_size")
 _FEATURES = "features."
@@ -127,7 +127,7 @@ def _tensors(prior: Prior) -> dict[str, Tensor]:
 
 def prior_sha256(prior: Prior) -> str:
     """The hash that identities remember: of the file it came from, or of the file it would be saved as."""
-    return prior.sha256 or sha256_of(safetensors_chunks(_tensors(prior), prior.metadata.header()))
+    return prior.sha256 or sha256_of([safetensors_bytes(_tensors(prior), prior.metadata.header())])
 
 
 def save_prior(path: Path | str, prior: Prior) -> Prior:
@@ -142,7 +142,7 @@ def save_prior(path: Path | str, prior: Prior) -> Prior:
     """
     tensors = _tensors(prior)
     _checked_layers(Path(path).name, tensors)
-    sha256 = atomic_write(path, safetensors_chunks(tensors, prior.metadata.header()))
+    sha256 = atomic_save_safetensors(path, tensors, prior.metadata.header())
     return replace(prior, sha256=sha256)
 
 
@@ -152,10 +152,8 @@ def load_prior(path: Path | str) -> Prior:
     Raises:
         UnreadableFile: If it is damaged, oversized, no prior, or holds NaN or wrong shapes.
     """
-    file = read_safetensors(path)
-    name = Path(path).name
-    metadata = parse_record(PriorMetadata, name, file.metadata)
-    layers, features = _checked_layers(name, file.tensors)
+    metadata, file = read_record(PriorMetadata, path)
+    layers, features = _checked_layers(Path(path).name, file.tensors)
     return Prior(layers, metadata, features, file.sha256)
 
 

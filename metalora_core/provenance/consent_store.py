@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ..checks import plain_line
 from ..errors import ConsentRefused, UnreadableFile
 from ..files.atomic import atomic_write
+from ..files.bounded import open_regular
 from .consent import ConsentRecord, explained
 
 SUFFIX = ".consent.json"
@@ -91,11 +92,8 @@ def read_record(path: Path | str) -> ConsentRecord:
         UnreadableFile: If it is missing, too large, no valid record, or does not match its own id.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_AT_MOST + 1)
-    except OSError as error:
-        raise UnreadableFile(f"{path} could not be opened ({error.strerror or error}). Check the path.") from error
+    with open_regular(path) as file:
+        data = file.read(FILE_BYTES_AT_MOST + 1)
     if len(data) > FILE_BYTES_AT_MOST:
         raise UnreadableFile(f"{path.name} has more than {FILE_BYTES_AT_MOST} bytes and is no consent record.")
     try:

@@ -25,7 +25,9 @@ def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="meta_down has shape"):
         save_prior(tmp_path / "p.safetensors", broken)
     with pytest.raises(MetaLoRAError, match="cannot be saved"):
-        atomic_save_safetensors(tmp_path / "c.safetensors", {"z": torch.zeros(1, dtype=torch.complex64)})
+        atomic_save_safetensors(tmp_path / "c.safetensors", {"z": torch.zeros(1, dtype=torch.complex128)})
+    with pytest.raises(MetaLoRAError, match="'__metadata__' is taken"):
+        atomic_save_safetensors(tmp_path / "c.safetensors", {"__metadata__": torch.zeros(1)})
     assert not list(tmp_path.iterdir())
 
 

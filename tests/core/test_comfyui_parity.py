@@ -13,7 +13,8 @@ from core.test_hosts import latents_for, timesteps_for, to_original_names
 from core.tiny_models import MODELS, conditioning_for, tiny_autoencoder
 from torch import Tensor
 
-from metalora_core.files.atomic import atomic_save_safetensors, read_safetensors
+from metalora_core.files.atomic import atomic_save_safetensors
+from metalora_core.files.bounded import read_safetensors
 from metalora_core.files.export import export_lora
 from metalora_core.files.identity import chain_factors
 from metalora_core.hosts.latents import load_latent_space

@@ -11,7 +11,7 @@ from core.test_hosts import latents_for, timesteps_for
 from core.tiny_models import MODELS, conditioning_for
 
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
-from metalora_core.files.atomic import read_safetensors
+from metalora_core.files.bounded import read_safetensors
 from metalora_core.files.export import export_lora, fold_identity
 from metalora_core.files.identity import Identity, IdentityLayer, IdentityMetadata, chain_factors
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, prior_sha256

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions, RankMismatch, UnreadableFile
-from metalora_core.files.atomic import (
-    atomic_save_safetensors,
-    read_safetensors,
-    safetensors_chunks,
-)
+from metalora_core.files.atomic import atomic_save_safetensors, safetensors_bytes
+from metalora_core.files.bounded import read_safetensors
 from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metalora_core.files.identity import (
     Identity,
@@ -120,8 +119,43 @@ def test_a_file_of_the_safetensors_library_reads_here(tmp_path: Path) -> None:
 
 def test_our_bytes_do_not_depend_on_the_order_of_keys() -> None:
     a, b = torch.randn(2), torch.randn(3)
-    one = b"".join(safetensors_chunks({"a": a, "b": b}, {"x": "1", "y": "2"}))
-    assert one == b"".join(safetensors_chunks({"b": b, "a": a}, {"y": "2", "x": "1"}))
+    one = safetensors_bytes({"a": a, "b": b}, {"x": "1", "y": "2"})
+    assert one == safetensors_bytes({"b": b, "a": a}, {"y": "2", "x": "1"})
+
+
+def test_every_kind_of_file_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, torch; sys.path.append('tests'); torch.manual_seed(0)\n"
+        "from pathlib import Path\n"
+        "from core.test_files import make_identity, make_prior\n"
+        "from metalora_core.files.checkpoint import Checkpoint, save_checkpoint\n"
+        "from metalora_core.files.export import export_lora\n"
+        "from metalora_core.files.identity import save_identity\n"
+        "from metalora_core.files.prior import save_prior\n"
+        "prior, folder = make_prior(license='MIT'), Path(sys.argv[1])\n"
+        "identity = make_identity(prior)\n"
+        "save_prior(folder / 'prior', prior)\n"
+        "save_identity(folder / 'identity', identity)\n"
+        "export_lora(folder / 'export', identity, prior)\n"
+        "state = {'losses': [0.5], 'optimizer': {0: torch.ones(2)}}\n"
+        "save_checkpoint(folder / 'checkpoint', Checkpoint('adaptation', 1, 'd', {'a': torch.ones(3)}, state))\n"
+    )
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        words = [sys.executable, "-c", script, str(tmp_path / seed)]
+        subprocess.run(words, cwd=Path(__file__).parents[2], env=environment, check=True)
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["checkpoint", "export", "identity", "prior"]
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes(), path.name
+
+
+def test_tensors_that_share_memory_are_saved_each_by_itself(tmp_path: Path) -> None:
+    one = torch.arange(6.0)
+    shared = {"whole": one, "again": one, "part": one[2:4], "turned": one.reshape(2, 3).t()}
+    atomic_save_safetensors(tmp_path / "t.safetensors", shared)
+    read = read_safetensors(tmp_path / "t.safetensors").tensors
+    assert all(torch.equal(read[name], tensor) for name, tensor in shared.items())
 
 
 def test_non_contiguous_tensors_are_saved_as_they_look(tmp_path: Path) -> None:
@@ -226,7 +260,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     save_checkpoint(path, Checkpoint("adaptation", 1, "a" * 64, {}))
     with pytest.raises(InvalidOptions, match="other options or photos, another prior or base"):
         load_checkpoint(path, kind="adaptation", digest="b" * 64)
-    with pytest.raises(UnreadableFile, match="meta-training was expected"):
+    with pytest.raises(UnreadableFile, match="expected one of a meta-training"):
         load_checkpoint(path, kind="meta-training")
 
 
