@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -57,15 +58,15 @@ class EvaluateIdentity(io.ComfyNode):
         from .bridge.embedders import embedder_of
         from .bridge.image_tensors import to_image
         from .bridge.list_inputs import one_each, photo_list
-        from .bridge.scores import compare, score_grid
+        from .bridge.scores import report, score, score_grid
 
         chosen = {"clip_vision": None, "columns": 4} | one_each(lists)
         embed = embedder_of(chosen["embedder"], chosen["clip_vision"])
         pictures = photo_list(generated)
-        scores = compare(embed, pictures, photo_list(held_out), photo_list(reference))
-        grid = to_image(score_grid(pictures, scores, chosen["columns"])[None])
-        shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (scores.report,)}
-        return io.NodeOutput(scores.mean, scores.report, grid, ui=shown)
+        found = score(embed, pictures, photo_list(held_out), photo_list(reference))
+        grid, text = to_image(score_grid(pictures, found, chosen["columns"])[None]), report(found)
+        shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (text,)}
+        return io.NodeOutput(fmean(found.similarity), text, grid, ui=shown)
 
 
 NODES = [EvaluateIdentity]

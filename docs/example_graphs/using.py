@@ -105,10 +105,10 @@ def evaluate() -> Graph:
             graph.column()
         graph.note(
             "### Why other photos?\nA picture that copies the pose of a reference photo looks very much like that "
-            "photo. So pictures are scored against *other* photos of the same subject; *nearest trained photo* shows "
-            "how close each picture is to a photo that was trained on.\n\nThe sample person is the best of thirteen "
-            "that were tried on an earlier model, so most people score lower.\n\nFor pictures from other models, "
-            "choose **clip vision** and connect Load CLIP Vision.",
+            "photo. So pictures are scored against *other* photos of the same subject; *copying* is 0 for a picture "
+            "no closer to a trained photo than those are, and 1 for the trained photo again.\n\nThe sample person is "
+            "the best of thirteen that were tried on an earlier model, so most people score lower.\n\nFor pictures "
+            "from other models, choose **clip vision** and connect Load CLIP Vision.",
             tall=310,
         )
     return graph

@@ -15,6 +15,7 @@ from metalora_core.commands.bench_folder import own_rates, prompts_in, require_r
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.evaluation.subjects.embedders import load_embedder
 from metalora_core.evaluation.subjects.folders import FolderOptions, embedded_scores
+from metalora_core.evaluation.subjects.scores import likeness
 
 
 def stand_in() -> Any:
@@ -39,6 +40,32 @@ def test_true_photos_have_no_identity_error_and_the_reference_again_is_copied() 
     near = photos[1:].mean(0, keepdim=True).expand(2, -1, -1, -1)
     true = embedded_scores(tuple(photos[:1]), photos[1:], asked, eyes, eyes, near, 1)
     assert true.identity_error < 0 < again.identity_floor
+
+
+def test_other_photos_of_the_subject_set_the_scale_of_likeness() -> None:
+    def vectors(count: int, seed: int) -> Tensor:
+        spread = torch.randn(count, 24, generator=torch.Generator().manual_seed(seed))
+        return F.normalize(torch.ones(24) + 0.8 * spread, dim=-1)
+
+    held_out, learned = vectors(400, 1), vectors(4, 2)
+    as_good = likeness(vectors(400, 3), held_out, learned)
+    assert sum(as_good.error) / 400 == pytest.approx(0, abs=0.01)
+    assert sum(as_good.copying) / 400 == pytest.approx(0, abs=0.03)
+    assert as_good.similarity == pytest.approx([as_good.ceiling - error for error in as_good.error])
+    again = likeness(learned, held_out, learned)
+    assert again.copying == pytest.approx([1.0] * 4, abs=1e-5)
+    stranger = likeness(-held_out[:2], held_out)
+    assert min(stranger.error) > 1 and stranger.copying == ()
+
+
+def test_one_held_out_photo_is_compared_with_the_learned_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    photos = F.normalize(torch.rand(3, 8, generator=generator), dim=-1)
+    assert likeness(photos[:1], photos[2:], photos[:2]).ceiling == pytest.approx(
+        float((photos[2:] @ photos[:2].mT).mean())
+    )
+    alone = likeness(photos[:1], photos[2:])
+    assert alone.ceiling == 1 and alone.similarity == pytest.approx([float(photos[0] @ photos[2])])
 
 
 def test_what_cannot_work_is_refused_in_words(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ the folder is run, nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from ...errors import MissingDependency, UnreadableFile
 from ...model.weights_digest import weights_digest
 from ...photos.pictures import to_pil
+from ...pocket.world.factors import Domain
 
-__all__ = ["Embedder", "load_embedder"]
+__all__ = ["Embedder", "load_embedder", "pocket_embedder"]
 
 _AT_ONCE = 16
 
@@ -121,3 +122,19 @@ def _pooled(missing: Iterable[str]) -> bool:
     if others:
         raise ValueError(f"model.safetensors lacks {', '.join(others[:3])}")
     return not list(missing)
+
+
+def pocket_embedder(domain: Domain) -> Callable[[Tensor], Tensor]:
+    """The pocket model's own scorer: pictures (B, 3, H, W) in 0..1 to vectors (B, features) of unit length."""
+    from ...pocket.load import load_readers
+
+    readers = load_readers()
+
+    def embed(pictures: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            small = F.interpolate(pictures.clone(), size=(128, 128), mode="bilinear", antialias=True)
+            read = readers.read_identity(small, domain)
+        # Factors lie in 0..1; around their middle, opposite people point in opposite directions.
+        return F.normalize(read - 0.5, dim=-1)
+
+    return embed

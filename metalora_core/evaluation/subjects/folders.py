@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from ...photos.training_set import TrainingSet, is_one_sided
 from ..conditions import CONDITIONS
 from .embedders import Embedder
 from .pocket import TRIGGER
-from .scores import PictureScores
+from .scores import PictureScores, likeness, pair_cosines
 from .world import LearnedSubject
 
 if TYPE_CHECKING:
@@ -131,10 +132,8 @@ def embedded_scores(
 ) -> PictureScores:  # fmt: skip
     """Scores of pictures without a known truth.
 
-    Identity error is one minus the mean cosine between the pictures and the held-out photos, above what those photos
-    have among themselves (or to the references, where there is one only). Prompt error is one minus the probability
-    that a picture was made under its own prompt and not under another one. Copying is how much closer a picture is to
-    the nearest reference than held-out photos are: 0 for as far as another photo of the subject, 1 for the reference.
+    Identity error and copying are means of `likeness`. Prompt error is one minus the probability that a picture was
+    made under its own prompt and not under another one.
 
     Args:
         references: Photos, the first ``photos`` of which were learned from.
@@ -144,28 +143,17 @@ def embedded_scores(
         what: Scores prompt adherence.
         pictures: One a prompt, (prompts, 3, H, W).
         photos: How many were learned from.
-
-    Source: R-FaceSim of Meta-LoRA, arXiv 2503.22352, section 4.
     """
     learned, others, drawn = (whose.pictures(p) for p in (torch.stack(list(references[:photos])), held_out, pictures))
-    true_pairs = _pairs(others) if len(others) > 1 else (others @ learned.mT).flatten()
-    floor = 1 - float(true_pairs.mean())
-    apart = float((others @ learned.mT).amax(1).mean())
-    prompt = what.likelihoods(pictures, list(asked)).diagonal()
+    found = likeness(drawn, others, learned)
     return PictureScores(
-        identity_error=1 - float((drawn @ others.mT).mean()) - floor,
-        prompt_error=1 - float(prompt.mean()),
-        copying=(float((drawn @ learned.mT).amax(1).mean()) - apart) / max(1 - apart, 1e-6),
-        diversity=(1 - float(_pairs(drawn).mean())) / max(floor, 1e-6),
-        identity_floor=floor,
+        identity_error=fmean(found.error),
+        prompt_error=1 - float(what.likelihoods(pictures, list(asked)).diagonal().mean()),
+        copying=fmean(found.copying),
+        diversity=(1 - float(pair_cosines(drawn).mean())) / max(1 - found.ceiling, 1e-6),
+        identity_floor=1 - found.ceiling,
         prompt_floor=0.0,
     )
-
-
-def _pairs(vectors: Tensor) -> Tensor:
-    """Cosines of all different pairs."""
-    rows, columns = torch.triu_indices(len(vectors), len(vectors), 1)
-    return (vectors[rows] * vectors[columns]).sum(-1)
 
 
 def folder_digest(options: FolderOptions) -> str:

@@ -14,7 +14,17 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ...pocket.world.factors import Domain
 from ...pocket.world.scenes import SCENE_GROUPS, draw_scenes, scene_truth
 
-__all__ = ["COPIED_GROUPS", "PictureScores", "as_good", "combined_error", "copying", "diversity"]
+__all__ = [
+    "COPIED_GROUPS",
+    "Likeness",
+    "PictureScores",
+    "as_good",
+    "combined_error",
+    "copying",
+    "diversity",
+    "likeness",
+    "pair_cosines",
+]
 
 COPIED_GROUPS = ("pose", "light", "background")
 """Scene numbers that the copying score compares."""
@@ -105,3 +115,51 @@ def diversity(pictures: Tensor, truth: Tensor) -> float:
     """
     spreads = [torch.pdist(adaptive_avg_pool2d(p, _DIVERSITY_SIDE).flatten(1)).mean() for p in (pictures, truth)]
     return float(spreads[0] / spreads[1].clamp(min=1e-6))
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Identity similarity of pictures where only photos of the subject are known, in cosines of an embedder.
+
+    Attributes:
+        error: One a picture: the ceiling minus its mean cosine to the held-out photos. 0 is as like as another photo.
+        copying: One a picture, empty if nothing was learned from: how much nearer it is to the nearest learned photo
+            than held-out photos are. 0 is no nearer, 1 is that photo again.
+        ceiling: Mean cosine of the held-out photos to each other; to the learned ones where only one is held out.
+    """
+
+    error: tuple[float, ...]
+    copying: tuple[float, ...]
+    ceiling: float
+
+    @property
+    def similarity(self) -> tuple[float, ...]:
+        """Mean cosine of every picture to the held-out photos."""
+        return tuple(self.ceiling - error for error in self.error)
+
+
+def likeness(drawn: Tensor, held_out: Tensor, learned: Tensor | None = None) -> Likeness:
+    """Score pictures by photos of their subject that nothing was learned from.
+
+    Args:
+        drawn: Vectors of the pictures, (pictures, features), of unit length as all of these.
+        held_out: Of photos that were not learned from, (photos, features).
+        learned: Of the photos that were learned from.
+
+    Source: R-FaceSim of Meta-LoRA, arXiv 2503.22352, section 4.
+    """
+    others = pair_cosines(held_out)
+    if not len(others):
+        others = torch.ones(1) if learned is None else (held_out @ learned.mT).flatten()
+    ceiling = float(others.mean())
+    copied: list[float] = []
+    if learned is not None:
+        apart = float((held_out @ learned.mT).amax(1).mean())
+        copied = (((drawn @ learned.mT).amax(1) - apart) / max(1 - apart, 1e-3)).tolist()
+    return Likeness(tuple((ceiling - (drawn @ held_out.mT).mean(1)).tolist()), tuple(copied), ceiling)
+
+
+def pair_cosines(vectors: Tensor) -> Tensor:
+    """Cosines of all different pairs of vectors of unit length, (vectors, features)."""
+    rows, columns = torch.triu_indices(len(vectors), len(vectors), 1)
+    return (vectors[rows] * vectors[columns]).sum(-1)
