@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from .errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
 from .files.atomic import require_writable
-from .files.checkpoint import Checkpoint
+from .files.checkpoint import Checkpoint, resumed
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .inject import Injection
 from .model.host import Host
@@ -91,8 +92,8 @@ def adapt(
     digest = _digest(host, options, prior, training_set, validation)
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes)
-        if checkpoint.exists():
-            state.load(checkpoint, digest)
+        if checkpoint.exists() and not resumed(checkpoint, partial(state.load, digest=digest)):
+            state = AdaptationState(host, start_of_prior(prior, targets, options), options)
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
     run = _Run(host, state, batches, held_out, on_progress, checkpoint, digest)

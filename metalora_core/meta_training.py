@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from .errors import TrainingDiverged
 from .files.atomic import require_writable
+from .files.checkpoint import resumed
 from .files.prior import Prior
 from .inject import Injection
 from .model.families import default_patterns
@@ -77,13 +79,12 @@ def meta_train(
     options.check()
     targets = choose_targets(host.targets(), options.include or default_patterns(host.family), options.exclude)
     batches = SubjectBatches(subjects, options, host.objective)
-    state = MetaState(targets, options, len(subjects), host.device)
-    if earlier is not None:
-        state.start_from(earlier)
+    state, start = MetaState(targets, options, len(subjects), host.device, earlier), 0
     digest = _digest(host, options, targets, subjects, state)
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes)
-    start = state.load(checkpoint, digest) if checkpoint is not None and checkpoint.exists() else 0
+        if checkpoint.exists() and not (start := resumed(checkpoint, partial(state.load, digest=digest))):
+            state = MetaState(targets, options, len(subjects), host.device, earlier)
     began = time.monotonic()
 
     def at_stop(step: int, loss: float) -> None:

@@ -176,31 +176,30 @@ def refusing_damage(path: Path | str) -> Generator[None]:
         ) from error
 
 
-def resumed(path: Path, load: Callable[[Path], object]) -> bool:
+def resumed(path: Path, load: Callable[[Path], int]) -> int:
     """Continue from a checkpoint, or move a damaged one aside and say so in the log, so that the run can start over.
 
     Args:
         path: Where the run keeps its checkpoint.
-        load: Takes over what is in the file; where this returns False the state that it was to change is half changed.
+        load: Takes over what is in the file and returns the steps done.
 
     Returns:
-        Whether the run continues.
+        The steps done. For 0 the run starts over with a new state; `load` may have changed half of the old one.
 
     Raises:
         UnreadableFile: If the file is not damaged but of another kind; it stays where it is.
         InvalidOptions: If it belongs to another run.
     """
     try:
-        load(path)
+        return load(path)
     except DamagedFile as error:
         aside = path.with_name(f"{path.name}.damaged")
         try:
             os.replace(path, aside)
         except OSError:
             raise error from None
-        _LOG.warning("%s It was moved aside to %s, and the run starts over.", error, aside.name)
-        return False
-    return True
+        _LOG.warning("The run starts over; its checkpoint was moved aside to %s. %s", aside.name, error)
+        return 0
 
 
 def keep_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..chain import ChainFactors
-from ..files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
+from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
 from ..files.identity import Identity, IdentityLayer, IdentityMetadata
 from ..files.prior import Prior, prior_sha256
 from ..model.host import Host
@@ -128,14 +128,14 @@ class AdaptationState:
         return self._trained.flat.nbytes * (3 + (self.best is not None))
 
     def save(self, path: Path, snapshot: Checkpoint) -> None:
-        """Write a snapshot."""
-        save_checkpoint(path, snapshot)
+        """Write a snapshot; a full disk costs it, not the run."""
+        keep_checkpoint(path, snapshot)
 
-    def load(self, path: Path, digest: str) -> None:
-        """Continue from a file.
+    def load(self, path: Path, digest: str) -> int:
+        """Continue from a file; returns the steps done.
 
         Raises:
-            UnreadableFile: If it is damaged, or its tensors are not those of this run.
+            DamagedFile: If it is damaged, or its tensors are not those of this run.
         """
         saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=self.checkpoint_bytes)
         require_tensors(saved, path, self._tensors(), may={"best": self._trained.flat})
@@ -148,6 +148,7 @@ class AdaptationState:
                 raise ValueError("a loss is not finite")
             if measured != sorted({step for step in measured if 0 < step <= self.step}):
                 raise ValueError(f"measured on held-out photos at the steps {measured[:5]}, at step {self.step}")
+        return self.step
 
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a snapshot."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import __version__
 from ..chain import ChainFactors, SlotLayout
 from ..errors import InvalidOptions, TrainingDiverged
-from ..files.checkpoint import Checkpoint, load_checkpoint, refusing_damage, require_tensors, save_checkpoint
+from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
 from ..files.metadata import summarise
 from ..files.prior import Prior, PriorLayer, PriorMetadata
 from ..model.targets import Target, fingerprint, rank_for
@@ -37,10 +37,16 @@ class MetaState:
         options: Settings.
         subjects: Slots of the bank.
         device: Where the shared factors live; the bank stays on the CPU.
+        earlier: Prior to start from; its layers and ranks must be those of this run.
     """
 
     def __init__(
-        self, targets: Sequence[Target], options: MetaTrainingOptions, subjects: int, device: torch.device
+        self,
+        targets: Sequence[Target],
+        options: MetaTrainingOptions,
+        subjects: int,
+        device: torch.device,
+        earlier: Prior | None = None,
     ) -> None:
         generator = step_generator(options.seed, "initial values")
         self.options = options
@@ -66,8 +72,10 @@ class MetaState:
         self.optimizer = make_optimizer("adamw", groups)
         self.losses: list[list[float]] = []
         self.earlier: dict[str, Any] = {}
+        if earlier is not None:
+            self._start_from(earlier)
 
-    def start_from(self, prior: Prior) -> None:
+    def _start_from(self, prior: Prior) -> None:
         """Take over the shared factors of an earlier prior: meta_down, and the warm start where it has one.
 
         Raises:
@@ -122,15 +130,15 @@ class MetaState:
         self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, path: Path, step: int, digest: str) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint; a full disk costs it, not the run."""
         state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
-        save_checkpoint(path, Checkpoint(_KIND, step, digest, self._tensors(), state))
+        keep_checkpoint(path, Checkpoint(_KIND, step, digest, self._tensors(), state))
 
     def load(self, path: Path, digest: str) -> int:
         """Continue from a checkpoint; returns the steps done.
 
         Raises:
-            UnreadableFile: If the file is damaged, or its tensors are not those of this run.
+            DamagedFile: If the file is damaged, or its tensors are not those of this run.
         """
         own, usual = self._tensors(), self.checkpoint_bytes
         saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=usual)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -11,14 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from core.disk_limits import file_size_limit
 from core.toy_host import ToyHost, ToySubjects
 
 from metalora_core.adaptation import adapt
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.files import checkpoint
-from metalora_core.files.atomic import UnwritableFile
+from metalora_core.files.atomic import UnwritableFile, atomic_save_safetensors
+from metalora_core.files.bounded import read_safetensors
 from metalora_core.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from metalora_core.files.prior import Prior
+from metalora_core.files.prior import Prior, save_prior
 from metalora_core.meta_training import meta_train
 from metalora_core.model.weights_digest import weights_digest
 from metalora_core.photos.training_set import TrainingSet
@@ -91,16 +95,81 @@ def test_a_base_of_the_same_shapes_but_other_weights_is_refused(kind: str, tmp_p
         ("meta-training", lambda c: c.tensors["bank.visits"].fill_(-1), "less than never"),
     ],
 )
-def test_other_contents_are_refused_in_words(
-    kind: str, change: Callable[[Checkpoint], object], words: str, tmp_path: Path
+def test_other_contents_are_moved_aside_in_words_and_the_run_starts_over(
+    kind: str, change: Callable[[Checkpoint], object], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     path = tmp_path / "run.safetensors"
     RUNS[kind](path, ToyHost())
+    whole = path.read_bytes()
     saved = load_checkpoint(path, kind=kind)
     change(saved)
     save_checkpoint(path, saved)
-    with pytest.raises(UnreadableFile, match=words):
+    changed = path.read_bytes()
+    RUNS[kind](path, ToyHost())
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "moved aside to run.safetensors.damaged" in message and re.search(words, message)
+    assert (tmp_path / "run.safetensors.damaged").read_bytes() == changed
+    assert path.read_bytes() == whole  # started over, bit for bit
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("place", [3, 0.3, 0.6, 0.99])
+def test_any_changed_byte_is_noticed_and_moved_aside(
+    kind: str, place: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = tmp_path / "run.safetensors"
+    RUNS[kind](path, ToyHost())
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[int(place if place > 1 else place * len(whole))] ^= 1
+    path.write_bytes(changed)
+    RUNS[kind](path, ToyHost())
+    assert "moved aside" in caplog.text and (tmp_path / "run.safetensors.damaged").read_bytes() == changed
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_file_that_is_not_a_checkpoint_stays_where_it_is(kind: str, tmp_path: Path):
+    path = tmp_path / "run.safetensors"
+    save_prior(path, prior())
+    with pytest.raises(UnreadableFile, match=r"expected a metalora\.checkpoint file"):
         RUNS[kind](path, ToyHost())
+    other = next(name for name in RUNS if name != kind)
+    path.unlink()
+    RUNS[other](path, ToyHost())
+    with pytest.raises(UnreadableFile, match=f"expected one of a {kind}"):
+        RUNS[kind](path, ToyHost())
+    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_disk_that_fills_up_costs_the_checkpoint_and_not_the_run(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    RUNS[kind](tmp_path / "whole.safetensors", ToyHost())
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    with file_size_limit(1000):
+        RUNS[kind](tmp_path / "run.safetensors", ToyHost())
+    assert "The training continues without this checkpoint" in caplog.text
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.safetensors"]
+    RUNS[kind](tmp_path / "run.safetensors", ToyHost())
+    assert (tmp_path / "run.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_checkpoint_of_an_earlier_release_needs_no_checksum(kind: str, tmp_path: Path):
+    path = tmp_path / "run.safetensors"
+    RUNS[kind](path, ToyHost())
+    file = read_safetensors(path)
+    record = json.loads(file.metadata["metalora"])
+    state = record.pop("state")
+    del record["sha256"]
+    older = {"metalora": json.dumps(record | {"format_version": 1}), "state": state}
+    atomic_save_safetensors(path, file.tensors, older)
+    saved = load_checkpoint(path, kind=kind, digest=record["digest"])
+    assert saved.step == 2 and saved.state["losses"] and saved.tensors
+    RUNS[kind](path, ToyHost())
+    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
 
 
 @pytest.mark.parametrize("kind", RUNS)
