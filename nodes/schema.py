@@ -23,11 +23,11 @@ def node_schema(node_id: str, display_name: str, **fields: Any) -> io.Schema:
 
 
 def advanced(widget: AnyInput) -> AnyInput:
-    """Fold an input away in frontends that can; older ones show it."""
+    """Hide an input under advanced settings where the frontend can; older ones show it."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
 
 
 def percent(name: str, default: float, tooltip: str) -> io.Float.Input:
-    """An advanced input for a point of sampling, 0 the noisy start and 1 the finished picture."""
+    """An advanced input for a point in sampling: 0 is the noisy start, 1 the finished picture."""
     return advanced(io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip))

@@ -20,7 +20,7 @@ GREY = "#dedad2"
 FRAME_PX = 4
 COLUMNS_AT_MOST = 4
 PHOTOS_AT_MOST = 32
-"""More photos than this are counted on the sheet, not drawn."""
+"""More photos than this are counted on the sheet, not shown."""
 
 
 def contact_sheet(photos: Sequence[ReferencePhoto], report: ReferenceReport, *, photo_px: int = 320) -> Image.Image:

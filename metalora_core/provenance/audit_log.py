@@ -1,4 +1,4 @@
-"""An append-only log in which every entry carries the hash of the one before, so that a change shows."""
+"""An append-only log in which every entry carries the hash of the one before, so that changes can be detected."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class AuditVerdict:
     Attributes:
         intact: Whether every entry follows from the one before.
         entries: Number of sound entries from the start.
-        head: Hash of the last sound one. Kept elsewhere, it also shows whether entries were cut off at the end, which
-            the log alone cannot tell.
-        problem: The first thing that is wrong, in words; empty when intact.
+        head: Hash of the last sound one. If you keep it elsewhere, it also shows whether entries were cut off at the
+        end, which the log alone cannot show.
+        problem: The first problem; empty when intact.
     """
 
     intact: bool
@@ -85,13 +85,13 @@ class AuditLog:
 
         Raises:
             InvalidOptions: If the moment has no time zone, or there are too many details or one is not finite.
-            UnreadableFile: If the end of the log is damaged, since nothing can follow from it.
+            UnreadableFile: If the end of the log is damaged, since nothing can follow it.
             UnwritableFile: If it cannot be written.
         """
         if moment.tzinfo is None:
             raise InvalidOptions("The moment of a log entry has no time zone; give one, such as UTC.")
         if len(details) > DETAILS_AT_MOST:
-            raise InvalidOptions(f"Found {len(details)} details, a log entry takes at most {DETAILS_AT_MOST}.")
+            raise InvalidOptions(f"Found {len(details)} details; a log entry takes at most {DETAILS_AT_MOST}.")
         cleaned = {plain_line(key, 80): _cleaned(value) for key, value in details.items()}
         utc = moment.astimezone(timezone.utc).isoformat()
         try:
@@ -113,7 +113,7 @@ class AuditLog:
         """All entries in order, unverified.
 
         Raises:
-            UnreadableFile: At the first line that is no entry.
+            UnreadableFile: At the first line that is not an entry.
         """
         if not self.path.exists():
             return
@@ -146,13 +146,13 @@ class AuditLog:
 
     def _last_entry(self, file: BinaryIO) -> AuditEntry | None:
         """Read the end of the locked file alone, so that a long log costs no more than a short one."""
-        # Through the handle that holds the lock: Windows lets no other one read the locked bytes.
+        # Through the handle that holds the lock: on Windows no other handle can read the locked bytes.
         size = file.seek(0, os.SEEK_END)
         if size == 0:
             return None
         file.seek(max(0, size - LINE_BYTES_AT_MOST))
         line = file.read().splitlines(keepends=True)[-1]
-        advice = f"Keep the log {self.path.name} as evidence and begin a new one."
+        advice = f"Keep the log {self.path.name} as evidence and start a new one."
         try:
             entry = _parsed(line, None)
         except UnreadableFile as error:
@@ -165,9 +165,9 @@ class AuditLog:
 
 def _problem(entry: AuditEntry, number: int, previous: str) -> str:
     if entry.number != number:
-        return f"Entry {number} has the number {entry.number}: entries are missing, added or in another order."
+        return f"Entry {number} has the number {entry.number}: entries are missing, added or reordered."
     if entry.previous != previous:
-        return f"Entry {number} does not follow from the one before: an entry was changed or exchanged."
+        return f"Entry {number} does not follow from the one before: an entry was changed or replaced."
     if _sealed(entry.number, entry.moment, entry.event, entry.details, entry.previous).sha256 != entry.sha256:
         return f"Entry {number} does not match its hash: it was changed."
     return ""
@@ -186,7 +186,7 @@ def _line(entry: AuditEntry) -> bytes:
 
 def _parsed(line: bytes, number: int | None) -> AuditEntry:
     place = "The last line" if number is None else f"Line {number + 1}"
-    advice = "of the audit log is no whole entry: it was changed, or its writing was cut off."
+    advice = "of the audit log is not a complete entry: it was changed, or writing it was interrupted."
     if not line.endswith(b"\n"):
         raise UnreadableFile(f"{place} {advice}")
     try:
@@ -213,7 +213,7 @@ def _cleaned(value: Detail) -> Detail:
 
 @contextmanager
 def _locked(descriptor: int) -> Generator[None, None, None]:
-    """Hold the file for this process alone; the system lets go of it should the process die."""
+    """Lock the file for this process; the system unlocks it if the process dies."""
     if os.name == "nt":
         import msvcrt
 

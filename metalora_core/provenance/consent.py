@@ -62,7 +62,7 @@ def _plain(limit: int) -> AfterValidator:
     # Validated, not merely stored: text of a shared file ends up in log lines, on pages and in error messages.
     def clean(text: str) -> str:
         if len(text) > limit:
-            raise ValueError(f"it has {len(text)} characters, at most {limit} are accepted")
+            raise ValueError(f"it has {len(text)} characters; at most {limit} are accepted")
         return plain_line(text, limit)
 
     return AfterValidator(clean)
@@ -87,7 +87,7 @@ class PhotoPermission(BaseModel):
     Args:
         sha256: Of the photo, as its loader gives it.
         permission: "granted" or "refused"; a refusal outweighs everything else in the record.
-        purposes: For this photo alone, within those of the record; None for all of them.
+        purposes: For this photo alone, within the record's; None for all of them.
         note: Photographer, source or condition.
     """
 
@@ -101,8 +101,8 @@ class PhotoPermission(BaseModel):
 class ConsentRecord(BaseModel):
     """One validated permission. Make it with ``record_consent``.
 
-    A record never changes: ``id`` is the SHA-256 of all its other fields, so that an identity which names the id is
-    bound to the very content, and an edited file no longer matches its own id. A renewed permission is a new record.
+    A record never changes: ``id`` is the SHA-256 of all its other fields, so an identity that names the id is tied to
+    exactly this content, and an edited file no longer matches its own id. A renewed permission is a new record.
 
     Args:
         id: SHA-256 of the other fields as canonical JSON.
@@ -112,11 +112,11 @@ class ConsentRecord(BaseModel):
         basis: Consent, contract, own work or licence.
         purposes: What is permitted; nothing else is.
         valid_from: First moment, with time zone.
-        expires: First moment at which it is valid no more, or None for no end.
+        expires: First moment at which it is no longer valid, or None for no end.
         photo_scope: "listed" permits the listed photos alone, "any" every photo of the subject but the refused ones.
         photos: Permissions photo by photo.
         territory: Where it holds; text for people, not checked.
-        licence: Licence or contract it rests on; text for people, not checked.
+        licence: Licence or contract behind it; text for people, not checked.
     """
 
     model_config = _STRICT
@@ -154,7 +154,7 @@ class ConsentRecord(BaseModel):
     @property
     def summary(self) -> str:
         """One line for people."""
-        until = f"until {day(self.expires)}" if self.expires else "without an end"
+        until = f"until {day(self.expires)}" if self.expires else "no end"
         uses = ", ".join(purpose.value for purpose in self.purposes)
         return f"{self.subject} ({self.kind.value}): {self.basis.value} of {self.granted_by} for {uses}, {until}"
 
@@ -182,10 +182,10 @@ def record_consent(
 ) -> ConsentRecord:
     """Validate a permission and give it its id.
 
-    The arguments are those of ``ConsentRecord``; equal purposes are taken once and their order does not matter.
+    The arguments are those of ``ConsentRecord``; duplicate purposes count once and their order does not matter.
 
     Raises:
-        InvalidOptions: With everything that is wrong at once.
+        InvalidOptions: With all problems at once.
     """
     fields: dict[str, object] = {
         "subject": subject,
@@ -209,7 +209,7 @@ def record_consent(
 
 
 class _Draft(ConsentRecord):
-    """A record whose id is still to come."""
+    """A record without its id."""
 
     id: Sha256 = "0" * 64
 
@@ -221,10 +221,10 @@ class _Draft(ConsentRecord):
 def with_photos(
     record: ConsentRecord, photo_hashes: Iterable[str], purposes: Sequence[Purpose] | None = None
 ) -> ConsentRecord:
-    """A new record that lists further photos as granted; what it said of a photo before stays.
+    """A new record that lists further photos as granted; what it said about a photo before stays.
 
     Raises:
-        InvalidOptions: If a hash is none.
+        InvalidOptions: If a hash is not valid.
     """
     known = {photo.sha256: photo for photo in record.photos}
     try:

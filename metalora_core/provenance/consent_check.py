@@ -14,8 +14,8 @@ def check_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], pur
     """Refuse a use that a record does not cover.
 
     Args:
-        record: The record; None is refused, so ask only where consent is needed.
-        photo_hashes: SHA-256 of the photos the use rests on; for an identity those in its metadata.
+        record: The record; None is refused, so check only where consent is needed.
+        photo_hashes: SHA-256 of the photos in use; for an identity, those in its metadata.
         purpose: Of the use.
         now: The present moment, with time zone.
 
@@ -39,9 +39,9 @@ def check_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], pur
 
 def _moment_reasons(record: ConsentRecord, now: datetime) -> list[str]:
     if now < record.valid_from:
-        return [f"It begins on {day(record.valid_from)}, now is {day(now)}. Wait, or record an earlier start."]
+        return [f"It starts on {day(record.valid_from)}; now it is {day(now)}. Wait, or record an earlier start."]
     if record.expires is not None and now >= record.expires:
-        return [f"It expired on {day(record.expires)}, now is {day(now)}. Ask {record.granted_by} to renew it."]
+        return [f"It expired on {day(record.expires)}; now it is {day(now)}. Ask {record.granted_by} to renew it."]
     return []
 
 
@@ -49,7 +49,7 @@ def _purpose_reasons(record: ConsentRecord, purpose: Purpose) -> list[str]:
     if purpose in record.purposes:
         return []
     permitted = ", ".join(sorted(allowed.value for allowed in record.purposes))
-    return [f"It permits {permitted}, but not {purpose.value}. Ask {record.granted_by} for it and record it anew."]
+    return [f"It permits {permitted}, but not {purpose.value}. Ask {record.granted_by}, then record the consent again."]
 
 
 def _photo_reasons(record: ConsentRecord, photo_hashes: Sequence[str], purpose: Purpose) -> list[str]:
@@ -73,7 +73,7 @@ def _photo_reasons(record: ConsentRecord, photo_hashes: Sequence[str], purpose: 
         reasons.append(f"It does not cover photo {_listed(unlisted)}. Leave it out, or record consent for it.")
     if elsewhere:
         reasons.append(
-            f"It does not permit {purpose.value} with photo {_listed(elsewhere)}. Leave it out, or ask for it."
+            f"It does not permit {purpose.value} with photo {_listed(elsewhere)}. Leave it out, or ask for permission."
         )
     return reasons
 

@@ -32,20 +32,20 @@ class ConsentStore:
         self.folder = Path(folder)
 
     def path_of(self, consent_id: str) -> Path:
-        """Where a record stands.
+        """Path of a record.
 
         Raises:
-            ConsentRefused: If the id is none; nothing but 64 hexadecimal digits can become a file name.
+            ConsentRefused: If the id is not valid; only 64 hexadecimal digits can become a file name.
         """
         if not _ID.fullmatch(consent_id):
             raise ConsentRefused(
-                f"The consent id {plain_line(consent_id, 80)!r} is no record's id; 64 hexadecimal digits are expected. "
-                "Record the consent again."
+                f"The consent id {plain_line(consent_id, 80)!r} is not valid; expected 64 hexadecimal digits. Record "
+                "the consent again."
             )
         return self.folder / f"{consent_id}{SUFFIX}"
 
     def save(self, record: ConsentRecord) -> Path:
-        """Write a record, whole or not at all; an equal record is simply there already.
+        """Write a record, whole or not at all; an equal record already there is left alone.
 
         Raises:
             UnwritableFile: If the folder is unwritable or full.
@@ -64,18 +64,19 @@ class ConsentStore:
         path = self.path_of(consent_id)
         if not path.is_file():
             raise ConsentRefused(
-                f"No consent record {consent_id[:12]}… was found in {self.folder}. Copy its file ({path.name}) there, "
+                f"Consent record {consent_id[:12]}… was not found in {self.folder}. Copy its file ({path.name}) there, "
                 "or record the consent again."
             )
         record = read_record(path)
         if record.id != consent_id:
             raise UnreadableFile(
-                f"{path.name} holds the consent record {record.id[:12]}…, not the one of its name. Restore the file."
+                f"{path.name} contains the consent record {record.id[:12]}…, which does not match its name. Restore "
+                "the file."
             )
         return record
 
     def list(self) -> tuple[ConsentRecord, ...]:
-        """All readable records by subject; files that are none are passed over."""
+        """All readable records by subject; other files are skipped."""
         records: list[ConsentRecord] = []
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
@@ -89,17 +90,17 @@ def read_record(path: Path | str) -> ConsentRecord:
     """Read and validate a consent file.
 
     Raises:
-        UnreadableFile: If it is missing, too large, no valid record, or does not match its own id.
+        UnreadableFile: If it is missing, too large, not a valid record, or does not match its own id.
     """
     path = Path(path)
     with open_regular(path) as file:
         data = file.read(FILE_BYTES_AT_MOST + 1)
     if len(data) > FILE_BYTES_AT_MOST:
-        raise UnreadableFile(f"{path.name} has more than {FILE_BYTES_AT_MOST} bytes and is no consent record.")
+        raise UnreadableFile(f"{path.name} has more than {FILE_BYTES_AT_MOST} bytes, so it is not a consent record.")
     try:
         return ConsentRecord.model_validate_json(data)
     except ValidationError as error:
         raise UnreadableFile(
-            f"{path.name} is no valid consent record: {explained(error)}. "
-            "Restore the file, or record the consent again."
+            f"{path.name} is not a valid consent record: {explained(error)}. Restore the file, or record the consent "
+            "again."
         ) from error

@@ -1,1 +1,1 @@
-"""Reference photos: what they show, what to mend, how they are captioned, whether they suit a prior."""
+"""Reference photos: what they show, what to improve, whether they suit a prior."""

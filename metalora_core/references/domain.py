@@ -1,7 +1,7 @@
 """Whether photos look like the ones a prior was trained on, judged by picture statistics alone.
 
 The features are colour, contrast, layout and edge statistics of the picture, so any host can compute them, without a
-further network and for every base model alike. They notice another kind of picture (a product for a prior of faces, a
+further network and for every base model alike. They detect another kind of picture (a product for a prior of faces, a
 drawing for a prior of photographs), not another identity.
 """
 
@@ -20,10 +20,10 @@ from ..errors import InvalidOptions, UnreadableFile, UnusableReferences
 from .pixels import gradient, luma, opponent_colours
 
 EXTRACTOR = "picture-statistics-1"
-"""Name of the features below; a prior remembers it, and the number rises when a feature changes."""
+"""Name of the features below; a prior records it, and the number rises when a feature changes."""
 
 SIDE_PX = 64
-"""Every photo is cropped to its middle square and brought to this size, so that its resolution does not matter."""
+"""Every photo is cropped to its middle square and resized to this, so that its resolution does not matter."""
 
 MINIMUM_COUNT = 8
 """Fewest training photos that statistics are made of; 200 or more make them useful."""
@@ -35,17 +35,17 @@ FOLDS = 5
 """Parts of the training photos; each part's distances are taken to the statistics of the others."""
 
 INSIDE_PERCENT = 95
-"""Percent of the training photos that lie nearer than the farthest photo which still counts as inside."""
+"""Percent of the training photos that are closer than the furthest photo that still counts as inside."""
 
 OUTSIDE_PERCENT = 99
-"""A photo farther away than this percent of the training photos lies outside the domain; between is borderline."""
+"""A photo further away than this percent of the training photos is outside the domain; in between is borderline."""
 
 RIDGE = 0.1
 """Share of the features' plain variances in the covariance; keeps it invertible when photos are few."""
 
 
 class DomainVerdict(str, Enum):
-    """Where a photo lies with respect to a training domain."""
+    """Where a photo is relative to a training domain."""
 
     INSIDE = "inside"
     BORDERLINE = "borderline"
@@ -54,7 +54,7 @@ class DomainVerdict(str, Enum):
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Where the training photos of a domain lie in feature space.
+    """Where the training photos of a domain are in feature space.
 
     Attributes:
         mean: Shape (features,).
@@ -91,7 +91,7 @@ class FeatureStatistics:
         wanted = {"mean", "covariance", "quantiles", "count"}
         if set(found) != wanted:
             raise UnreadableFile(
-                f"The feature statistics hold {sorted(found)}, {sorted(wanted)} were expected. Make the prior again."
+                f"The feature statistics contain {sorted(found)}; expected {sorted(wanted)}. Train the prior again."
             )
         mean, covariance, quantiles, count = found["mean"], found["covariance"], found["quantiles"], found["count"]
         shapes_fit = (
@@ -100,25 +100,25 @@ class FeatureStatistics:
         if not shapes_fit or count.numel() != 1 or not all(bool(t.isfinite().all()) for t in found.values()):
             shapes = {name: tuple(tensor.shape) for name, tensor in sorted(found.items())}
             raise UnreadableFile(
-                f"The feature statistics have the shapes {shapes}; a mean (features,), a covariance (features, "
-                f"features), {QUANTILE_STEPS + 1} quantiles and one count, all finite, were expected. "
-                "Make the prior again."
+                f"The feature statistics have the shapes {shapes}; expected a mean (features,), a covariance "
+                f"(features, features), {QUANTILE_STEPS + 1} quantiles and one count, all finite. Train the prior "
+                "again."
             )
         if bool((quantiles.diff() < 0).any()) or int(torch.linalg.cholesky_ex(covariance.double()).info) != 0:
             raise UnreadableFile(
-                "The feature statistics hold quantiles that fall, or a covariance that is not positive definite. "
-                "Make the prior again."
+                "The feature statistics have falling quantiles, or a covariance that is not positive definite. Train "
+                "the prior again."
             )
         return cls(mean, covariance, quantiles, round(float(count)))
 
 
 @dataclass(frozen=True)
 class DomainScore:
-    """How far one photo lies from a training domain.
+    """How far one photo is from a training domain.
 
     Attributes:
         distance: Mahalanobis distance per feature, about 1 for a typical training photo.
-        percentile: Share of the training photos that lie nearer, 0..100; 100 for a photo beyond all of them.
+        percentile: Share of the training photos that are closer, 0..100; 100 for a photo beyond all of them.
         verdict: Inside, at the edge, or outside.
     """
 
@@ -134,10 +134,10 @@ def picture_features(images: Tensor) -> Tensor:
         images: Shape (N, 3, H, W) in 0..1.
 
     Returns:
-        Shape (N, features), float32 on the CPU; about one per cent of change in a picture moves them little.
+        Shape (N, features), float32 on the CPU; a change of one per cent in a picture changes them little.
     """
     if images.ndim != 4 or images.shape[1] != 3:
-        raise InvalidOptions(f"Found pictures of shape {tuple(images.shape)}; give a batch of shape (N, 3, H, W).")
+        raise InvalidOptions(f"Found pictures of shape {tuple(images.shape)}; expected a batch of shape (N, 3, H, W).")
     pictures = _square(images.detach().float().cpu().clamp(0, 1))
     colours, brightness = opponent_colours(pictures), luma(pictures)
     down, right = gradient(brightness)
@@ -177,8 +177,8 @@ def statistics_of(features: Tensor) -> FeatureStatistics:
     count = len(features)
     if count < MINIMUM_COUNT:
         raise UnusableReferences(
-            f"Found {count} photos, at least {MINIMUM_COUNT} are needed to describe a domain, 200 or more to describe "
-            "it well. Add photos of more subjects."
+            f"Found {count} photos; at least {MINIMUM_COUNT} are needed to describe a domain, and 200 or more to "
+            "describe it well. Add photos of more subjects."
         )
     distances = torch.empty(count, dtype=torch.float64)
     for fold in range(FOLDS):
@@ -193,8 +193,8 @@ def statistics_of(features: Tensor) -> FeatureStatistics:
 def domain_distance(images: Tensor | Sequence[Tensor], statistics: FeatureStatistics) -> list[DomainScore]:
     """Compare photos with a training domain.
 
-    ``d = sqrt((f - mean)^T covariance^-1 (f - mean) / features)`` is set against the training photos' own distances,
-    which were taken to statistics made without them.
+    ``d = sqrt((f - mean)^T covariance^-1 (f - mean) / features)`` is compared with the training photos' own distances,
+    each measured from statistics made without that photo.
 
     Args:
         images: Shape (N, 3, H, W) in 0..1, or photos of shape (3, H, W) that may differ in size.
@@ -209,15 +209,15 @@ def domain_distance(images: Tensor | Sequence[Tensor], statistics: FeatureStatis
     features = torch.cat([picture_features(batch) for batch in batches]).double()
     if features.shape[1] != len(statistics.mean):
         raise InvalidOptions(
-            f"The prior's feature statistics have {len(statistics.mean)} features, this release measures "
-            f"{features.shape[1]} ({EXTRACTOR}). Make the statistics again, or load a prior of this release."
+            f"The prior's feature statistics have {len(statistics.mean)} features, but this release measures "
+            f"{features.shape[1]} ({EXTRACTOR}). Train the prior again, or load one made with this release."
         )
     distances = _distances(features, statistics.mean.double(), statistics.covariance.double())
     return [_score(float(distance), statistics.quantiles) for distance in distances]
 
 
 def verdict_on_set(scores: Sequence[DomainScore]) -> DomainVerdict:
-    """Judge photos together by the middle one of them, so that a single odd photo does not condemn a set."""
+    """Judge photos together by their median, so that a single odd photo does not fail the set."""
     if not scores:
         return DomainVerdict.INSIDE
     return sorted(scores, key=lambda score: score.distance)[len(scores) // 2].verdict
@@ -234,7 +234,7 @@ def _score(distance: float, quantiles: Tensor) -> DomainScore:
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     covariance = torch.cov(features.T)
     variances = covariance.diagonal()
-    # A feature that never varied in training would make any photo infinitely far away: give it a small width.
+    # A feature that never varied in training would put any photo infinitely far away, so it gets a small width.
     floor = variances.clamp_min(1e-4)
     return features.mean(dim=0), (1 - RIDGE) * covariance + RIDGE * floor.diag() + 1e-5 * torch.eye(len(floor))
 

@@ -1,4 +1,4 @@
-"""How a photo is exposed, judged on what is not a plain white or black backdrop."""
+"""How a photo is exposed, ignoring a plain white or black backdrop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from .pixels import connected_to_border, luma, shrink
 
 ANALYSIS_SIDE_PX = 128
-"""Shorter side of the picture that is judged; single glints and noise average out, burnt-out areas stay."""
+"""Shorter side of the measured picture; single glints and noise average out, burnt-out areas stay."""
 
 WHITE, BLACK = 0.98, 0.02
-"""Brightness from which on nothing can be recovered."""
+"""Brightness above which nothing can be recovered."""
 
 PLAIN_SPREAD = 0.12
 """Colour distance within which the surroundings count as one plain backdrop."""
@@ -24,8 +24,8 @@ class Exposure:
     """Brightness of one photo, each value in 0..1.
 
     Attributes:
-        bright: Brightness that 95 % of the whole picture lies below.
-        dark: Brightness that 5 % of the subject (of what is no plain backdrop) lies below.
+        bright: Brightness that 95 % of the whole picture is below.
+        dark: Brightness that 5 % of the subject (everything but a plain backdrop) is below.
         middle: Median brightness of the subject.
         contrast: Distance between the darkest and brightest 5 %, of the picture or the subject, whichever is larger.
         burnt: Share of the subject that is pure white.
@@ -43,9 +43,9 @@ class Exposure:
 def measure_exposure(pixels: Tensor) -> Exposure:
     """Measure brightness and clipping.
 
-    A plain backdrop of any colour, a white or black one above all, belongs to good photography and says nothing about
-    the exposure of the subject: what resembles the colour of the frame and is connected with it leaves the measures,
-    unless less than a twentieth of the picture would remain.
+    A plain backdrop of any colour, especially white or black, is good photography and says nothing about the exposure
+    of the subject. So what resembles the colour of the frame and is connected with it is not measured, unless less than
+    a twentieth of the picture would remain.
 
     Args:
         pixels: Shape (3, H, W) in 0..1.

@@ -1,4 +1,4 @@
-"""What was found in a set of reference photos, in a form a person can act on."""
+"""Findings on a set of reference photos, in a form a person can act on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Severity(str, Enum):
-    """How much a finding matters: a note, something to mend, or a photo that cannot be learned from."""
+    """How much a finding matters: a note, something to improve, or an unusable photo."""
 
     INFO = "info"
     WARNING = "warning"
@@ -53,14 +53,14 @@ TITLES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth telling about one photo, or about the whole set.
+    """One finding about one photo, or about the whole set.
 
     Attributes:
         code: Stable key, one of ``TITLES``.
-        severity: Note, warning, or a photo that cannot be used.
+        severity: Note, warning, or an unusable photo.
         found: What was measured, as a sentence.
         expected: What a good photo measures, as a sentence.
-        remedy: What the photographer can do, as a sentence.
+        remedy: What to do about it, as a sentence.
         photo: Position of the photo in the set, from 0; None for a finding about the whole set.
         name: Name of the photo; empty for a finding about the whole set.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
 LUMA_WEIGHTS = (0.2126, 0.7152, 0.0722)
-"""Shares of red, green and blue in brightness, ITU-R BT.709; applied to the coded values, as eyes judge a screen."""
+"""Shares of red, green and blue in brightness, ITU-R BT.709; applied to the coded values, as the eye sees a screen."""
 
 
 def luma(pixels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .subject_box import SubjectEstimate, estimate_subject
 
 @dataclass(frozen=True)
 class QualityThresholds:
-    """Limits between a good photo and a remark; the defaults were set on photographs and their damaged copies.
+    """Limits between a good photo and a finding; the defaults were set on photographs and degraded copies of them.
 
     Attributes:
         training_side_px: Side of the square pictures that the model is trained on. Photos are judged at this size.
@@ -31,8 +31,8 @@ class QualityThresholds:
         dark_bright: Least brightness of the brightest 5 %.
         light_middle, light_dark: A subject with a median and a darkest 5 % above both is too bright.
         nothing_dark: A subject whose darkest 5 % lie above it is too bright whatever its median.
-        burnt: Largest share of pure white that is no backdrop.
-        blocked: Largest share of pure black that is no backdrop.
+        burnt: Largest share of pure white that is not backdrop.
+        blocked: Largest share of pure black that is not backdrop.
         contrast: Least distance between the darkest and brightest 5 %.
         subject_side: Least share of the shorter side of the photo that the longer side of the subject fills.
         outside_crop: Largest share of the subject's box that the square crop may cut off.
@@ -89,7 +89,7 @@ def measure_photo(pixels: Tensor, training_side_px: int = 512) -> PhotoMeasures:
 def judge_photo(
     measures: PhotoMeasures, photo: int, name: str, thresholds: QualityThresholds | None = None
 ) -> list[Finding]:
-    """Turn the measures of one photo into findings, each with its remedy.
+    """Turn the measures of one photo into findings, each with what to do about it.
 
     Args:
         measures: Of the photo.
@@ -103,7 +103,7 @@ def judge_photo(
         for code, severity, found, expected, remedy in judge(measures, limits):
             findings.append(Finding(code, severity, found, expected, remedy, photo, name))
         if any(finding.severity is Severity.BLOCKING for finding in findings):
-            break  # What else is wrong with a photo that cannot be used is no help.
+            break  # For an unusable photo, nothing else matters.
     return findings
 
 
@@ -113,8 +113,8 @@ _Remark = tuple[str, Severity, str, str, str]
 def _judge_size(measures: PhotoMeasures, limits: QualityThresholds) -> Iterator[_Remark]:
     width, height, side = measures.width_px, measures.height_px, limits.training_side_px
     found = f"It is {width} × {height} px."
-    expected = f"The model learns from {side} × {side} px."
-    remedy = "Take the original file instead of a preview, or a photo from closer by."
+    expected = f"The model trains at {side} × {side} px."
+    remedy = "Use the original file instead of a preview, or a photo from closer up."
     if min(width, height) < limits.smallest_share * side:
         yield "resolution_too_small", Severity.BLOCKING, found, expected, remedy
     elif min(width, height) < limits.small_share * side:
@@ -123,7 +123,7 @@ def _judge_size(measures: PhotoMeasures, limits: QualityThresholds) -> Iterator[
         yield (
             "extreme_aspect",
             Severity.WARNING,
-            f"{found} Only the middle square is learned from.",
+            f"{found} Only the middle square is used.",
             f"One side at most {limits.aspect:g} times the other.",
             "Crop it around the subject.",
         )
@@ -133,13 +133,13 @@ def _judge_sharpness(measures: PhotoMeasures, limits: QualityThresholds) -> Iter
     sharpness = measures.sharpness
     if sharpness is None:
         contrast = measures.exposure.contrast
-        found, expected = "There are next to no edges in the middle of the picture.", "A subject with outlines."
+        found, expected = "There are almost no edges in the middle of the picture.", "A subject with outlines."
         if contrast < 0.01:
             yield "blank", Severity.BLOCKING, found, expected, "Check that the right file is loaded."
         else:
-            # Dark and bright without an edge between them: so far out of focus that no edge is left to measure.
+            # Dark and bright without an edge between them: so out of focus that there is no edge to measure.
             severity = Severity.WARNING if contrast >= limits.contrast else Severity.INFO
-            yield "no_detail", severity, found, expected, "Focus on the subject and take it again."
+            yield "no_detail", severity, found, expected, "Focus on the subject and retake the photo."
         return
     # A small photo is enlarged for training, and its edges with it.
     enlargement = max(1.0, limits.training_side_px / min(measures.width_px, measures.height_px))
@@ -150,7 +150,7 @@ def _judge_sharpness(measures: PhotoMeasures, limits: QualityThresholds) -> Iter
             Severity.WARNING,
             f"Fine detail in one direction is {100 * sharpness.evenness:.0f} % of that in another.",
             f"{100 * limits.shake_evenness:.0f} % or more.",
-            "Hold still or use a shorter exposure time, and take it again.",
+            "Hold still or use a shorter exposure time, and retake the photo.",
         )
     elif width_px > limits.edge_width_px:
         yield (
@@ -158,7 +158,7 @@ def _judge_sharpness(measures: PhotoMeasures, limits: QualityThresholds) -> Iter
             Severity.WARNING,
             f"The sharpest edges are {width_px:.1f} px wide at {limits.training_side_px} px.",
             f"At most {limits.edge_width_px:.2f} px.",
-            "Focus on the subject and take it again, or leave this photo out.",
+            "Focus on the subject and retake the photo, or leave it out.",
         )
 
 
@@ -178,7 +178,7 @@ def _judge_exposure(measures: PhotoMeasures, limits: QualityThresholds) -> Itera
         yield (
             "overexposed",
             Severity.WARNING,
-            f"Half of the subject is brighter than {100 * exposure.middle:.0f} % of white, next to nothing is darker "
+            f"Half of the subject is brighter than {100 * exposure.middle:.0f} % of white, almost nothing is darker "
             f"than {100 * exposure.dark:.0f} %.",
             f"A median of at most {100 * limits.light_middle:.0f} %, and darker parts.",
             "Lower the exposure or the light.",
@@ -200,7 +200,7 @@ def _judge_clipping(measures: PhotoMeasures, limits: QualityThresholds) -> Itera
             "highlights_clipped",
             Severity.WARNING,
             f"{100 * exposure.burnt:.0f} % of it is pure white without detail.",
-            f"At most {100 * limits.burnt:.0f} %, a plain backdrop not counted.",
+            f"At most {100 * limits.burnt:.0f} %, not counting a plain backdrop.",
             "Lower the exposure or soften the light.",
         )
     if exposure.blocked > limits.blocked:
@@ -208,7 +208,7 @@ def _judge_clipping(measures: PhotoMeasures, limits: QualityThresholds) -> Itera
             "shadows_clipped",
             Severity.WARNING,
             f"{100 * exposure.blocked:.0f} % of it is pure black without detail.",
-            f"At most {100 * limits.blocked:.0f} %, a plain backdrop not counted.",
+            f"At most {100 * limits.blocked:.0f} %, not counting a plain backdrop.",
             "Brighten the shadows with a second light or a white card.",
         )
 
@@ -227,7 +227,7 @@ def _judge_subject(measures: PhotoMeasures, limits: QualityThresholds) -> Iterat
             Severity.WARNING,
             f"What stands out from the background fills about {100 * side:.0f} % of the picture's side.",
             f"At least {100 * limits.subject_side:.0f} %.",
-            "Go closer or crop around the subject.",
+            "Move closer or crop around the subject.",
         )
     crop_left, crop_top = (width - short) / 2, (height - short) / 2
     kept_width = min(subject.right * width, crop_left + short) - max(subject.left * width, crop_left)

@@ -1,4 +1,4 @@
-"""Advice on a whole set of reference photos, assembled as a photographer would give it."""
+"""Advice on a whole set of reference photos, as a photographer would give it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW_PHOTOS_FOR_VARIETY = 3
 """Variety is judged from this many photos on; two photos that are alike are found as near-duplicates."""
 
 MANY_PHOTOS = 8
-"""More photos than this hardly add to a likeness and lengthen the preparation."""
+"""More photos than this barely improve the likeness and lengthen the preparation."""
 
 SAME_ANGLE = 0.10
 """Mean shape difference below which a set has one angle. Sets taken from one spot have 0.03 to 0.09, sets that turn
@@ -27,7 +27,7 @@ around the subject 0.14 to 0.36."""
 
 SAME_LIGHT = 0.10
 """Mean difference of the shading slopes below which a set has one light. One lamp gives 0.03 to 0.2 and more (a turn of
-the subject moves shades as well), several lamps 0.3 to 1.3: the remark is missed rather than given wrongly."""
+the subject moves shades as well), several lamps 0.3 to 1.3: better to miss the finding than to report it wrongly."""
 
 SAME_BACKGROUND = 0.06
 """Mean difference of the frame colours below which a set has one background. One wall gives 0.03, several 0.16 or more.
@@ -49,14 +49,14 @@ class ReferencePhoto(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceReport:
-    """All that was found in a set of photos.
+    """All findings on a set of photos.
 
     Attributes:
         names: One per photo.
         measures: One per photo; None where the pixels were damaged.
-        findings: By photo, remarks on the whole set last.
+        findings: By photo, those on the whole set last.
         variety: Of the whole set.
-        domain: One score per photo; empty when there was nothing to compare with.
+        domain: One score per photo; empty if there was nothing to compare with.
     """
 
     names: tuple[str, ...]
@@ -66,7 +66,7 @@ class ReferenceReport:
     domain: tuple[DomainScore, ...] = ()
 
     def of_photo(self, photo: int | None) -> tuple[Finding, ...]:
-        """Findings of one photo, the most severe first; None gives the remarks on the whole set."""
+        """Findings of one photo, the most severe first; None gives those on the whole set."""
         mine = [finding for finding in self.findings if finding.photo == photo]
         return tuple(sorted(mine, key=lambda finding: -finding.severity.rank))
 
@@ -89,11 +89,11 @@ class ReferenceReport:
 
     @property
     def text(self) -> str:
-        """The headline, then one line a finding."""
+        """The headline, then one line per finding."""
         return "\n".join([f"{self.headline}.", *(finding.text for finding in self.findings)])
 
     def require_usable(self) -> None:
-        """Stop when a photo cannot be learned from.
+        """Raise if a photo is unusable.
 
         Raises:
             UnusableReferences: With all blocking findings at once.
@@ -110,16 +110,16 @@ def assess_references(
     domain: FeatureStatistics | None = None,
     domain_name: str = "",
 ) -> ReferenceReport:
-    """Look at reference photos one by one and together.
+    """Check reference photos one by one and together.
 
     Args:
         photos: One to eight are enough.
         thresholds: Limits, and the size that the model is trained on; the defaults if None.
         domain: Feature statistics of the prior's training photos, to be compared with.
-        domain_name: Name of that domain, for the text; without its statistics a note says that nothing was compared.
+        domain_name: Name of that domain, for messages; without statistics, a note says that nothing was compared.
 
     Returns:
-        A report; it never raises over what a photo shows, see ``ReferenceReport.require_usable``.
+        A report; a bad photo never raises here, see ``ReferenceReport.require_usable``.
     """
     limits = thresholds or QualityThresholds()
     names = tuple(photo.name for photo in photos)
@@ -151,14 +151,14 @@ def _is_sound(pixels: Tensor) -> bool:
 
 def _damaged(index: int, photo: ReferencePhoto) -> Finding:
     shape = tuple(photo.pixels.shape)
-    found = f"Its pixels have the shape {shape} or hold values that are no numbers."
+    found = f"Its pixels have the shape {shape} or contain NaN or infinite values."
     expected = "Three finite colour planes of at least 16 × 16 px."
     return Finding("not_finite", Severity.BLOCKING, found, expected, "Load the photo again.", index, photo.name)
 
 
 def _unknown_domain(domain_name: str) -> Finding:
-    found = f"The prior of {domain_name} does not say what its training photos look like, so nothing was compared."
-    remedy = "Look at the first pictures closely, or make the prior anew with this version."
+    found = f"The prior of {domain_name} has no record of its training photos, so nothing was compared."
+    remedy = "Check the first pictures closely, or train the prior again with this version."
     return Finding("domain_unknown", Severity.INFO, found, "A prior with statistics of its training photos.", remedy)
 
 
@@ -175,7 +175,7 @@ def _judge_likeness(photos: Sequence[ReferencePhoto], sound: Sequence[int]) -> l
         code = "duplicate" if exact else "near_duplicate"
         how = "is the same as" if exact else "is the mirror image of" if pair.mirrored else "is almost the same as"
         found = f"It {how} photo {first + 1} ({photos[first].name})."
-        remedy = f"Keep this one or photo {first + 1}, or take one from another angle."
+        remedy = "Keep only one of the two, or take one from another angle."
         expected = "Each photo shows something new."
         findings.append(Finding(code, Severity.WARNING, found, expected, remedy, second, photos[second].name))
     return findings
@@ -183,17 +183,17 @@ def _judge_likeness(photos: Sequence[ReferencePhoto], sound: Sequence[int]) -> l
 
 def _judge_count(count: int) -> list[Finding]:
     if count == 0:
-        found, remedy = "None was given.", "Connect at least one photo of the subject."
+        found, remedy = "There are none.", "Connect at least one photo of the subject."
         return [Finding("no_photos", Severity.BLOCKING, found, "One to eight photos.", remedy)]
     if count == 1:
-        found = "That is enough to begin with."
+        found = "That is enough to start with."
         expected = "Three to eight give a better likeness."
-        remedy = "Add photos from other angles, in other light and before other backgrounds, if there are any."
+        remedy = "Add photos from other angles, in other light and with other backgrounds, if you have any."
         return [Finding("single_photo", Severity.INFO, found, expected, remedy)]
     if count > MANY_PHOTOS:
         found = f"There are {count} photos."
-        expected = f"Up to {MANY_PHOTOS} are of use."
-        return [Finding("many_photos", Severity.INFO, found, expected, "Keep the best and most different ones.")]
+        expected = f"Up to {MANY_PHOTOS} help."
+        return [Finding("many_photos", Severity.INFO, found, expected, "Keep the best and most varied ones.")]
     return []
 
 
@@ -201,14 +201,20 @@ def _judge_variety(variety: Variety) -> list[Finding]:
     kinds = (
         ("same_angle", variety.angle, SAME_ANGLE, "outlines", "Turn the subject or walk around it."),
         ("same_light", variety.light, SAME_LIGHT, "shades", "Take some photos with the light from another side."),
-        ("same_background", variety.background, SAME_BACKGROUND, "backgrounds", "Take some before another background."),
+        (
+            "same_background",
+            variety.background,
+            SAME_BACKGROUND,
+            "backgrounds",
+            "Take some photos with another background.",
+        ),
     )
     return [
         Finding(
             code,
             Severity.WARNING,
             f"Their {what} differ by {value:.2f}.",
-            f"At least {least:.2f}, so that this is not learned as a part of the subject.",
+            f"At least {least:.2f}, so that this is not learned as part of the subject.",
             remedy,
         )
         for code, value, least, what, remedy in kinds
@@ -221,17 +227,17 @@ def _judge_domain(names: Sequence[str], scores: Sequence[DomainScore], domain_na
     findings: list[Finding] = []
     for index, score in enumerate(scores):
         if score.verdict is DomainVerdict.OUTSIDE:
-            found = f"It lies farther from the prior's training photos{called} than 99 % of these from each other."
-            remedy = "Show the subject as these do, or load a prior for this kind of subject."
+            found = f"It is further from the prior's training photos{called} than 99 % of these are from each other."
+            remedy = "Take a similar kind of photo, or load another prior."
             expected = "At most as far as 95 %."
             findings.append(Finding("domain_outside", Severity.WARNING, found, expected, remedy, index, names[index]))
     verdict = verdict_on_set(scores)
     if verdict is not DomainVerdict.INSIDE:
         outside = verdict is DomainVerdict.OUTSIDE
-        found = f"Taken together the photos lie {verdict.value} the prior's domain{called}."
+        found = f"Taken together, the photos are {verdict.value} the prior's domain{called}."
         if not outside:
-            found = f"Taken together the photos lie at the edge of the prior's domain{called}."
-        expected = "The prior learns fast and well what resembles its training photos."
+            found = f"Taken together, the photos are at the edge of the prior's domain{called}."
+        expected = "The prior learns subjects like its training photos quickly and well."
         remedy = "Load a prior for this kind of subject, or expect to need more photos and steps."
         severity = Severity.WARNING if outside else Severity.INFO
         findings.append(

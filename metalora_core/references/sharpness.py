@@ -12,19 +12,19 @@ from torch.nn.functional import pad
 from .pixels import blur, gradient
 
 DENOISE_PX = 0.6
-"""A first slight blur, so that single noisy pixels do not pass for edges; it is taken off the result again."""
+"""A slight first blur, so that single noisy pixels do not count as edges; it is subtracted from the result."""
 
 REBLUR_PX = 1.0
 """The second blur; near the widths that separate a sharp from a soft photo."""
 
 COARSE_PX = 3.0
-"""Blur of the picture that fine detail is compared with to find a direction in which it is missing."""
+"""Blur of the picture that fine detail is compared with, to find a direction without it."""
 
 MINIMUM_EDGE_PIXELS = 48
-"""Fewer pixels than this on a clear edge and nothing is said: a flat picture tells nothing about focus."""
+"""With fewer pixels than this on clear edges there is no verdict: a flat picture says nothing about focus."""
 
 DIRECTIONS = 8
-"""Directions in which camera shake is looked for, every 22.5 degrees."""
+"""Directions in which camera shake is measured, every 22.5 degrees."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _directional_detail(picture: Tensor, down: Tensor, right: Tensor) -> tuple[f
 
 
 def _ridge(slope: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Mark the middle line of each edge: beside it the ratio measures the flank, not the width."""
+    """Mark the middle line of each edge; beside it the ratio measures the flank, not the width."""
     framed = pad(slope[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     upright = (slope >= framed[:-2, 1:-1]) & (slope >= framed[2:, 1:-1])
     level = (slope >= framed[1:-1, :-2]) & (slope >= framed[1:-1, 2:])

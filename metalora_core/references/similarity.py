@@ -1,4 +1,4 @@
-"""Which photos are the same photo again: resized, re-saved, slightly cropped or mirrored."""
+"""Near-duplicates among the photos: resized, re-saved, slightly cropped or mirrored."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NEAR_DUPLICATE_BITS = 10
 THUMBNAIL_SIDE_PX = 16
 
 NEAR_DUPLICATE_LIKENESS = 0.92
-"""Correlation of small colour pictures that must be met as well: one scene before two backdrops is two photos."""
+"""Least correlation of small colour pictures as well: one scene with two backdrops is two photos."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is compared of a photo.
+    """What is compared between photos.
 
     Attributes:
         bits: Perceptual hash, boolean, shape (63,).
@@ -59,7 +59,7 @@ def fingerprint_picture(pixels: Tensor) -> Fingerprint:
     """Take the perceptual hash of a picture.
 
     The signs of its lowest 8 × 8 cosine frequencies against their median, without the constant one: brightness,
-    contrast, size and compression hardly move them.
+    contrast, size and compression barely change them.
 
     Args:
         pixels: Shape (3, H, W) in 0..1.

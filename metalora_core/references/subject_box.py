@@ -1,4 +1,4 @@
-"""Where the subject stands in a photo, as far as a contrast with the frame can tell."""
+"""Where the subject is in a photo, as far as contrast with the frame shows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from .pixels import connected_to_border, opponent_colours, shrink
 
 ANALYSIS_SIDE_PX = 64
-"""Shorter side of the picture in which the subject is looked for: fine enough for its size, blind to texture."""
+"""Shorter side of the picture that is searched for the subject: fine enough for its size, blind to texture."""
 
 FRAME_SHARE = 0.08
-"""Share of the picture on each side that is taken for background."""
+"""Share of the picture on each side that counts as background."""
 
 PALETTE = 6
 """Background colours learned from the frame."""
 
 MINIMUM_SEPARATION = 0.78
 """Share of the variance of the contrast that the split in subject and background must explain (Otsu's criterion).
-Below it background and subject blend into each other, and nothing is said about the subject."""
+Below it, background and subject blend into each other and there is no estimate."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class SubjectEstimate:
 def estimate_subject(pixels: Tensor) -> SubjectEstimate | None:
     """Look for one subject that contrasts with the frame of the picture.
 
-    The colours along the frame are taken for the background; what differs from all of them and is not connected with
-    the frame is the subject. This is no detector: it knows nothing of people or things, fails on a busy background
-    or a subject that fills the frame, and says None there.
+    The colours along the frame count as background; what differs from all of them and is not connected with the frame
+    is the subject. This is not a detector: it knows nothing of people or things, and returns None for a busy background
+    or a subject that fills the frame.
 
     Args:
         pixels: Shape (3, H, W) in 0..1.

@@ -1,7 +1,7 @@
-"""The identity bank of meta-training: one slot of mid and up per subject, with its own optimizer state.
+"""The identity bank of meta-training: mid and up for each subject, with their own optimizer state.
 
-A slot is a row that says how a subject differs from the common identity, so a new bank is all zeros. Only the rows of
-the batch are read and written ("lazy" Adam), in place, so that a bank larger than memory can live in mapped files.
+A subject's row is its difference from the common identity, so a new bank is all zeros. Only the rows of the batch are
+read and written ("lazy" Adam), in place, so that a bank larger than memory can live in mapped files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["IdentityBank", "SlotRates"]
 
 @dataclass(frozen=True)
 class SlotRates:
-    """Adam settings of the slots.
+    """Adam settings of the per-subject factors.
 
     Args:
         mid: Learning rate of mid.
@@ -63,7 +63,7 @@ class IdentityBank:
             raise InvalidOptions(f"A bank of {count} subjects cannot be trained; give at least one subject.")
         self.count, self.mid_total, self.total, self.rows_per_shard = count, mid_total, total, rows_per_shard
         sizes = [min(rows_per_shard, count - start) for start in range(0, count, rows_per_shard)]
-        # Axis 1 holds residual, first and second moment of one subject side by side.
+        # Axis 1 has residual, first and second moment of one subject side by side.
         shapes = [(rows, 3, total) for rows in sizes]
         self._shards = [torch.zeros(shape) for shape in shapes] if folder is None else _mapped(shapes, folder)
         self.visits = torch.zeros(count)
@@ -125,7 +125,7 @@ class IdentityBank:
 def _mapped(shapes: Sequence[tuple[int, int, int]], folder: Path) -> list[Tensor]:
     paths = [folder / f"bank-{index:05d}.f32" for index in range(len(shapes))]
     try:
-        # All of them before the first is used: a mapped file with a hole ends the program when the disk is full.
+        # All of them before the first is used: on a full disk, a mapped file with a hole crashes the program.
         for path, shape in zip(paths, shapes, strict=True):
             reserve_file(path, 4 * prod(shape))
     except BaseException:

@@ -16,18 +16,18 @@ __all__ = ["MetaTrainingOptions"]
 class MetaTrainingOptions:
     """Settings of meta-training.
 
-    Two designs are made of the same parts:
+    Two designs share the same parts:
 
-    - *joint* (the default, first-order joint training): one pass a step trains the slots of the batch's subjects and
-      the shared factors together;
+    - *joint* (the default, first-order joint training): one pass per step trains the factors of the batch's subjects
+    and the shared factors together;
     - *episodes* (``inner_steps > 0``): each subject starts at the common identity and takes ``inner_steps`` steps on
       its support photos, as an adaptation would; then a pass over its other photos, the query, trains the shared
-      factors; first-order MAML. With ``query_every`` the shared factors learn on the way too, so that they serve an
+      factors; first-order MAML. With ``query_every`` the shared factors also learn along the way, so that they suit an
       adaptation of any length up to that.
 
     Args:
         steps: Outer steps.
-        subjects_per_batch: Distinct subjects a step.
+        subjects_per_batch: Distinct subjects per step.
         photos_per_subject: Photos of each in one pass.
         r_meta: Rank of meta_down.
         r_mid: Rank of the identities.
@@ -37,21 +37,21 @@ class MetaTrainingOptions:
         exclude: Patterns of targets to leave out.
         meta_learning_rate: Of meta_down.
         common_learning_rate: Of the learned warm start.
-        mid_learning_rate: Of the slots' mid.
-        up_learning_rate: Of the slots' up.
-        slot_decay: Decoupled decay of a slot towards the common identity, in units of its learning rate.
+        mid_learning_rate: Of the per-subject mid.
+        up_learning_rate: Of the per-subject up.
+        slot_decay: Decoupled decay of per-subject factors towards the common identity, in units of their learning rate.
         meta_weight_decay: AdamW's decay of meta_down.
         max_grad_norm: Clip of the shared factors' gradient; 0 for none.
         warmup_steps: Linear warm-up of all rates.
         final_rate: Rate at the end as a share of the full one; cosine in between.
-        warm_start: "none"; "mean" of the slots at the end; "learned" jointly as a common identity plus residuals.
+        warm_start: "none"; "mean" of the subjects at the end; "learned" jointly as a common identity plus residuals.
         support_photos: Photos of a subject's support passes, drawn for each episode; the rest are its query photos. As
             many as an adaptation will have; 0 for the first half of them.
-        inner_steps: Support steps of an episode; 0 keeps the slots in a bank.
+        inner_steps: Support steps of an episode; 0 keeps per-subject factors in a bank.
         query_every: Support steps between two query passes of an episode; 0 for a single one at its end.
         caption_dropout: Probability that a caption is empty.
-        seed: Of initial values and all draws.
-        read_every: Steps between two looks at the loss (each is one sync with the device).
+        seed: Of initial values and all random choices.
+        read_every: Steps between two reports of the loss (each is one sync with the device).
         checkpoint_every: Steps between two checkpoints, if a path is given.
         bank_folder: Keep the bank in mapped files here instead of in RAM.
         class_words: Words that name a subject of the domain, for the prior's record.
@@ -105,7 +105,7 @@ class MetaTrainingOptions:
             self, "support_photos", "inner_steps", "query_every", "warmup_steps"
         )
         findings += [
-            f"rank_by_pattern gives {pattern!r} {rank!r}, {RANK} is needed"
+            f"rank_by_pattern gives {pattern!r} {rank!r}; expected {RANK}"
             for pattern, rank in self.rank_by_pattern.items()
             if not RANK.holds(rank)
         ]
@@ -116,5 +116,5 @@ class MetaTrainingOptions:
         if self.warm_start not in ("none", "mean", "learned"):
             findings.append(f'warm_start is {self.warm_start!r}, expected "none", "mean" or "learned"')
         if self.inner_steps and self.warm_start == "mean":
-            findings.append('episodes keep no slots to average: set warm_start to "learned" or "none"')
+            findings.append('episodes keep no per-subject factors to average; set warm_start to "learned" or "none"')
         refuse("this meta-training", findings)

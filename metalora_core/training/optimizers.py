@@ -1,4 +1,4 @@
-"""Optimizers by name; those of other packages are imported when asked for."""
+"""Optimizers by name; those of other packages are imported on request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_optimizer(name: str, param_groups: Sequence[dict[str, Any]], **options:
     if name in _TORCH:
         return _TORCH[name](param_groups, fused=True, **options)
     if name not in _OTHERS:
-        raise InvalidOptions(f"There is no optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
+        raise InvalidOptions(f"Unknown optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
     module, attribute, pip_line = _OTHERS[name]
     try:
         constructor: Callable[..., torch.optim.Optimizer] = getattr(importlib.import_module(module), attribute)
@@ -67,7 +67,7 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, base: Iterable[float]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], steps: int) -> None:
-    """Load a state and compare it with options, parameters and count, which torch leaves to the next step.
+    """Load a state and compare it with options, parameters and count, which torch would notice only in the next step.
 
     Args:
         optimizer: Made with the options that the state was saved under.
@@ -79,7 +79,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     """
     for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         _compare_options(own, saved, changing=type(optimizer) not in _TORCH.values())
-    # A copy: torch takes over tensors as they are, and the next step would write into the saved ones.
+    # A copy: torch keeps the given tensors, and the next step would write into the saved ones.
     optimizer.load_state_dict(copy.deepcopy(dict(state)))
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         values = optimizer.state.get(parameter, {})
@@ -112,11 +112,11 @@ def _finite_number(value: Any) -> bool:
 
 def _compare_moments(values: Mapping[str, Any], steps: int) -> None:
     if set(values) != {"step", "exp_avg", "exp_avg_sq"}:
-        raise ValueError(f"the optimizer holds {sorted(values)} of a tensor")
+        raise ValueError(f"the optimizer has {sorted(values)} for a tensor")
     if not _finite_number(values["step"]) or int(values["step"]) != steps:
-        raise ValueError(f"the optimizer has taken {values['step']} steps, the run {steps}")
+        raise ValueError(f"the optimizer has taken {values['step']} steps, but the run {steps}")
     if bool((values["exp_avg_sq"] < 0).any()):
-        raise ValueError("the optimizer holds a negative square")
+        raise ValueError("the optimizer has a negative second moment")
 
 
 def training_mode(optimizer: torch.optim.Optimizer) -> None:

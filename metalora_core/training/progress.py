@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AdaptationProgress:
-    """What a listener is told whenever the loop looks up.
+    """What a listener gets whenever the loop reports.
 
     Args:
         step: Steps done.
-        steps: Steps in all.
+        steps: Total steps.
         loss: Mean loss since the last report.
         seconds: Since this call of ``adapt`` began.
         preview: Picture (3, H, W) in 0..1, or None.
@@ -29,11 +29,11 @@ class AdaptationProgress:
 
 @dataclass(frozen=True)
 class MetaTrainingProgress:
-    """What a listener is told every ``read_every`` steps.
+    """What a listener gets every ``read_every`` steps.
 
     Args:
         step: Steps done.
-        steps: Steps in all.
+        steps: Total steps.
         loss: Mean loss since the last report (query loss where passes are split).
         seconds: Since this call of ``meta_train`` began.
     """
@@ -45,7 +45,7 @@ class MetaTrainingProgress:
 
 
 class StepProgress(Protocol):
-    """What a training tells after a step, as far as a progress bar needs it."""
+    """What a training reports after a step, as far as a progress bar needs it."""
 
     @property
     def step(self) -> int:
@@ -54,7 +54,7 @@ class StepProgress(Protocol):
 
     @property
     def steps(self) -> int:
-        """Steps asked for."""
+        """Steps requested."""
         ...
 
     @property

@@ -83,7 +83,7 @@ def start_of_prior(prior: Prior, targets: Sequence[Target], options: AdaptationO
         options: ``start``, ``r_mid`` and ``seed``.
 
     Raises:
-        InvalidOptions: If a warm start is asked for that the prior has not, or contradicts r_mid.
+        InvalidOptions: If the prior lacks the requested warm start, or it contradicts r_mid.
     """
     downs = {target.name: prior.layers[target.name].meta_down for target in targets}
     warm = _starts_warm(prior, options)

@@ -1,6 +1,6 @@
-"""The step preset: how long and how fast to learn from each number of photos, as the benchmark chose it.
+"""The step preset: how long and how fast to train for each number of photos, as the benchmark chose it.
 
-Light enough for a node: this module reads one small file and draws in nothing of the benchmark.
+Light enough for a node: this module reads one small file and imports nothing of the benchmark.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ PRESET_FILE = Path(__file__).parent / "step_preset.json"
 def step_preset(
     prior: Prior, photos: int, base: AdaptationOptions | None = None, path: Path = PRESET_FILE
 ) -> AdaptationOptions:
-    """Settings for a number of photos: those that were chosen for the most photos that are not more than these.
+    """Settings for a number of photos: those chosen for the largest number that is not larger.
 
-    It holds for the base model that it was chosen on and for priors with a warm start; others keep ``base``.
+    It applies to the base model that it was chosen on and to priors with a warm start; others keep ``base``.
 
     Args:
         prior: What will be adapted from.
         photos: Reference photos that are learned from.
-        base: Holds every setting that the preset says nothing about; the defaults if None.
+        base: Every setting that the preset does not give; the defaults if None.
         path: The preset file, written by ``python -m metalora_core bench preset``.
 
     Returns:
-        ``base`` with the preset's steps, rates, rank, schedule and mirroring, or ``base`` as it is where it says
-        nothing.
+        ``base`` with the preset's steps, rates, rank, schedule and mirroring, or ``base`` unchanged if it does not
+        apply.
 
     Raises:
         UnreadableFile: If the preset file is damaged.
@@ -60,6 +60,6 @@ def step_preset(
         chosen.check()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidOptions) as error:
         raise UnreadableFile(
-            f"{path} is no step preset ({error!r}). Make it anew with: python -m metalora_core bench preset"
+            f"{path} is not a step preset ({error!r}). Make it again with: python -m metalora_core bench preset"
         ) from error
     return chosen

@@ -1,4 +1,4 @@
-"""What a step of stage 1 takes from many subjects."""
+"""The batches of stage 1, from many subjects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SubjectDataset(Protocol):
 
 
 class SubjectBatches:
-    """Draws the batches of a meta-training; everything depends on seed and step only.
+    """Chooses the batches of a meta-training; everything depends on seed and step only.
 
     Args:
         subjects: The data set.
@@ -51,8 +51,8 @@ class SubjectBatches:
     def __init__(self, subjects: SubjectDataset, options: MetaTrainingOptions, objective: Objective) -> None:
         if not 1 <= options.subjects_per_batch <= len(subjects):
             raise InvalidOptions(
-                f"A batch of {options.subjects_per_batch} subjects was asked for, the data set has {len(subjects)}. "
-                "Lower subjects_per_batch or add subjects; at least one is needed."
+                f"The batch size is {options.subjects_per_batch} subjects, but the data set has {len(subjects)}. Lower "
+                "subjects_per_batch or add subjects; at least one is needed."
             )
         self._subjects, self._size, self._photos = subjects, options.subjects_per_batch, options.photos_per_subject
         self._seed, self._dropout = options.seed, options.caption_dropout
@@ -106,5 +106,5 @@ class SubjectBatches:
 
     def _choose(self, photos: Sequence[int], generator: torch.Generator) -> list[int]:
         order = [photos[i] for i in torch.randperm(len(photos), generator=generator).tolist()]
-        # A subject with fewer photos than asked for shows some of them twice, at another noise level.
+        # A subject with fewer photos than requested shows some of them twice, at another noise level.
         return (order * -(-self._photos // len(order)))[: self._photos]

@@ -14,16 +14,16 @@ AUDIT_LOG = "audit.jsonl"
 
 
 def note_down(event: str, **details: Detail) -> None:
-    """Add an entry; what cannot be written is told in ComfyUI's own log and stops nothing."""
+    """Add an entry; a failure to write goes to ComfyUI's log and stops nothing."""
     log = AuditLog(roots_of(IDENTITIES)[0] / AUDIT_LOG)
     try:
         log.append(event, details, datetime.now(timezone.utc))
     except MetaLoRAError as error:
-        logging.warning("Meta-LoRA: %r is missing in the audit log. %s", event, error)
+        logging.warning("Meta-LoRA: %r could not be added to the audit log. %s", event, error)
 
 
 def note_identity(event: str, identity: Identity, place: str) -> None:
-    """Add an entry about an identity: whose it is, from how many photos, on what permission, and where it went."""
+    """Add an entry about an identity: subject, number of photos, permission, and where it went."""
     own = identity.metadata
     note_down(
         event,

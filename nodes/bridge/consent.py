@@ -1,4 +1,4 @@
-"""Consent in the nodes: recorded once, stored beside the identities, asked again at every use."""
+"""Consent in the nodes: recorded once, stored beside the identities, checked at every use."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_consent(form: ConsentForm) -> ConsentRecord:
         basis=form.basis,
         purposes=_purposes(form.permitted_uses),
         valid_from=_day(form.valid_from, "valid_from") or today,
-        # The last day named is a day on which it still holds.
+        # The last day named is still included.
         expires=_after(_day(form.expires, "expires")),
         photo_scope="listed" if form.photos else "any",
         photos=[PhotoPermission(sha256=sha256) for sha256 in sorted({photo_hash(photo) for photo in form.photos})],
@@ -80,7 +80,7 @@ def require_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], p
 
 
 def check_use(learned: LearnedIdentity, purpose: Purpose = Purpose.GENERATION) -> None:
-    """Ask the record that an identity is bound to; an identity that names none was made without one.
+    """Check the record that an identity is tied to; an identity that names none was made without one.
 
     Raises:
         ConsentRefused: If the record is gone, expired, or does not permit this.
@@ -114,7 +114,8 @@ def _day(text: str, field: str) -> datetime | None:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise InvalidOptions(
-            f"Record Consent, {field}: {plain_line(text, 40)!r} is no date. Write it as 2027-12-31, or leave it empty."
+            f"Record Consent, {field}: {plain_line(text, 40)!r} is not a date. Write it as 2027-12-31, or leave it "
+            "empty."
         ) from error
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 

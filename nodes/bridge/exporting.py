@@ -1,4 +1,4 @@
-"""Exports from the node: what the file format needs to know beyond the identity."""
+"""Exports from the node: what the file format needs beyond the identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether factors fit a connected MODEL, said in words before anything is touched."""
+"""Whether factors fit a connected MODEL, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def require_fit(model: Any, factors: Mapping[str, ChainFactors], what: str) -> N
     Args:
         model: ComfyUI's MODEL.
         factors: Chain per target name.
-        what: What the factors are, as the message calls them, e.g. "identity 'ohwx'".
+        what: Name of the factors in messages, e.g. "identity 'ohwx'".
 
     Raises:
         IncompatibleBaseModel: With every difference that was found, the first three by name.
@@ -33,8 +33,8 @@ def require_fit(model: Any, factors: Mapping[str, ChainFactors], what: str) -> N
         more = f" and {len(findings) - 3} more" if len(findings) > 3 else ""
         raise IncompatibleBaseModel(
             f"{what} does not fit the connected model ({describe(model)}): {len(findings)} of {len(factors)} layers "
-            f"differ: {'; '.join(findings[:3])}{more}. Connect the model that it was made for, or adapt the photos to "
-            "this one."
+            f"differ: {'; '.join(findings[:3])}{more}. Connect the model that it was made for, or learn the photos "
+            "again on this one."
         )
 
 

@@ -12,7 +12,7 @@ ADAPTED = "adapted"
 
 
 def register_folders() -> None:
-    """Make both folders known to ComfyUI; paths that a user has configured come first."""
+    """Register both folders with ComfyUI; paths that the user has configured come first."""
     import folder_paths
 
     for name in (PRIORS, IDENTITIES):
@@ -41,8 +41,8 @@ def file_in(folder: str, name: str) -> Path:
         there = ", ".join(listed(folder)[:10]) or "nothing"
         places = ", ".join(folder_paths.get_folder_paths(folder))
         raise UnreadableFile(
-            f"{name or 'No file name'} was not found in models/{folder} ({places}). Found there: {there}. Put the file "
-            "there, or choose another one and press R to refresh the list."
+            f"{name or 'No file name'} was not found in models/{folder} ({places}), only: {there}. Put the file there, "
+            "or press R to refresh the list and choose another one."
         )
     return _contained(Path(found), roots_of(folder))
 
@@ -55,7 +55,7 @@ def roots_of(folder: str) -> list[Path]:
 
 
 def shown(folder: str, path: Path) -> str:
-    """A file's place as reports show it: the model folder and the name in it, on every machine the same."""
+    """A file's path as reports show it: the model folder and the name in it, the same on every machine."""
     root = next((root for root in roots_of(folder) if path.is_relative_to(root.absolute())), path.parent)
     return f"{folder}/{path.relative_to(root.absolute()).as_posix()}"
 
@@ -95,7 +95,7 @@ def input_folder(name: str) -> Path:
 
     Raises:
         UnreadableFile: If it is not there.
-        InvalidOptions: If the name leads out of the input folder.
+        InvalidOptions: If the name leads outside the input folder.
     """
     import folder_paths
 
@@ -109,15 +109,15 @@ def input_folder(name: str) -> Path:
 
 
 def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
-    """Where a widget's file name is to be written; its folder is made.
+    """Path for a widget's file name; its folder is made.
 
     Raises:
-        InvalidOptions: If the name is empty or leads out of the folder.
+        InvalidOptions: If the name is empty or leads outside the folder.
     """
     root = roots_of(folder)[0]
     stem = name.strip().removesuffix(suffix)
     if not stem or Path(stem).name in ("", ".", ".."):
-        raise InvalidOptions(f"The file name {name!r} is empty. Give it a name, subfolders with a slash.")
+        raise InvalidOptions(f"The file name {name!r} is empty. Type a name; a slash makes a subfolder.")
     path = _contained(root / f"{stem}{suffix}", [root])
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -128,5 +128,5 @@ def _contained(path: Path, roots: list[Path]) -> Path:
     normal = Path(str(path).replace("\\", "/")).absolute()
     parts = [part for part in normal.parts if part != "."]
     if ".." in parts or not any(normal.is_relative_to(root.absolute()) for root in roots):
-        raise InvalidOptions(f"The file name {path.name!r} leads out of {roots[0]}. Use a name inside that folder.")
+        raise InvalidOptions(f"The file name {path.name!r} leads outside {roots[0]}. Use a name inside that folder.")
     return path

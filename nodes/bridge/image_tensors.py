@@ -11,7 +11,7 @@ from ...metalora_core.photos.pictures import to_uint8
 
 
 def from_image(image: Tensor) -> Tensor:
-    """IMAGE to pictures: (B, H, W, C) in 0..1 to (B, 3, H, W); transparency is laid on white, grey becomes RGB."""
+    """IMAGE to pictures: (B, H, W, C) in 0..1 to (B, 3, H, W); transparency becomes white, grey becomes RGB."""
     with torch.inference_mode(False):
         pixels = image.detach().float().cpu().clone().clamp(0, 1).movedim(-1, 1)
     if pixels.shape[1] == 4:

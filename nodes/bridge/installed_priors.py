@@ -1,4 +1,4 @@
-"""Finds the prior of an identity among the installed ones, by its hash."""
+"""Finds an identity's prior among the installed ones, by its hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...metalora_core.pocket.world.factors import DOMAINS
 from .folders import PRIORS, file_in, listed
 
 _hashes: dict[tuple[str, int, int], str] = {}
-"""(path, size, time) to SHA-256, so that a folder of large priors is read once a session."""
+"""(path, size, time) to SHA-256, so that a folder of large priors is read once per session."""
 
 
 def prior_of(identity: Identity) -> Prior:
@@ -25,7 +25,7 @@ def prior_of(identity: Identity) -> Prior:
     """
     wanted = identity.metadata.prior_sha256
     installed = [file_in(PRIORS, name) for name in listed(PRIORS)]
-    # A file of the remembered name is the likely one, and large priors take seconds to hash.
+    # A file of the recorded name is the likely one, and large priors take seconds to hash.
     installed.sort(key=lambda path: path.stem != identity.metadata.prior_name)
     embedded: list[Any] = [prior_file(domain) for domain in DOMAINS]
     for path in [*embedded, *installed]:

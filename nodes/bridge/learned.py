@@ -1,4 +1,4 @@
-"""What travels through the identity socket."""
+"""What passes through the identity socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class LearnedIdentity:
     prior: Prior
 
     def factors(self) -> Mapping[str, ChainFactors]:
-        """Chain per target in float32; files may hold 16-bit numbers, and factors of one precision only multiply."""
+        """Chain per target in float32; files may contain 16-bit numbers, and only factors of equal precision
+        multiply."""
         chains = chain_factors(self.identity, self.prior)
         return {
             name: replace(chain, meta_down=chain.meta_down.float(), mid=chain.mid.float(), up=chain.up.float())
@@ -34,5 +35,5 @@ class LearnedIdentity:
 
     @property
     def title(self) -> str:
-        """The identity as messages call it."""
+        """The identity's name in messages."""
         return f"The identity {self.identity.metadata.name or self.words!r}"

@@ -17,13 +17,13 @@ def photo_list(images: Sequence[Tensor] | None) -> list[Tensor]:
 
 
 def one_each(lists: Mapping[str, Sequence[Any] | None]) -> dict[str, Any]:
-    """The one value of every list input; an input without any is None.
+    """The single value of every list input; an empty input is None.
 
     Raises:
-        InvalidOptions: If a list brings several different values where the node takes one.
+        InvalidOptions: If a list has several different values where the node takes one.
     """
     given = {name: values for name, values in lists.items() if values}
-    findings = [f"{name} got {len(values)} values that differ" for name, values in given.items() if _differ(values)]
+    findings = [f"{name} got {len(values)} different values" for name, values in given.items() if _differ(values)]
     if findings:
         raise InvalidOptions(f"{'; '.join(findings)}. The photos become one set, so connect one value.")
     return {name: given[name][0] if name in given else None for name in lists}
@@ -36,7 +36,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def caption_lines(items: Sequence[str], photos: int) -> tuple[str, ...]:
-    """Caption lines of a list input: of a single text one line a photo, of a list one item a photo.
+    """Caption lines of a list input: one line per photo of a single text, or one item per photo of a list.
 
     Args:
         items: A widget's text as the only item, or one text per photo from a dataset node, lines and all.

@@ -1,4 +1,4 @@
-"""An identity into a MODEL: by weight patches, or beside the weights where patching would lose it."""
+"""Applies an identity to a MODEL: by weight patches, or beside the weights where patching would lose it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Window:
 
     @classmethod
     def checked(cls, start: float, end: float) -> Window:
-        """Raises InvalidOptions unless start lies before end."""
+        """Raises InvalidOptions unless start is before end."""
         if not 0.0 <= start < end <= 1.0:
             raise InvalidOptions(
                 f"start_percent is {start} and end_percent is {end}. Choose a start below the end, both from 0 to 1."
@@ -43,16 +43,16 @@ class Window:
 def apply_identity(
     model: Any, factors: Mapping[str, ChainFactors], strength: float, window: Window, mode: str, what: str
 ) -> tuple[Any, Coverage]:
-    """A clone of a MODEL with the factors applied; the MODEL itself stays as it is.
+    """A clone of a MODEL with the factors applied; the MODEL itself is not changed.
 
     Args:
         model: ComfyUI's MODEL.
         factors: Chain per target name.
-        strength: The user's knob; 0 gives the MODEL back.
+        strength: The user's setting; 0 returns the MODEL itself.
         window: When the identity acts; anything but the whole needs the bypass.
         mode: "patch" (into the weights), "bypass" (beside them, in compute dtype) or "auto" (patch if every weight is
             an ordinary 16- or 32-bit tensor and the window is whole).
-        what: The identity, as messages call it.
+        what: The identity's name in messages.
 
     Raises:
         IncompatibleBaseModel: If the factors do not fit.
@@ -66,7 +66,7 @@ def apply_identity(
 
 
 def patchable(model: Any, factors: Mapping[str, ChainFactors]) -> bool:
-    """Whether every targeted weight is an ordinary tensor that a small delta survives in."""
+    """Whether every targeted weight is an ordinary tensor in which a small delta survives."""
     weights = [model.model.diffusion_model.get_submodule(name).weight for name in factors]
     return all(type(weight.data) is torch.Tensor and weight.dtype in PATCHABLE for weight in weights)
 

@@ -21,17 +21,17 @@ from ...metalora_core.references.report import assess_references
 from .consent import require_consent
 from .image_tensors import photo_hash, to_image
 
-USUAL_RESOLUTION = 512  # pixels; where a prior does not say what it was trained on
+USUAL_RESOLUTION = 512  # pixels; if a prior does not record its training size
 
 
 def trained_px(prior: Prior | None) -> int:
-    """Side of the pictures that a model will learn from, as far as the prior tells."""
+    """Side of the training pictures, as far as the prior records it."""
     return (prior and prior.metadata.picture_px) or USUAL_RESOLUTION
 
 
 @dataclass(frozen=True)
 class References:
-    """Photos that may be learned from, with their words and the consent they were given with."""
+    """Photos that may be used, with their captions and consent."""
 
     photos: tuple[Photo, ...]
     captions: tuple[str, ...]
@@ -44,7 +44,7 @@ class References:
         return None if self.consent is None else self.consent.id
 
     def check_consent(self) -> None:
-        """Ask again: a record may have expired since the photos were prepared."""
+        """Check again: a record may have expired since the photos were prepared."""
         if self.consent is not None:
             require_consent(self.consent, [photo.sha256 for photo in self.photos], Purpose.TRAINING)
 
@@ -94,7 +94,7 @@ def prepare(brief: Brief) -> Prepared:
     """Assess photos and make them ready to learn from.
 
     Raises:
-        UnusableReferences: If a photo cannot be learned from, or words are missing.
+        UnusableReferences: If a photo is unusable, or trigger or class word is missing.
         ConsentRefused: If the record does not permit their use.
     """
     trigger, class_word = brief.trigger.strip(), brief.class_word.strip()
@@ -109,7 +109,7 @@ def prepare(brief: Brief) -> Prepared:
         report.require_usable()
     kept = [n for n in range(len(photos)) if report.severity_of(n) is not Severity.BLOCKING]
     if not kept:
-        raise UnusableReferences(f"No photo is left to learn from. {report.text}")
+        raise UnusableReferences(f"No usable photo is left. {report.text}")
     used = tuple(photos[n] for n in kept)
     if brief.consent is not None:
         require_consent(brief.consent, [photo.sha256 for photo in used], Purpose.TRAINING)

@@ -47,7 +47,7 @@ class PocketTextModel(nn.Module):
         self.dtypes = {torch.float32}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
-        """Layers to stop at and the like do not exist here."""
+        """There are no layers to stop at."""
 
     def reset_clip_options(self) -> None:
         """There are no options to reset."""
@@ -86,7 +86,7 @@ def _model_of(state: dict[str, Tensor]) -> Any:
     width = own_names["img_in.weight"].shape[0]
     if config.unet_config["hidden_size"] == width:
         return comfy.sd.load_diffusion_model_state_dict(dict(state))
-    # Older hosts take every Flux for the large one, so the sizes are told to them.
+    # Older hosts treat every Flux as the large one, so they get the sizes explicitly.
     sizes = {"hidden_size": width, "num_heads": width // 128, "context_in_dim": own_names["txt_in.weight"].shape[1]}
     config.unet_config.update(sizes)
     device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
@@ -104,7 +104,7 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 SAMPLES_FIRST = 5_000_000
-"""Sample subjects are drawn from far inside the validation split, where no experiment looks."""
+"""Sample subjects come from far inside the validation split, which no experiment uses."""
 
 
 def pocket_photos(domain: Any, subject: int, count: int, held_out: int) -> tuple[Tensor, Tensor, str]:

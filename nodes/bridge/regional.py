@@ -16,9 +16,9 @@ def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window:
 
     Args:
         factors: Chain per target name.
-        strength: The user's knob.
+        strength: The user's setting.
         window: When the identity acts.
-        what: The identity, as messages call it.
+        what: The identity's name in messages.
     """
     from comfy.hooks import HookGroup, HookKeyframe, HookKeyframeGroup, WeightHook
 

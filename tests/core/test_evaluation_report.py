@@ -208,7 +208,7 @@ def test_the_preset_takes_the_fewest_steps_that_are_good_enough(tmp_path: Path) 
     for unlike in (replace(prior, layers=cold), replace(prior, metadata=other)):
         assert step_preset(unlike, 1, asked, path) == asked
     path.write_text(json.dumps({"base_fingerprint": prior.metadata.base_fingerprint, "photos": {"1": {"steps": -3}}}))
-    with pytest.raises(UnreadableFile, match="no step preset"):
+    with pytest.raises(UnreadableFile, match="not a step preset"):
         step_preset(prior, 1, path=path)
 
 

@@ -113,7 +113,7 @@ def test_damaged_statistics_are_refused(statistics: FeatureStatistics, name: str
     tensors.pop(f"features.{name}", None)
     if wrong is not None:
         tensors[f"features.{name}"] = wrong
-    with pytest.raises(UnreadableFile, match="Make the prior again"):
+    with pytest.raises(UnreadableFile, match="Train the prior again"):
         FeatureStatistics.from_tensors(tensors)
 
 

@@ -1,8 +1,8 @@
-"""What a subject of the pocket world *is*: named identity factors, drawn from a seed.
+"""A subject of the pocket world: named identity factors, drawn from a seed.
 
 A subject is a flat vector. Each factor owns a slice of it: a colour (3 linear-ish RGB values in [0, 1]), a scalar
-in [0, 1], or a category (one-hot). The same vector is what the renderer draws and what the readers read back, so the
-truth about a picture's identity is always known.
+in [0, 1], or a category (one-hot). The renderer renders this vector and the scorers read it back, so the truth about a
+picture's identity is always known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Domain = Literal["avatars", "products"]
 Split = Literal["train", "validation", "test"]
 DOMAINS: tuple[Domain, ...] = ("avatars", "products")
 
-# Seeds of the three splits never meet: each owns a range of ten million, far wider than any set that is drawn.
+# Seeds of the three splits never overlap: each has a range of ten million, far wider than any set in use.
 SPLIT_BASE: dict[Split, int] = {"train": 0, "validation": 10_000_000, "test": 20_000_000}
 SPLIT_SPAN = 10_000_000
 
@@ -32,7 +32,7 @@ class Factor:
     name: str
     kind: Literal["colour", "scalar", "category"]
     size: int
-    # Share of the identity error: a hair colour says more about who it is than the width of a nose.
+    # Share of the identity error: a hair colour says more about the identity than the width of a nose.
     weight: float = 1.0
 
 
@@ -88,7 +88,7 @@ FACTORS: dict[Domain, tuple[Factor, ...]] = {
 
 
 def slices(domain: Domain) -> dict[str, slice]:
-    """Where each factor of a domain lies in the subject vector."""
+    """Place of each factor of a domain in the subject vector."""
     found: dict[str, slice] = {}
     start = 0
     for factor in FACTORS[domain]:
@@ -104,7 +104,7 @@ def vector_size(domain: Domain) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Somebody or something of the pocket world.
+    """A person or thing of the pocket world.
 
     Attributes:
         domain: "avatars" or "products".
@@ -155,14 +155,14 @@ def draw_subject(domain: Domain, split: Split, index: int) -> Subject:
 
     Args:
         domain: Which world the subject lives in.
-        split: "train", "validation" or "test"; their seeds never meet.
+        split: "train", "validation" or "test"; their seeds never overlap.
         index: Its number within the split, 0 ≤ index < 10,000,000.
 
     Raises:
         InvalidOptions: If index is outside its split.
     """
     if not 0 <= index < SPLIT_SPAN:
-        raise InvalidOptions(f"Subject index {index} is outside 0..{SPLIT_SPAN - 1}; take a smaller one.")
+        raise InvalidOptions(f"Subject index {index} is outside 0..{SPLIT_SPAN - 1}; choose a smaller one.")
     seed = SPLIT_BASE[split] + index
     generator = torch.Generator().manual_seed(seed * 2 + DOMAINS.index(domain))
     values: list[float] = []
@@ -180,7 +180,7 @@ def draw_subject(domain: Domain, split: Split, index: int) -> Subject:
     return Subject(domain, seed, _without_unseen(vector, domain))
 
 
-# A factor that another one hides says nothing about a subject: no photo shows the colour of a mark that is not there.
+# A hidden factor says nothing about a subject: no photo shows the colour of a missing mark.
 _HIDDEN_BY: dict[Domain, dict[str, tuple[str, ...]]] = {
     "avatars": {"hair_style": ("hair_volume",)},
     "products": {"mark_kind": ("mark", "mark_size")},
@@ -208,10 +208,10 @@ def identity_error(read: Tensor, truth: Tensor, domain: Domain) -> Tensor:
     Args:
         read: Identity as read from pictures, shape (..., vector_size(domain)).
         truth: Identity to compare with, a shape that broadcasts against ``read``.
-        domain: Whose factors these are.
+        domain: Domain of the factors.
 
     Returns:
-        Shape (...): 0 for the same identity; a one-hot category that is read fully wrong counts 1.
+        Shape (...): 0 for the same identity; a one-hot category that is entirely wrong counts 1.
     """
     total = torch.zeros((), device=read.device)
     weights = 0.0

@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "brown": (0.40, 0.25, 0.15),
 }
 _SKINS = {"pale": (0.95, 0.80, 0.69), "tan": (0.78, 0.63, 0.54), "dark": (0.45, 0.30, 0.22)}
-# A scalar below a third and above two thirds has a word; in the middle nobody would mention it.
+# A scalar below a third or above two thirds has a word; values in between are not mentioned.
 _SCALES: dict[str, tuple[str, str]] = {
     "head_width": ("narrow head", "wide head"),
     "jaw_width": ("narrow jaw", "wide jaw"),

@@ -136,7 +136,7 @@ def shade(albedo: Tensor, surface: Surface, light: Tensor, gloss: Tensor) -> Ten
 
 
 def backdrop(scene: dict[str, Any], size: int) -> Tensor:
-    """A studio wall: the asked colour, lighter in the middle, (B, 3, size, size)."""
+    """A studio wall: the requested colour, lighter in the middle, (B, 3, size, size)."""
     line = (torch.arange(size) + 0.5) / size * 2 - 1
     vignette = 1.05 - 0.16 * (line[None, :] ** 2 + line[:, None] ** 2)
     return (scene["background"][:, :, None, None] * vignette).clamp(0, 1)

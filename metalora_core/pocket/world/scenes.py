@@ -1,7 +1,7 @@
-"""What happens to be the case in a photo: pose, expression, light, background; and the words for it.
+"""What varies from photo to photo: pose, expression, light, background; and the words for it.
 
 A scene is everything a prompt may ask for and an identity must not depend on. Captions are made from the same numbers
-that the renderer gets, so a picture can be held against its prompt.
+that the renderer gets, so a picture can be compared with its prompt.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scene:
     Attributes:
         turn, tilt, light, background: Words out of the tables of this module.
         expression: A word of EXPRESSIONS; products have none and ignore it.
-        jitter: Seed of the small changes that no caption speaks of (roll, zoom, offset, shade).
+        jitter: Seed of the small changes that no caption names (roll, zoom, offset, shade).
     """
 
     turn: str = "front"
@@ -62,7 +62,7 @@ class Scene:
     jitter: int = 0
 
     def mirrored(self) -> Scene:
-        """What the mirror image of a photo shows: left and right change places, in the pose and in the light."""
+        """What the mirror image of a photo shows: left and right are swapped, in the pose and in the light."""
         return replace(self, turn=_OTHER_SIDE.get(self.turn, self.turn), light=_OTHER_SIDE.get(self.light, self.light))
 
     def words(self, domain: Domain) -> str:
@@ -122,7 +122,7 @@ SCENE_GROUPS: dict[str, slice] = {
 
 
 def jittered(scenes: list[Scene], domain: Domain) -> dict[str, Any]:
-    """What the renderer draws: the words' centres plus the small changes of each photo.
+    """What the renderer renders: the words' centres plus the small changes of each photo.
 
     Returns:
         Tensors of shape (B,) "yaw", "pitch", "roll" (radians), "zoom" (factor), "shift_x", "shift_y" (image half

@@ -1,4 +1,4 @@
-"""Which weights a MODEL, CLIP or VAE holds, the same before and after it is loaded."""
+"""Which weights a MODEL, CLIP or VAE has; the same before and after loading."""
 
 from __future__ import annotations
 

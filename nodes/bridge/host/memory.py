@@ -1,4 +1,4 @@
-"""Whether a training should save memory at the price of time."""
+"""Whether a training should save memory at the cost of time."""
 
 from __future__ import annotations
 

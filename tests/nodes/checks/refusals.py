@@ -130,7 +130,7 @@ def check_files() -> dict[str, str]:
     assert "was not found in models/metalora_identities" in told["missing identity"], told
     assert "was not found in" in told["missing photos"] and "press R" in told["missing photos"], told
     assert "needs the prior" in told["missing prior of an identity"], told
-    assert "leads out of" in told["outside"] and "is empty" in told["empty"], told
+    assert "leads outside" in told["outside"] and "is empty" in told["empty"], told
     return told
 
 
