@@ -65,8 +65,7 @@ def in_comfyui(folder: Path, turns: int) -> dict[str, float]:
     def predict(patched: Any) -> None:
         base = patched.model
         row = conds.model_conds(base, entry, sample["latent"], torch.device("cpu"), 1.0)
-        conditioning, constants = conds.merge_conds([row], torch.device("cpu"))
-        base.apply_model(sample["noise"], torch.tensor([0.6]), **conditioning, **constants)
+        base.apply_model(sample["noise"], torch.tensor([0.6]), **{name: cond.cond for name, cond in row.items()})
 
     with torch.inference_mode():
         return _turns(turns, ours, core, in_and_out, lambda patched=None: predict(patched or model))

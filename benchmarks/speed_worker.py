@@ -104,10 +104,10 @@ def ours_comfy(folder: Path) -> tuple[Run, Any]:
 
         def encode_prompts(self, prompts: list[str]) -> Any:
             entry = [sample["context"], {"pooled_output": sample["pooled"]}]
-            base = self._patcher.model
-            rows = [conds.model_conds(base, entry, sample["latent"], self.device, 1.0) for _ in prompts]
-            conditioning, self._constants = conds.merge_conds(rows, self.device)
-            return conditioning
+            for prompt in prompts:
+                row = conds.model_conds(self._patcher.model, entry, sample["latent"], self.device, 1.0)
+                self.captions.keep(prompt, row)
+            return self.captions.numbered(prompts)
 
     host = Host(_comfy_model(folder), resolution=128)
 

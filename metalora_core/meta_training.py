@@ -25,7 +25,7 @@ from .files.checkpoint import resumed
 from .files.prior import Prior
 from .inject import Injection
 from .model.families import default_patterns
-from .model.host import Host
+from .model.host import Host, passes_of
 from .model.objective import loss_scale
 from .model.targets import Target, choose_targets, fingerprint
 from .training.bank import SlotRates
@@ -158,18 +158,29 @@ def _backward(
     for down in state.meta_downs.values():
         down.requires_grad_(train_shared)
     repeats = len(batch.captions) // len(slots)
-    mids, ups = state.layout.unpack(slots if repeats == 1 else slots.repeat_interleave(repeats, dim=0))
-    for name, chain in state.factors.items():
-        chain.mid, chain.up = mids[name], ups[name]
-    losses = denoising_losses(host, batch.latents, batch.noise, batch.t, captions.encode(batch.captions))
-    # The sum gives each slot the gradient that an adaptation with batch 1 would see; Adam does not mind the factor.
-    scale = loss_scale(host.dtype)
-    (losses.sum() * scale).backward()
+    conditioning = captions.encode(batch.captions)
+    scale, losses = loss_scale(host.dtype), list[Tensor]()
+    for rows in passes_of(host, conditioning, len(batch.captions)):
+        _use(state, slots, [row // repeats for row in rows])
+        given = {name: value[rows] for name, value in conditioning.items()}
+        losses.append(denoising_losses(host, batch.latents[rows], batch.noise[rows], batch.t[rows], given))
+        # The sum gives each slot the gradient that an adaptation with batch 1 would see; Adam does not mind the factor.
+        (losses[-1].sum() * scale).backward()
     if scale != 1:
         for leaf in (slots, *state.meta_downs.values()):
             if leaf.grad is not None:
                 leaf.grad.div_(scale)
-    return losses.detach().mean()
+    return torch.cat([loss.detach() for loss in losses]).mean()
+
+
+def _use(state: MetaState, slots: Tensor, rows: list[int]) -> None:
+    """Let the chains be those of these slots."""
+    # One alone has no batch axis: a layer may then lay out its rows as it likes.
+    alone = slots[rows[0]] if len(rows) == 1 else None
+    every = rows == list(range(len(slots)))
+    mids, ups = state.layout.unpack(alone if alone is not None else slots if every else slots[rows])
+    for name, chain in state.factors.items():
+        chain.mid, chain.up = mids[name], ups[name]
 
 
 def _read(unread: list[Tensor], step: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .objective import Objective
 from .targets import Target
 
-__all__ = ["Conditioning", "Host", "repeat_conditioning", "stack_conditioning"]
+__all__ = ["Conditioning", "Host", "passes_of", "repeat_conditioning", "stack_conditioning"]
 
 Conditioning = dict[str, Tensor]
 """Encoded prompts; every entry has the batch as its first axis."""
@@ -92,3 +93,15 @@ def stack_conditioning(rows: list[Conditioning]) -> Conditioning:
 def repeat_conditioning(conditioning: Conditioning, count: int) -> Conditioning:
     """Repeat a one-row conditioning ``count`` times."""
     return {key: value.expand(count, *value.shape[1:]) for key, value in conditioning.items()}
+
+
+def passes_of(host: Host, conditioning: Conditioning, count: int) -> list[list[int]]:
+    """Rows of a batch that may go through the model in one pass when every row has chains of its own.
+
+    Args:
+        host: Has a method ``passes`` where captions, or a layer that does not keep a sample in a row, forbid one pass.
+        conditioning: Of the batch.
+        count: Rows of the batch.
+    """
+    passes: Callable[[Conditioning], list[list[int]]] | None = getattr(host, "passes", None)
+    return [list(range(count))] if passes is None else passes(conditioning)

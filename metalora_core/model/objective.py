@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ from ..errors import InvalidOptions
 __all__ = [
     "EpsObjective",
     "FlowObjective",
+    "MixedObjective",
     "Objective",
     "StratifiedTimesteps",
     "VObjective",
@@ -30,7 +32,7 @@ class Objective(Protocol):
 
     @property
     def name(self) -> str:
-        """One of "flow", "eps", "v"."""
+        """One of "flow", "eps", "v", "mixed"."""
         ...
 
     def timesteps_from_uniform(self, u: Tensor) -> Tensor:
@@ -142,6 +144,55 @@ class VObjective(EpsObjective):
         """The velocity."""
         alpha = self._alpha(t)
         return _per_sample(alpha.sqrt(), latents) * noise - _per_sample((1 - alpha).sqrt(), latents) * latents
+
+
+@dataclass(frozen=True, eq=False)
+class MixedObjective:
+    """Any mix of picture and noise: ``x_t = a x_0 + b · noise``, target ``c x_0 + d · noise``.
+
+    Flow, eps and v are cases of it, and so is whatever else a host's own sampler computes (EDM, Karras et al., arXiv
+    2206.00364). t is the host's noise level.
+
+    Args:
+        rates: Noise levels (B,) to a, b, c, d, shape (4, B), float64.
+        quantile: A number in (0, 1) to a noise level, rising.
+    """
+
+    rates: Callable[[Tensor], Tensor]
+    quantile: Callable[[float], float]
+    name: str = "mixed"
+
+    def timesteps_from_uniform(self, u: Tensor) -> Tensor:
+        """Quantiles of the noise level distribution at u in (0, 1)."""
+        levels = [self.quantile(min(max(float(x), 1e-6), 1 - 1e-6)) for x in u.flatten()]
+        return torch.tensor(levels).view(u.shape)
+
+    def sample_timesteps(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Independent noise levels, shape (count,)."""
+        return self.timesteps_from_uniform(torch.rand(count, generator=generator)).to(device)
+
+    def make_noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The model's input."""
+        a, b, _, _ = self._rates(latents, t)
+        return a * latents + b * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the model's output means at this noise level."""
+        _, _, c, d = self._rates(latents, t)
+        return c * latents + d * noise
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(t)
+
+    def picture_and_noise(self, noisy: Tensor, prediction: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What input and prediction say the picture and the noise are, all (B, C, h, w)."""
+        a, b, c, d = self._rates(noisy, t)
+        span = a * d - b * c
+        return (d * noisy - b * prediction) / span, (a * prediction - c * noisy) / span
+
+    def _rates(self, like: Tensor, t: Tensor) -> list[Tensor]:
+        return [_per_sample(rate.to(like.device), like) for rate in self.rates(t)]
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

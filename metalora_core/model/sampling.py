@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InvalidOptions
 from .host import Conditioning, Host
-from .objective import EpsObjective
+from .objective import EpsObjective, MixedObjective
 
 __all__ = ["sample"]
 
@@ -28,7 +28,7 @@ def sample(
     noise: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Draw latents: Euler for flow models, DPM-Solver++ 2M for eps and v models.
+    """Draw latents: DPM-Solver++ 2M for eps and v models, Euler for all others.
 
     Args:
         host: The model.
@@ -54,14 +54,43 @@ def sample(
             f"guidance={guidance} needs a negative conditioning; encode an empty prompt, or set it to 1."
         )
     x = (torch.randn(tuple(shape), generator=generator) if noise is None else noise).to(host.device)
+    objective = host.objective
+    if isinstance(objective, MixedObjective):
+        levels, step = _mixed_walk(objective, steps)
+        x = objective.make_noisy(torch.zeros_like(x), x, _batch(levels[0], x))
+    else:
+        levels, step = _scheduled_walk(host, steps)
+    for number, level in enumerate(levels):
+        prediction = _guided(host, x, _batch(level, x), conditioning, negative, guidance)
+        x = step(prediction, number, x)
+        if on_step is not None:
+            on_step(number + 1, steps)
+    return x
+
+
+_Walk = tuple[Sequence[float], Callable[[Tensor, int, Tensor], Tensor]]
+"""Noise levels in the objective's unit, and a step: prediction, number and x to the next x."""
+
+
+def _mixed_walk(objective: MixedObjective, steps: int) -> _Walk:
+    levels = objective.timesteps_from_uniform(torch.linspace(1, 1 / steps, steps)).tolist()
+
+    def step(prediction: Tensor, number: int, x: Tensor) -> Tensor:
+        picture, noise = objective.picture_and_noise(x, prediction, _batch(levels[number], x))
+        if number + 1 == steps:
+            return picture
+        return objective.make_noisy(picture, noise, _batch(levels[number + 1], x))
+
+    return levels, step
+
+
+def _scheduled_walk(host: Host, steps: int) -> _Walk:
     scheduler = _scheduler(host, steps)
     scheduler.set_begin_index(0)
-    for done, (t, scheduler_t) in enumerate(_levels(host, scheduler), start=1):
-        prediction = _guided(host, x, _batch(t, x), conditioning, negative, guidance)
-        x = scheduler.step(prediction, scheduler_t, x, return_dict=False)[0]
-        if on_step is not None:
-            on_step(done, steps)
-    return x
+    times = scheduler.timesteps
+    flow = host.objective.name == "flow"
+    levels = [float(scheduler.sigmas[i]) if flow else float(t) for i, t in enumerate(times)]
+    return levels, lambda prediction, number, x: scheduler.step(prediction, times[number], x, return_dict=False)[0]
 
 
 def _guided(
@@ -103,10 +132,3 @@ def _scheduler(host: Host, steps: int) -> Any:
 def _betas(alphas_cumprod: Tensor) -> Tensor:
     alphas = alphas_cumprod.double().cpu()
     return (1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])).float()
-
-
-def _levels(host: Host, scheduler: Any) -> Iterator[tuple[float, Any]]:
-    """Per step the timestep in the objective's unit and in the scheduler's."""
-    flow = host.objective.name == "flow"
-    for i, t in enumerate(scheduler.timesteps):
-        yield float(scheduler.sigmas[i]) if flow else float(t), t

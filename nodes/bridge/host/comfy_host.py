@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from ....metalora_core.errors import IncompatibleBaseModel, InvalidOptions, TrainingCancelled
 from ....metalora_core.model.compiled_pass import hooks_guarded
 from ....metalora_core.model.host import Conditioning
-from ....metalora_core.model.objective import Objective
+from ....metalora_core.model.objective import MixedObjective
 from ....metalora_core.model.targets import Target
-from .conditioning import encode_prompt, merge_conds, model_conds
+from .conditioning import Captions, Conds, encode_prompt, model_conds
 from .digests import model_digest
 from .gradients import exact_gradients
-from .sampling_rules import objective_of, raw_prediction
+from .latents import LatentFormat
+from .sampling_rules import RawPrediction, objective_of
 from .targets import compile_wrappers, compute_dtype, family_of, targets_of
 
 TRAINING_MEMORY_FACTOR = 4.0  # activations kept for the backward pass, in units of one sampling step's memory
@@ -37,6 +39,10 @@ class ComfyHost:
         resolution: Side of the training pictures in pixels.
         guidance: Guidance that guidance-distilled models are trained at.
         checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
+
+    Attributes:
+        rows_together: Whether samples may share a pass; a trial finds models in which one row changes another.
+        overwrites: Whether the model writes over what its backward pass needs; torch then keeps copies.
     """
 
     def __init__(
@@ -51,8 +57,10 @@ class ComfyHost:
     ) -> None:
         self._patcher, self._clip, self._vae = model, clip, vae
         self._guidance = guidance
-        self._constants: dict[str, Any] = {}
         self._active: Any = None
+        self._latents = LatentFormat(model.model)
+        self.captions = Captions(model.load_device)
+        self.rows_together, self.overwrites = True, False
         self.checkpointing = checkpointing
         self._compilers = compile_wrappers(model)
         self.compiled = bool(self._compilers)
@@ -69,7 +77,7 @@ class ComfyHost:
         return self._patcher.model.diffusion_model
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> MixedObjective:
         return self._objective
 
     @property
@@ -82,11 +90,11 @@ class ComfyHost:
 
     @property
     def latent_channels(self) -> int:
-        return self._patcher.model.latent_format.latent_channels
+        return self._latents.channels
 
     @property
     def downscale(self) -> int:
-        return int(getattr(self._patcher.model.latent_format, "spacial_downscale_ratio", 8))
+        return self._latents.downscale
 
     def targets(self) -> tuple[Target, ...]:
         return targets_of(self._patcher)
@@ -97,72 +105,83 @@ class ComfyHost:
     def encode_images(self, images: Tensor) -> Tensor:
         vae = _connected(self._vae, "VAE")
         with torch.inference_mode():
-            latents = vae.encode(images.detach().float().cpu().movedim(1, -1))
-            self._check_latents(latents)
-            latents = self._patcher.model.process_latent_in(latents.float())
+            latents = self._latents.encode(vae, images)
         with torch.inference_mode(False):
             return latents.clone().to(self.device)
 
-    def _check_latents(self, latents: Tensor) -> None:
-        if latents.dim() != 4 or latents.shape[1] != self.latent_channels:
-            raise IncompatibleBaseModel(
-                f"The connected VAE gives latents of shape {tuple(latents.shape[1:])}, the connected model takes "
-                f"{self.latent_channels} channels of a still picture. Connect the VAE that belongs to the model."
-            )
-
     def decode_latents(self, latents: Tensor) -> Tensor:
         if self._active is not None and self.device.type != "cpu":
-            return self._quick_look(latents)
+            return self._latents.colours(latents)
         vae = _connected(self._vae, "VAE")
         with torch.inference_mode():
-            raw = self._patcher.model.process_latent_out(latents.detach().float().cpu())
-            images = vae.decode(raw).movedim(-1, 1)
+            images = self._latents.decode(vae, latents)
         with torch.inference_mode(False):
             return images.float().clamp(0, 1).cpu().clone()
 
-    def _quick_look(self, latents: Tensor) -> Tensor:
-        """Colours of a latent without the decoder, whose loading could push the model in training off the card."""
-        form = self._patcher.model.latent_format
-        factors = getattr(form, "latent_rgb_factors", None)
-        if factors is None:
-            return latents.detach()[:, :3].float().cpu().sigmoid()
-        weights = torch.tensor(factors, dtype=torch.float32)
-        rgb = torch.einsum("bchw,cr->brhw", latents.detach().float().cpu(), weights)
-        bias = getattr(form, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]
-        return ((rgb + torch.tensor(bias).view(1, 3, 1, 1) + 1) / 2).clamp(0, 1)
-
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        clip = _connected(self._clip, "CLIP")
-        side = max(1, self.resolution // self.downscale)
-        noise = torch.zeros(1, self.latent_channels, side, side)
-        base = self._patcher.model
-        with torch.inference_mode():
-            entries = [encode_prompt(clip, prompt)[0] for prompt in prompts]
-            rows = [model_conds(base, entry, noise, self.device, self._guidance) for entry in entries]
-        conditioning, self._constants = merge_conds(rows, self.device)
-        return conditioning
+        unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.captions]
+        if unknown:
+            clip = _connected(self._clip, "CLIP")
+            with torch.inference_mode():
+                entries = [encode_prompt(clip, prompt)[0] for prompt in unknown]
+            # Some models refine the text with layers of their own, so they have to be loaded, as they are for sampling.
+            with self.sampling(), torch.inference_mode(), _explained():
+                for prompt, entry in zip(unknown, entries, strict=True):
+                    self.captions.keep(prompt, self._conds_of(entry))
+        return self.captions.numbered(prompts)
+
+    def _conds_of(self, entry: list[Any]) -> Conds:
+        side = self._side
+        noise = self._latents.unfolded(torch.zeros(1, self.latent_channels, side, side, device=self.device))
+        return model_conds(self._patcher.model, entry, noise, self.device, self._guidance)
+
+    def passes(self, conditioning: Conditioning) -> list[list[int]]:
+        """Rows of a batch that go through the model together; the others follow in passes of their own."""
+        groups = self.captions.groups(conditioning)
+        return groups if self.rows_together else [[row] for group in groups for row in group]
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         if self._active is None:
             with self.sampling():
                 return self.predict(noisy, t, conditioning)
+        passes = self.passes(conditioning)
+        if len(passes) == 1:
+            return self._pass(noisy, t, conditioning)
+        done: dict[int, Tensor] = {}
+        for rows in passes:
+            given = {name: value[rows] for name, value in conditioning.items()}
+            done |= zip(rows, self._pass(noisy[rows], t[rows], given).split(1), strict=True)
+        return torch.cat([done[row] for row in sorted(done)])
+
+    def _pass(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        latents = self._latents.unfolded(_ordinary(noisy))
+        given = self.captions.joined(conditioning, latents.shape[2:])
+        compiled = self.compiled and torch.is_grad_enabled()
+        with _cancelling(), _explained(), hooks_guarded() if compiled else nullcontext():
+            prediction = self._active.model.apply_model(
+                latents, _ordinary(t), transformer_options=self._options(t, compiled), **given
+            )
+        return self._latents.folded(prediction).to(noisy.dtype)
+
+    def _options(self, t: Tensor, compiled: bool) -> dict[str, Any]:
+        """What models find beside their inputs, filled as core's sampler fills it in a step from t to the end."""
         from comfy.patcher_extension import merge_nested_dicts
 
         options = dict(self._active.model_options.get("transformer_options", {}))
         options["optimized_attention_override"] = _differentiable_attention
-        compiled = self.compiled and torch.is_grad_enabled()
+        options["cond_or_uncond"], options["uuids"] = [0] * len(t), [uuid.uuid4() for _ in t]
+        options["sigmas"], options["sample_sigmas"] = t, torch.stack([t[0], torch.zeros_like(t[0])])
         if compiled:
             options["wrappers"] = merge_nested_dicts(dict(options.get("wrappers", {})), self._compilers)
-        with _cancelling(), _explained(), hooks_guarded() if compiled else nullcontext():
-            given = {name: _ordinary(value) for name, value in conditioning.items()}
-            prediction = self._active.model.apply_model(
-                _ordinary(noisy), _ordinary(t), transformer_options=options, **given, **self._constants
-            )
-        return prediction.to(noisy.dtype)
+        return options
+
+    @property
+    def _side(self) -> int:
+        return max(1, self.resolution // self.downscale)
 
     @contextmanager
     def training(self) -> Iterator[ComfyHost]:
-        gradients = exact_gradients(self.model, checkpointing=self.checkpointing)
+        gradients = exact_gradients(self.model, checkpointing=self.checkpointing, overwrites=self.overwrites)
         with self._loaded(TRAINING_MEMORY_FACTOR), _cancelling(), gradients:
             yield self
 
@@ -180,9 +199,8 @@ class ComfyHost:
             yield
             return
         patcher = self._patcher.clone()
-        patcher.add_object_patch("model_sampling", raw_prediction(self._rules, self._objective))
-        side = max(1, self.resolution // self.downscale)
-        memory = patcher.memory_required([2, self.latent_channels, side, side]) * memory_factor
+        patcher.add_object_patch("model_sampling", RawPrediction(self._rules))
+        memory = patcher.memory_required([2, self.latent_channels, self._side, self._side]) * memory_factor
         model_management.load_models_gpu([patcher], memory_required=memory)
         try:
             patcher.pre_run()

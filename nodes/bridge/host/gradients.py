@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,22 +12,28 @@ from torch.utils.checkpoint import checkpoint
 
 
 @contextmanager
-def exact_gradients(network: nn.Module, *, checkpointing: bool = False) -> Iterator[None]:
+def exact_gradients(network: nn.Module, *, checkpointing: bool = False, overwrites: bool = False) -> Iterator[None]:
     """Make autograd through a loaded network exact.
 
     Inside, inference mode is off, base parameters are frozen ordinary tensors that share the loaded storage, norms keep
-    a copy of their input (some blocks add to it in place later), and ComfyUI runs its differentiable code paths.
+    a copy of their input (some blocks add to it in place later), ComfyUI runs its differentiable code paths, and
+    kernels without a backward pass give way to the plain formulas that their package holds beside them.
 
     Args:
         network: The diffusion model, already on its device.
         checkpointing: Recompute each block in the backward pass instead of keeping its activations.
+        overwrites: The network writes over what its backward pass needs: torch keeps a copy of whatever is written to,
+            which costs two to three times the time.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_training_flag())
         stack.enter_context(_ordinary_tensors(network))
+        stack.enter_context(_plain_formulas())
         stack.enter_context(_cloned_norm_inputs(network))
+        if overwrites:
+            stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         if checkpointing:
             stack.enter_context(_checkpointed(network))
         yield
@@ -49,15 +54,41 @@ def _training_flag() -> Iterator[None]:
         model_management.in_training = before
 
 
+@contextmanager
+def _plain_formulas() -> Iterator[None]:
+    try:
+        import comfy_kitchen
+        from comfy_kitchen.backends.eager import adaln, rope
+    except ImportError:  # hosts before fused kernels
+        yield
+        return
+    plain = {name: formula for module in (rope, adaln) for name, formula in vars(module).items()}
+    kept = {name: getattr(comfy_kitchen, name) for name in plain if name in comfy_kitchen.__all__}
+    try:
+        for name in kept:
+            if not name.endswith("_"):  # one that writes into its input has no backward pass in either form
+                setattr(comfy_kitchen, name, plain[name])
+        yield
+    finally:
+        for name, kernel in kept.items():
+            setattr(comfy_kitchen, name, kernel)
+
+
 def _without_inference_mode(tensor: Tensor) -> Tensor:
     """An ordinary tensor over the same storage; autograd cannot save an inference tensor."""
-    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    bare = torch.Tensor.as_subclass(tensor.data, Tensor)
+    plain = torch.empty(0, dtype=bare.dtype, device=bare.device)
+    plain.set_(bare.untyped_storage(), bare.storage_offset(), bare.shape, bare.stride())
+    if type(tensor) in (Tensor, nn.Parameter):
+        return plain
+    packed = plain.as_subclass(type(tensor))  # GGUF's tensors carry their format and true shape beside their bytes
+    packed.__dict__.update({name: value for name, value in vars(tensor).items() if not name.startswith("_is_")})
+    return packed
 
 
 def _needs_wrapping(tensor: Any) -> bool:
-    # Quantised and GGUF weights are tensor subclasses: they are expanded to ordinary tensors in the forward pass.
-    return type(tensor) in (Tensor, nn.Parameter) and type(tensor.data) is Tensor and tensor.is_inference()
+    # A quantised weight of core's is several tensors behind one; it is expanded in the forward pass and never saved.
+    return isinstance(tensor, Tensor) and not hasattr(tensor, "_qdata") and tensor.is_inference()
 
 
 @contextmanager
@@ -68,7 +99,7 @@ def _ordinary_tensors(network: nn.Module) -> Iterator[None]:
             for name, parameter in list(module._parameters.items()):
                 if _needs_wrapping(parameter):
                     undo.append(_setter(module._parameters, name, parameter))
-                    module._parameters[name] = nn.Parameter(_without_inference_mode(parameter), requires_grad=False)
+                    module._parameters[name] = _as_parameter(_without_inference_mode(parameter))
                 elif parameter is not None and parameter.requires_grad:
                     undo.append(_flag_setter(parameter))
                     parameter.requires_grad_(False)
@@ -84,6 +115,10 @@ def _ordinary_tensors(network: nn.Module) -> Iterator[None]:
     finally:
         for step in reversed(undo):
             step()
+
+
+def _as_parameter(tensor: Tensor) -> Any:
+    return nn.Parameter(tensor, requires_grad=False) if type(tensor) is Tensor else tensor
 
 
 def _setter(store: dict[str, Any], name: str, value: Any) -> Callable[[], Any]:
@@ -112,15 +147,21 @@ def _clone_input(_norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] |
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a network: members of its module lists, or of the sequences in those lists.
+    """The repeated blocks of a network at any depth: members of lists, or of the sequences in those lists.
 
     A UNet walks through its sequences layer by layer without calling them, so there the layers are the blocks.
     """
-    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
-    sequences = [child for child in network.children() if isinstance(child, nn.Sequential)]
-    members = [*itertools.chain.from_iterable(lists), *sequences]
-    layers = [list(member) if isinstance(member, nn.Sequential) else [member] for member in members]
-    return [layer for layer in itertools.chain.from_iterable(layers) if next(layer.children(), None) is not None]
+    found: list[nn.Module] = []
+    for child in network.children():
+        inside = list(child) if isinstance(child, nn.ModuleList | nn.Sequential) else []
+        for member in inside:
+            if isinstance(member, nn.ModuleList | nn.Sequential):
+                found += blocks_of(nn.ModuleList([member]))
+            elif next(member.children(), None) is not None:
+                found.append(member)
+        if not inside:
+            found += blocks_of(child)
+    return found
 
 
 @contextmanager

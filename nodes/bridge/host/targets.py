@@ -43,8 +43,9 @@ def _shape(module: nn.Module) -> tuple[int, ...] | None:
     # Read from the layer, not from its weight: packed weights (GGUF, 4 bit) have a storage shape of their own.
     if getattr(module, "weight", None) is None:
         return None
-    if isinstance(module, nn.Linear):
-        return (module.out_features, module.in_features)
+    inside, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if isinstance(inside, int) and isinstance(out, int):  # core's quantised layers are no torch Linear
+        return (out, inside)
     if isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
         return (module.out_channels, module.in_channels, *module.kernel_size)
     return None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from checks.small_models import build, inputs
-from checks.support import close, message_of, pack, random_factors
+from checks.support import captions_of, close, message_of, pack, random_factors
 
 TIMES = torch.tensor([0.3, 0.8])
 
@@ -148,7 +148,7 @@ def check_packed_weights_train_and_apply() -> dict[str, Any]:
         for chain in trained.values():
             chain.up.requires_grad_()
     with torch.inference_mode(), host.training(), pack("metalora_core.inject").Injection(host.model, targets, trained):
-        host.predict(data.pop("x"), TIMES, data).square().mean().backward()
+        host.predict(data.pop("x"), TIMES, captions_of(host, data)).square().mean().backward()
     assert all(float(chain.up.grad.abs().sum()) > 0 for chain in trained.values())
     return {"coverage": coverage.text}
 

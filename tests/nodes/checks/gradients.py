@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from checks.small_models import build, inputs
-from checks.support import pack, random_factors
+from checks.support import captions_of, pack, random_factors
 
 FAMILIES = ("flux", "sd3", "unet", "sdxl")
 
@@ -25,7 +25,7 @@ def _worst_cosines(family: str) -> dict[str, float]:
     data = inputs(family)
     latents = data.pop("x")
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
-    t = torch.tensor([0.3, 0.8]) if host.objective.name == "flow" else torch.tensor([200.0, 700.0])
+    t = host.objective.timesteps_from_uniform(torch.tensor([0.3, 0.8]))
     noisy = host.objective.make_noisy(latents, noise, t)
     wanted = host.objective.target(latents, noise, t)
     truth = _reference(model, host, noisy, t, data, wanted)
@@ -54,7 +54,7 @@ def _through_bridge(host: Any, noisy: Any, t: Any, data: Any, wanted: Any) -> di
     injection = pack("metalora_core.inject").Injection
     scale = pack("metalora_core.model.objective").loss_scale(host.dtype)
     with torch.inference_mode(), host.training(), injection(host.model, host.targets(), factors):
-        loss = (host.predict(noisy, t, data).float() - wanted).square().mean()
+        loss = (host.predict(noisy, t, captions_of(host, data)).float() - wanted).square().mean()
         (loss * scale).backward()
     named = {f"{name}.{part}": getattr(chain, part) for name, chain in factors.items() for part in ("mid", "up")}
     return {name: leaf.grad / scale for name, leaf in named.items()}
@@ -78,7 +78,7 @@ def check_gradients_in_half_precision() -> dict[str, float]:
 def _one_step(model: Any) -> dict[str, torch.Tensor]:
     host = pack("nodes.bridge.host.comfy_host").ComfyHost(model, resolution=64)
     data = inputs("sdxl")
-    latents, t = data.pop("x"), torch.tensor([200.0, 700.0])
+    latents, t = data.pop("x"), host.objective.timesteps_from_uniform(torch.tensor([0.3, 0.8]))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
     noisy, wanted = host.objective.make_noisy(latents, noise, t), host.objective.target(latents, noise, t)
     return _through_bridge(host, noisy, t, data, wanted)
@@ -124,8 +124,7 @@ def _loss64(model: Any, host: Any, factors: Any, noisy: Any, t: Any, data: Any, 
 
     network = _double_network(model)
     weights = {f"{n}.weight": network.get_submodule(n).weight + chain.delta() for n, chain in factors.items()}
-    flow = host.objective.name == "flow"
-    model_time = model.model.model_sampling.timestep(t).double() if flow else t.double()
+    model_time = model.model.model_sampling.timestep(t).double()
     arguments = {name: value.double() for name, value in data.items() if name != "c_crossattn"}
     arguments |= {"context": data["c_crossattn"].double(), "transformer_options": {}}
     had_flag = hasattr(model_management, "in_training")

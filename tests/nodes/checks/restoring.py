@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from checks.small_models import build, inputs
-from checks.support import pack, random_factors
+from checks.support import captions_of, pack, random_factors
 
 
 def check_training_leaves_no_trace() -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _train(host: Any, family: str, ending: Any) -> None:
         for chain in factors.values():
             chain.up.requires_grad_()
     with host.training(), pack("metalora_core.inject").Injection(host.model, host.targets(), factors):
-        loss = host.predict(noisy, t, data).square().mean()
+        loss = host.predict(noisy, t, captions_of(host, data)).square().mean()
         ending()
         loss.backward()
 

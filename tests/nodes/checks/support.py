@@ -106,6 +106,16 @@ def sampled(model: Any, positive: Any) -> torch.Tensor:
     return result["samples"]
 
 
+def captions_of(host: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Conditioning tensors, one row a sample, as captions that a host knows."""
+    from comfy.conds import CONDRegular
+
+    names = [f"row {row}" for row in range(len(next(iter(tensors.values()))))]
+    for row, name in enumerate(names):
+        host.captions.keep(name, {key: CONDRegular(value[row : row + 1]) for key, value in tensors.items()})
+    return host.captions.numbered(names)
+
+
 def close(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference."""
     return float((a - b).abs().max())
