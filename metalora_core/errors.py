@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "ConsentRefused",
     "DamagedFile",
+    "HostChanged",
     "IncompatibleBaseModel",
     "InvalidOptions",
     "MetaLoRAError",
@@ -27,6 +28,10 @@ class MetaLoRAError(Exception):
 
 class IncompatibleBaseModel(MetaLoRAError):
     """A prior or an identity was made for another base model than the connected one."""
+
+
+class HostChanged(MetaLoRAError):
+    """The program that holds the model computes otherwise than this library was written for."""
 
 
 class RankMismatch(MetaLoRAError):

@@ -25,6 +25,7 @@ from .host.comfy_host import ComfyHost
 from .host.digests import model_digest, part_digest
 from .host.memory import wants_checkpointing
 from .host.targets import compile_wrappers, targets_of
+from .host.trial import try_out
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .photos import References
@@ -113,7 +114,8 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     )
     unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
     photos = request.references.training_set(resolution)
-    notes = list[str]()
+    trial = try_out(host, targets_of_prior(request.prior, host.targets()), photos.captions[0])
+    notes = [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
     try:
         with torch.enable_grad(), last_good_saved(path):
             result = adapt(

@@ -19,6 +19,7 @@ from ...metalora_core.training.subject_batches import SubjectDataset
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing
+from .host.trial import trainable_layers
 from .progress import cancelled, interruption, show_progress
 
 POCKET_PHOTOS = 4
@@ -65,12 +66,15 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     )
     host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
     subjects, features = _subjects(request, host)
-    host.encode_prompts(sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)}))
+    captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
+    host.encode_prompts(captions)
+    layers = trainable_layers(host, captions[0])
     options = MetaTrainingOptions(
         steps=request.steps,
         subjects_per_batch=min(request.subjects_per_batch, len(subjects)),
         r_meta=request.r_meta,
         r_mid=request.r_mid,
+        include=layers,
         warm_start=request.warm_start,
         seed=request.seed,
         class_words=(request.class_word,),
@@ -92,7 +96,12 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         raise interruption() from cancellation
     prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))
     unfinished.unlink(missing_ok=True)
-    report = f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. Saved {place}"
+    outputs = {target.name: target.shape[0] for target in host.targets()}
+    size = sum(request.r_mid * (layer.r_meta + outputs[name]) for name, layer in prior.layers.items())
+    report = (
+        f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. "
+        f"{len(prior.layers)} layers, {size / 1e6:.2g} million numbers an identity. Saved {place}"
+    )
     return PriorOutcome(prior, losses, report)
 
 
