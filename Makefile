@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+FAMILIES_ARGS ?=
 
 # On a busy machine several OpenMP threads make the pocket model many times slower than one.
 export OMP_NUM_THREADS ?= 1
@@ -16,12 +17,13 @@ STAMP := $(VENV)/.installed
 # The tests in the real page need playwright-core; without npm they are skipped and say so.
 PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
-.PHONY: help demo test check format bench bench-full bench-speed clean
+.PHONY: help demo test families check format bench bench-full bench-speed clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         learn an unseen subject and draw output/demo.png (about a minute)"
 	@echo "make test         run the test suite"
+	@echo "make families     try every model family of every ComfyUI found, tiny and on the CPU (half an hour)"
 	@echo "make check        ruff and pyright"
 	@echo "make format       let ruff rewrite the layout of the sources"
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
@@ -47,6 +49,9 @@ $(PAGE_STAMP): tests/web/package-lock.json
 
 test: $(STAMP) $(PAGE_STAMP)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+families: $(STAMP)
+	$(BIN)/python tests/families/walk.py $(FAMILIES_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
