@@ -43,6 +43,20 @@ class PriorRequest:
     checkpointing: str = "auto"
     seed: int = 0
 
+    def options(self, name: str, subjects: int, layers: tuple[str, ...]) -> MetaTrainingOptions:
+        return MetaTrainingOptions(
+            steps=self.steps,
+            subjects_per_batch=min(self.subjects_per_batch, subjects),
+            r_meta=self.r_meta,
+            r_mid=self.r_mid,
+            include=layers,
+            warm_start=self.warm_start,
+            seed=self.seed,
+            class_words=(self.class_word,),
+            name=name,
+            read_every=max(1, min(20, self.steps // 20)),
+        )
+
 
 @dataclass(frozen=True)
 class PriorOutcome:
@@ -68,19 +82,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     subjects, features = _subjects(request, host)
     captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
     host.encode_prompts(captions)
-    layers = trainable_layers(host, captions[0])
-    options = MetaTrainingOptions(
-        steps=request.steps,
-        subjects_per_batch=min(request.subjects_per_batch, len(subjects)),
-        r_meta=request.r_meta,
-        r_mid=request.r_mid,
-        include=layers,
-        warm_start=request.warm_start,
-        seed=request.seed,
-        class_words=(request.class_word,),
-        name=path.stem,
-        read_every=max(1, min(20, request.steps // 20)),
-    )
+    options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
     losses: list[float] = []
 
     def on_progress(progress: MetaTrainingProgress) -> None:

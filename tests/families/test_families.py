@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from comfy_host import find_comfyuis, skip_reason
-
 from families import walk
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]

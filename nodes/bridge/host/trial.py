@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ....metalora_core.chain import ChainFactors
 from ....metalora_core.errors import HostChanged, MetaLoRAError, is_out_of_memory
 from ....metalora_core.inject import Injection
+from ....metalora_core.model.families import default_patterns
 from ....metalora_core.model.host import Conditioning
 from ....metalora_core.model.objective import loss_scale
 from ....metalora_core.model.structure import LayerFacts, dead_layers, role_of, structural_targets
-from ....metalora_core.model.targets import Target, choose_targets, default_patterns
+from ....metalora_core.model.targets import Target, choose_targets
 from .comfy_host import ComfyHost
 from .targets import PREFIX
 
