@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import Any
 
-MODULES = ("gradients", "restoring", "applying", "parity", "adapting", "meta_training", "refusals", "lists")
+MODULES = ("gradients", "restoring", "applying", "parity", "trial", "adapting", "meta_training", "refusals", "lists")
 MARK = "RESULTS "
 
 
