@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,9 +26,13 @@ def reference_gradients(case: Any, noisy: Tensor, wanted: Tensor, levels: Tensor
             chain.mid, chain.up = chain.mid.double().requires_grad_(), chain.up.double().requires_grad_()
         network = model.diffusion_model
         weights = {f"{n}.weight": network.get_submodule(n).weight + chain.delta() for n, chain in factors.items()}
-        mutable = torch.autograd.graph.allow_mutation_on_saved_tensors()
-        changed = torch.nn.utils.stateless._reparametrize_module(network, weights)
-        with torch.enable_grad(), gradients._training_flag(), gradients._plain_formulas(), mutable, changed:
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(gradients._training_flag())
+            stack.enter_context(gradients._plain_formulas())
+            stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+            stack.enter_context(gradients._ResultsApart())
+            stack.enter_context(torch.nn.utils.stateless._reparametrize_module(network, weights))
             rows = [_prediction(case, model, noisy, levels, captions, row) for row in range(len(noisy))]
             (torch.cat(rows).double() - wanted.double()).square().mean().backward()
     named = {f"{name}.{part}": getattr(chain, part) for name, chain in factors.items() for part in ("mid", "up")}
@@ -42,6 +47,7 @@ def _prediction(case: Any, model: Any, noisy: Tensor, levels: Tensor, captions: 
         "optimized_attention_override": pack("nodes.bridge.host.comfy_host")._differentiable_attention,
         "sigmas": level,
         "sample_sigmas": torch.cat([level, level * 0]),
+        "patches_replace": {"dit": {"none": None}},
     }
     given = {name: _own(value) for name, value in case.host.captions.joined(one, latents.shape[2:]).items()}
     return form.folded(model.apply_model(latents, level, transformer_options=options, **given))

@@ -171,6 +171,9 @@ class ComfyHost:
         options["optimized_attention_override"] = _differentiable_attention
         options["cond_or_uncond"], options["uuids"] = [0] * len(t), [uuid.uuid4() for _ in t]
         options["sigmas"], options["sample_sigmas"] = t, torch.stack([t[0], torch.zeros_like(t[0])])
+        # A model may keep a prompt's keys and values between steps unless a block is replaced; here its weights change.
+        blocks = options.get("patches_replace", {})
+        options["patches_replace"] = {**blocks, "dit": {**blocks.get("dit", {}), "metalora": None}}
         if compiled:
             options["wrappers"] = merge_nested_dicts(dict(options.get("wrappers", {})), self._compilers)
         return options
@@ -181,7 +184,9 @@ class ComfyHost:
 
     @contextmanager
     def training(self) -> Iterator[ComfyHost]:
-        gradients = exact_gradients(self.model, checkpointing=self.checkpointing, overwrites=self.overwrites)
+        # What is written over between a pass and its recomputation would spoil it, so such a model keeps everything.
+        recomputed = self.checkpointing and not self.overwrites
+        gradients = exact_gradients(self.model, checkpointing=recomputed, overwrites=self.overwrites)
         with self._loaded(TRAINING_MEMORY_FACTOR), _cancelling(), gradients:
             yield self
 

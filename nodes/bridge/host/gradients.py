@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 
@@ -34,9 +35,20 @@ def exact_gradients(network: nn.Module, *, checkpointing: bool = False, overwrit
         stack.enter_context(_cloned_norm_inputs(network))
         if overwrites:
             stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+            stack.enter_context(_ResultsApart())
         if checkpointing:
             stack.enter_context(_checkpointed(network))
         yield
+
+
+class _ResultsApart(TorchFunctionMode):
+    """Lets operations give their result back instead of writing it into a tensor that was handed in for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if given.get("out") is not None and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+            del given["out"]
+        return func(*args, **given)
 
 
 @contextmanager

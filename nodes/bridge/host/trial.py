@@ -61,18 +61,23 @@ def try_out(host: ComfyHost, targets: Sequence[Target], caption: str) -> Trial:
         HostChanged: If hooked and patched weights disagree, or a gradient does not agree with the loss's slope.
     """
     conditioning = host.encode_prompts([caption])
+    whole = max(1, host.resolution // host.downscale)
+    half = whole // 2 if whole >= 2 * _SMALLEST and whole % 4 == 0 else whole
     compiled, host.compiled = host.compiled, False
     try:
-        return _tried(host, targets, conditioning)
-    except MetaLoRAError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error) and not host.checkpointing:
-            host.checkpointing = True
-            return _tried(host, targets, conditioning)
-        if is_out_of_memory(error):
+        try:
+            return _within_memory(host, targets, conditioning, half)
+        except (MetaLoRAError, torch.OutOfMemoryError):
             raise
-        raise _changed(f"a training pass ended with {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        except Exception:
+            if half == whole:
+                raise
+            return _within_memory(host, targets, conditioning, whole)  # a few models take their trained sizes only
+    except Exception as error:
+        if isinstance(error, MetaLoRAError) or is_out_of_memory(error):
+            raise
+        said = (str(error) or "no message").splitlines()[0]
+        raise _changed(f"a training pass ended with {type(error).__name__}: {said}") from error
     finally:
         host.compiled = compiled
 
@@ -87,31 +92,39 @@ def trainable_layers(host: ComfyHost, caption: str) -> tuple[str, ...]:
     return tuple(name for name in trial.facts if name not in trial.dead)
 
 
-def _tried(host: ComfyHost, targets: Sequence[Target], conditioning: Conditioning) -> Trial:
+def _within_memory(host: ComfyHost, targets: Sequence[Target], conditioning: Conditioning, side: int) -> Trial:
     try:
-        passes = _Passes(host, targets, conditioning)
+        return _tried(host, targets, conditioning, side)
+    except Exception as error:
+        if host.checkpointing or not is_out_of_memory(error):
+            raise
+    host.checkpointing = True
+    return _tried(host, targets, conditioning, side)
+
+
+def _tried(host: ComfyHost, targets: Sequence[Target], conditioning: Conditioning, side: int) -> Trial:
+    try:
+        passes = _Passes(host, targets, conditioning, side)
     except RuntimeError as error:
         if host.overwrites or not _is_overwriting(error):
             raise
         host.overwrites = True
-        passes = _Passes(host, targets, conditioning)
+        passes = _Passes(host, targets, conditioning, side)
     trial = Trial(passes.facts, passes.rows_agree())
     host.rows_together = trial.rows_together
     return trial
 
 
 def _is_overwriting(error: RuntimeError) -> bool:
-    return "inplace operation" in str(error) or "in-place operation" in str(error)
+    return any(words in str(error) for words in ("inplace operation", "in-place operation", "out=... arguments"))
 
 
 class _Passes:
     """The passes themselves; the first one, with its gradients, is run at once."""
 
-    def __init__(self, host: ComfyHost, targets: Sequence[Target], conditioning: Conditioning) -> None:
+    def __init__(self, host: ComfyHost, targets: Sequence[Target], conditioning: Conditioning, side: int) -> None:
         self.host, self.targets, self.conditioning = host, targets, conditioning
         generator = torch.Generator().manual_seed(0)
-        side = host.resolution // host.downscale
-        side = side // 2 if side >= 2 * _SMALLEST and side % 4 == 0 else max(1, side)
         drawn = torch.randn(2, 1, host.latent_channels, side, side, generator=generator)
         self.latent, self.noise = drawn.to(host.device)
         self.levels = host.objective.timesteps_from_uniform(torch.tensor([_LEVEL, _OTHER_LEVEL])).to(host.device)
