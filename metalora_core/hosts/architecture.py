@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -71,16 +72,18 @@ def family_of(model: nn.Module) -> Family:
     return family_of_denoiser(type(model).__name__)
 
 
-def architecture_of(family: Family) -> Architecture:
-    """The code of a family, from the file that has its name."""
+def architecture_of(family: Family) -> Architecture | None:
+    """The code of a family, from the file that has its name; None for one whose pipeline is asked instead."""
+    if find_spec(f"{__package__}.{family.name}") is None:
+        return None
     return import_module(f".{family.name}", __package__).ARCHITECTURE
 
 
 def base_of(model: nn.Module) -> Base:
     """Which base of its family a denoiser is."""
     family = family_of(model)
-    decide = architecture_of(family).base
-    return decide(model) if decide else family.bases[0]
+    code = architecture_of(family)
+    return code.base(model) if code and code.base else family.bases[0]
 
 
 def require(conditioning: Conditioning, *names: str) -> None:

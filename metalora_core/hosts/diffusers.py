@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
 from ..model.compiled_pass import compiled_pass, fast_pass
@@ -18,12 +19,19 @@ from ..model.objective import EpsObjective, FlowObjective, Objective, scaled_lin
 from ..model.targets import Target
 from ..model.weights_digest import weights_digest
 from .architecture import Denoiser, architecture_of, base_of, family_of
-from .block_store import BlockPlace, BlockStore
+from .block_store import BlockPlace, BlockStore, repeated_blocks
 from .latents import LatentSpace, require_multiple
+from .pipeline_calls import PipelineCalls
 from .target_map import find_targets
 
 TextEncoder = Callable[[list[str]], Conditioning]
 """Prompts to conditioning: ``context`` (B, T, C) and mostly ``pooled`` (B, C); batch first."""
+
+
+_ALONE = (
+    "This model is a denoiser alone and has no {}. Give a diffusers pipeline folder as the model, or, beside the file, "
+    "--pipeline-config FOLDER: a pipeline folder of the same family that brings the rest."
+)
 
 
 class DiffusersHost:
@@ -38,6 +46,7 @@ class DiffusersHost:
         guidance: What a guidance-distilled model is told; FLUX.1-dev usually gets 3.5.
         gradient_checkpointing: Trade a second forward pass for memory in `training`.
         compiled: Compile the passes in `training`: a minute or more for the first one, faster steps afterwards.
+        calls: What the model's pipeline told, for a family without code of its own.
         swapped: Keep the blocks in main memory during `training`; needs gradient_checkpointing to save anything.
 
     Raises:
@@ -55,9 +64,10 @@ class DiffusersHost:
         gradient_checkpointing: bool = False,
         compiled: bool = False,
         swapped: bool = False,
+        calls: PipelineCalls | None = None,
     ) -> None:
         self._row = family_of(model)
-        self._architecture = architecture_of(self._row)
+        code = architecture_of(self._row)
         self.family = self._row.name
         self.base = base_of(model)
         self.model = model
@@ -67,10 +77,17 @@ class DiffusersHost:
         self.checkpointing = gradient_checkpointing
         self.compiled = compiled
         self.swapped = swapped
-        self.latent_channels = _latent_channels(model, self._row)
+        self.latent_channels = calls.channels if calls else _latent_channels(model, self._row)
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
-        self.denoise: Denoiser = self._architecture.denoise
+        if code is None and calls is None:
+            raise InvalidOptions(
+                f"A {self.base.title} needs its whole pipeline, which knows how to call it; load the folder."
+            )
+        self.denoise: Denoiser = code.denoise if code else cast(PipelineCalls, calls).denoise
+        self._steady = code.steady if code else nullcontext
+        if calls is not None:
+            self.passes = calls.passes
         self._targets: tuple[Target, ...] | None = None
         self._mode = ""
         self._store: BlockStore | None = None
@@ -141,7 +158,7 @@ class DiffusersHost:
             InvalidOptions: If the host has no text encoder.
         """
         if self._text_encoder is None:
-            raise InvalidOptions("This host has no text encoder. Load the whole pipeline, or give text_encoder=….")
+            raise InvalidOptions(_ALONE.format("text encoder"))
         return {name: value.to(self.device) for name, value in self._text_encoder(prompts).items()}
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -185,25 +202,38 @@ class DiffusersHost:
     @contextmanager
     def training(self) -> Generator[None]:
         """Gradients on, base parameters frozen, dropout off; all flags come back afterwards, whatever happens."""
-        model, checkpointing = cast(Any, self.model), self.checkpointing
+        model = self.model
         flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         was_training = model.training
         try:
             model.requires_grad_(False).eval()
-            if checkpointing:
-                model.enable_gradient_checkpointing()
             compiling = self.compiled and not self._mode
             passes = self._passes_by(compiled_pass, "compiled") if compiling else nullcontext()
             self._lend_blocks(wanted=self.swapped and self.can_swap)
-            with torch.inference_mode(False), torch.enable_grad(), self._architecture.steady(model), passes:
+            with torch.inference_mode(False), torch.enable_grad(), self._steady(model), self._recomputing(), passes:
                 yield
             self._lend_blocks(wanted=False)
         finally:
-            if checkpointing:
-                model.disable_gradient_checkpointing()
             model.train(was_training)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    @contextmanager
+    def _recomputing(self) -> Generator[None]:
+        model, blocks = cast(Any, self.model), list[Any]()
+        if self.checkpointing and self._row.recomputes_rightly:
+            model.enable_gradient_checkpointing()
+        elif self.checkpointing:
+            blocks = repeated_blocks(model)
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for block in blocks:
+                del block.forward
+            if self.checkpointing and not blocks:
+                model.disable_gradient_checkpointing()
 
     def keep_blocks(self, place: BlockPlace) -> None:
         """Keep the blocks elsewhere or in fewer bits from now on; the plain place brings them back.
@@ -235,7 +265,7 @@ class DiffusersHost:
 
     def _require_space(self) -> LatentSpace:
         if self._space is None:
-            raise InvalidOptions("This host has no autoencoder. Load the whole pipeline, or give autoencoder=….")
+            raise InvalidOptions(_ALONE.format("autoencoder"))
         return self._space
 
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 from ..errors import MissingDependency
+
+
+@contextmanager
+def offline() -> Generator[None]:
+    """Nothing inside asks a server, whatever diffusers or transformers would like to look up."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def diffusers_class(name: str) -> Any:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..errors import UnreadableFile
+from ..errors import InvalidOptions, UnreadableFile
 from ..model.objective import Objective
 from .architecture import architecture_of, base_of, family_of
 from .block_store import BlockPlace, move_to
 from .diffusers import DiffusersHost, TextEncoder
 from .latents import LatentSpace, load_latent_space
-from .pipelines import denoiser_of, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of
+from .pipeline_calls import PipelineCalls
+from .pipelines import denoiser_of, holds_text_encoders, load_pipeline, load_whole_checkpoint, objective_of, read_index
 from .single_file import load_denoiser, load_denoiser_folder
 
 __all__ = ["host_of_pipeline", "load_diffusers_host"]
@@ -34,9 +35,14 @@ def host_of_pipeline(pipeline: Any, *, guidance: float = 3.5) -> DiffusersHost:
         InvalidOptions: If the scheduler's prediction type cannot be trained.
     """
     model = denoiser_of(pipeline)
-    prompts = partial(architecture_of(family_of(model)).encode, pipeline)
+    code = architecture_of(family_of(model))
+    if code is not None:
+        prompts = partial(code.encode, pipeline)
+        objective = objective_of(pipeline.scheduler.config)
+        return DiffusersHost(model, LatentSpace.of(pipeline.vae), prompts, objective, guidance=guidance)
+    calls = PipelineCalls(pipeline, family_of(model).component, guidance)
     objective = objective_of(pipeline.scheduler.config)
-    return DiffusersHost(model, LatentSpace.of(pipeline.vae), prompts, objective, guidance=guidance)
+    return DiffusersHost(model, calls.space, calls.encode, objective, guidance=guidance, calls=calls)
 
 
 def load_diffusers_host(
@@ -63,7 +69,8 @@ def load_diffusers_host(
         objective: None takes it from the pipeline's scheduler.
         device: Where denoiser and autoencoder go.
         dtype: Of the denoiser and text encoders; the autoencoder stays in float32, which some need.
-        pipeline_config: See `load_whole_checkpoint`.
+        pipeline_config: For a whole checkpoint, see `load_whole_checkpoint`; for a denoiser alone, a pipeline folder
+            with everything else; the denoiser in it is not read.
         guidance: See `DiffusersHost`.
         gradient_checkpointing: See `DiffusersHost`.
         compiled: See `DiffusersHost`.
@@ -78,11 +85,16 @@ def load_diffusers_host(
     device = torch.device(device)
     blocks = blocks or BlockPlace()
     pipeline = _find_pipeline(path, dtype, Path(pipeline_config) if pipeline_config else None)
+    calls = None
     if pipeline is not None:
         model = denoiser_of(pipeline)
-        autoencoder = autoencoder or pipeline.vae.float()
-        text_encoder = text_encoder or partial(architecture_of(family_of(model)).encode, pipeline)
+        family, code = family_of(model), architecture_of(family_of(model))
+        calls = None if code else PipelineCalls(pipeline, family.component, guidance)
+        autoencoder = autoencoder or (calls.space if calls else pipeline.vae.float())
+        text_encoder = text_encoder or (calls.encode if calls else partial(cast(Any, code).encode, pipeline))
         objective = objective or objective_of(pipeline.scheduler.config)
+        if calls and compiled:
+            raise InvalidOptions(f"Passes of {base_of(model).title} are not compiled; leave --compile out.")
     else:
         model = load_denoiser_folder(path) if path.is_dir() else load_denoiser(path)
     if isinstance(autoencoder, (str, Path)):
@@ -94,7 +106,7 @@ def load_diffusers_host(
     move_to(model.to(dtype).eval(), device, leave_blocks=blocks.in_main_memory)
     host = DiffusersHost(
         model, space, text_encoder, objective, guidance=guidance, compiled=compiled,
-        gradient_checkpointing=gradient_checkpointing or blocks.in_main_memory,
+        gradient_checkpointing=gradient_checkpointing or blocks.in_main_memory, calls=calls,
     )  # fmt: skip
     host.keep_blocks(blocks)
     return host
@@ -110,4 +122,10 @@ def _find_pipeline(path: Path, dtype: torch.dtype, pipeline_config: Path | None)
             f"{path} is neither a folder nor a .safetensors file; other formats are not opened. Convert it to "
             "safetensors."
         )
-    return load_whole_checkpoint(path, dtype, pipeline_config) if holds_text_encoders(path) else None
+    if holds_text_encoders(path):
+        return load_whole_checkpoint(path, dtype, pipeline_config)
+    if pipeline_config is None:
+        return None
+    _, family = read_index(pipeline_config)
+    model = load_denoiser(path, family, pipeline_config / family.component).to(dtype)
+    return load_pipeline(pipeline_config, dtype, **{family.component: model})

@@ -13,28 +13,80 @@ from torch import nn
 
 from ..errors import IncompatibleBaseModel, InvalidOptions, UnreadableFile
 from ..files.bounded import read_keys
-from ..model.families import FAMILIES, Base, bases
+from ..model.families import FAMILIES, Base, Family, bases
 from ..model.objective import EpsObjective, FlowObjective, Objective, VObjective
-from .diffusers_door import diffusers_class
+from .architecture import architecture_of
+from .diffusers_door import diffusers_class, offline
 from .single_file import PREFIXES
 
 _TEXT_MARKS = ("cond_stage_model.", "conditioner.", "text_encoders.")
 
 
-def load_pipeline(path: Path, dtype: torch.dtype) -> Any:
+def read_index(path: Path) -> tuple[dict[str, Any], Family]:
+    """A pipeline folder's list of components and the family of its denoiser, in milliseconds.
+
+    Raises:
+        UnreadableFile: If there is no such list.
+        IncompatibleBaseModel: If the pipeline is not one that can be trained here.
+    """
+    try:
+        index: dict[str, Any] = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        kinds = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{path} has no readable model_index.json ({error}). Copy or download it again."
+        ) from error
+    found = [(name, family) for name, kind in kinds.items() for family in FAMILIES.values() if family.denoiser == kind]
+    pipeline = str(index.get("_class_name"))
+    known = ", ".join(base.title for base in bases())
+    if not found:
+        raise IncompatibleBaseModel(
+            f"{path} holds a {pipeline}. The command line works with {known}; in ComfyUI the nodes take more models."
+        )
+    component, family = found[0]
+    if architecture_of(family) is None and pipeline not in {base.pipeline for base in family.bases}:
+        wanted = " or ".join(base.pipeline for base in family.bases)
+        raise IncompatibleBaseModel(
+            f"{path} holds a {pipeline}, which takes more than a prompt. Use the {wanted} of this family."
+        )
+    _require_plain(path / component / "config.json")
+    return index, family
+
+
+def _require_plain(config_file: Path) -> None:
+    try:
+        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # diffusers says what is wrong with it
+    taken, given = config.get("in_channels"), config.get("out_channels")
+    if config.get("patch_size") != 2 and taken and given and taken != given:
+        raise IncompatibleBaseModel(
+            f"{config_file.parent} takes {taken} channels and gives {given}: an inpainting, editing or control "
+            "variant. Use the text-to-image model of the family."
+        )
+
+
+def load_pipeline(path: Path, dtype: torch.dtype, **components: Any) -> Any:
     """A pipeline from a local folder; nothing is downloaded and nothing unpickled.
+
+    Args:
+        path: The folder.
+        dtype: Of denoiser and text encoders.
+        components: Taken in place of those in the folder, which are not read.
 
     Raises:
         UnreadableFile: If the folder is not a pipeline of safetensors files.
+        IncompatibleBaseModel: If the pipeline is not one that can be trained here.
     """
     from safetensors import SafetensorError
 
+    index, _ = read_index(path)
+    spare = {"safety_checker": None} if "safety_checker" in index else {}
     try:
-        index: dict[str, Any] = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-        spare = {"safety_checker": None} if "safety_checker" in index else {}
-        return diffusers_class("DiffusionPipeline").from_pretrained(
-            str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **spare
-        )
+        with offline():
+            return diffusers_class("DiffusionPipeline").from_pretrained(
+                str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **spare, **components
+            )
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise UnreadableFile(
             f"{path} is not a diffusers pipeline that can be loaded ({str(error)[:400]}). Copy or download the folder "
@@ -94,11 +146,13 @@ def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path 
     cls = diffusers_class(base_of_checkpoint(path).pipeline)
     config = {"config": str(pipeline_config)} if pipeline_config else {}
     try:
-        return cls.from_single_file(str(path), torch_dtype=dtype, local_files_only=True, **config)
+        with offline():
+            return cls.from_single_file(str(path), torch_dtype=dtype, local_files_only=True, **config)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise InvalidOptions(
-            f"{path.name} is a whole checkpoint and could not be loaded ({str(error)[:300]}). Give pipeline_config=…, "
-            f"a local folder with the {cls.__name__} configuration of its base model, or use the diffusers folder."
+            f"{path.name} is a whole checkpoint; to load it, the configuration of its base model is needed. Give "
+            f"--pipeline-config FOLDER, a diffusers folder with a {cls.__name__}, or use such a folder as the model. "
+            f"(diffusers says: {str(error)[:300]})"
         ) from error
 
 

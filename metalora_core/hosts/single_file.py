@@ -8,7 +8,9 @@ the configuration is read off the shapes, and the rows are placed by the map tha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import MetaLoRAError, UnreadableFile
 from ..files.bounded import read_keys
-from ..model.families import FAMILIES, bases, family_of_denoiser
+from ..model.families import FAMILIES, Family, bases, family_of_denoiser
 from .architecture import Builder, architecture_of
 from .diffusers_door import diffusers_class
 from .target_map import KeyMap, key_map
@@ -24,7 +26,7 @@ from .target_map import KeyMap, key_map
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 
 
-def load_denoiser(path: Path | str) -> nn.Module:
+def load_denoiser(path: Path | str, family: Family | None = None, config: Path | None = None) -> nn.Module:
     """Load a denoiser of one of the families from one safetensors file.
 
     Keys are the original ones, with or without ``model.diffusion_model.``, or diffusers' own where the family reads
@@ -32,6 +34,8 @@ def load_denoiser(path: Path | str) -> nn.Module:
 
     Args:
         path: The file. Other tensors in it (VAE, text encoders) are ignored.
+        family: Of the model, if it is known.
+        config: Folder with its configuration; None to read the sizes off the file.
 
     Returns:
         The model in the file's dtype and evaluation mode.
@@ -41,7 +45,10 @@ def load_denoiser(path: Path | str) -> nn.Module:
     """
     path = Path(path)
     tensors = _map_tensors(path)
-    builders = {mark: build for row in FAMILIES.values() for mark, build in architecture_of(row).builders.items()}
+    if family is not None and config is not None:
+        return _place(path.name, partial(_configured, family.denoiser, config), _below_prefix(tensors))
+    codes = [code for row in FAMILIES.values() if (code := architecture_of(row))]
+    builders = {mark: build for code in codes for mark, build in code.builders.items()}
     for prefix in PREFIXES:
         for mark, build in builders.items():
             if prefix + mark in tensors:
@@ -84,10 +91,34 @@ def _map_tensors(path: Path) -> dict[str, Tensor]:
         raise UnreadableFile(f"{path.name} is damaged ({error}). Copy or download it again.") from error
 
 
+def _below_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = next(prefix for prefix in PREFIXES if any(key.startswith(prefix) for key in tensors))
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _configured(kind: str, config: Path, state: Mapping[str, Tensor]) -> nn.Module:
+    cls = diffusers_class(kind)
+    return cls.from_config(cls.load_config(str(config), local_files_only=True))
+
+
+@contextmanager
+def _parameters_without_memory() -> Generator[None]:
+    # Buffers that a model computes for itself, such as rotary frequencies, are in no file and have to be real.
+    register = nn.Module.register_parameter
+
+    def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, None if param is None else nn.Parameter(param.to("meta"), requires_grad=False))
+
+    nn.Module.register_parameter = on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
 def _place(name: str, build: Builder, state: Mapping[str, Tensor]) -> nn.Module:
     try:
-        # Without memory of its own: every parameter and buffer comes from the file.
-        with torch.device("meta"):
+        with _parameters_without_memory():  # they all come from the file
             model = build(state)
         own = set(model.state_dict())
         named_by_diffusers = own <= set(state)
@@ -95,7 +126,7 @@ def _place(name: str, build: Builder, state: Mapping[str, Tensor]) -> nn.Module:
             {key: state[key] for key in own} if named_by_diffusers else _convert(name, key_map(model), state, own)
         )
         model.load_state_dict(converted, strict=True, assign=True)
-    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
         raise UnreadableFile(
             f"{name} is incomplete or has unusual shapes: {str(error)[:400]}. Choose another file."
         ) from error

@@ -7,6 +7,7 @@ numbers come out is the map; no table of names is written down here, so none can
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,11 +19,7 @@ from torch import Tensor, nn
 from ..errors import IncompatibleBaseModel
 from ..model.families import Family
 from ..model.targets import Part, Target
-from .architecture import architecture_of, family_of
-
-# The Flux converter cuts the single blocks' fused layer at FLUX.1's own width, 3 · 3072 + 4 · 3072 rows. Every numbered
-# tensor gets so many rows; positions are fractions of it, which hold at any width.
-PROBE_ROWS = 7 * 3072
+from .architecture import Naming, architecture_of, family_of
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,15 @@ class Run:
 
     Args:
         source: Key in the original checkpoint, without a prefix.
-        start: First row, of `PROBE_ROWS`.
+        start: First row.
         stop: One past the last row.
+        of: Rows that the tensor was numbered with; start and stop are fractions of it, which hold at any width.
     """
 
     source: str
     start: int
     stop: int
+    of: int
 
     def rows(self, total: int) -> tuple[int, int]:
         """First row and one past the last in a tensor with ``total`` rows.
@@ -45,12 +44,12 @@ class Run:
         Raises:
             IncompatibleBaseModel: If the cut does not fall between two rows.
         """
-        if self.start * total % PROBE_ROWS or self.stop * total % PROBE_ROWS:
+        if self.start * total % self.of or self.stop * total % self.of:
             raise IncompatibleBaseModel(
                 f"{self.source} has {total} rows, which diffusers' layout cannot divide. Only models with the "
                 "proportions of the published ones are supported."
             )
-        return self.start * total // PROBE_ROWS, self.stop * total // PROBE_ROWS
+        return self.start * total // self.of, self.stop * total // self.of
 
 
 KeyMap = dict[str, tuple[Run, ...]]
@@ -60,40 +59,48 @@ KeyMap = dict[str, tuple[Run, ...]]
 class _NumberingCheckpoint(dict[str, Tensor]):
     """A checkpoint that holds whatever is asked of it: tensors whose rows carry unique numbers."""
 
-    def __init__(self, seeds: list[str]) -> None:
+    def __init__(self, rows: int, seeds: list[str]) -> None:
         super().__init__()
+        self.rows = rows
         self.sources: list[str] = []
         for key in seeds:
             self[key] = torch.empty(0)
 
     def number(self, key: str) -> Tensor:
         self.sources.append(key)
-        first = (len(self.sources) - 1) * PROBE_ROWS
-        return torch.arange(first, first + PROBE_ROWS)
+        first = (len(self.sources) - 1) * self.rows
+        return torch.arange(first, first + self.rows)
 
     def pop(self, key: str, *default: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = super().pop(key, None)
         return found if found is not None and found.numel() else self.number(key)
 
     def __missing__(self, key: str) -> Tensor:
-        return torch.empty(PROBE_ROWS)
+        return torch.empty(self.rows)
 
 
 def _trace(kind: str, checkpoint: _NumberingCheckpoint, config: Any) -> KeyMap:
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES as KNOWN
 
-    convert = cast("Callable[..., dict[str, Tensor]]", KNOWN[kind]["checkpoint_mapping_fn"])
+    convert = cast("Callable[..., dict[str, Tensor | None]]", KNOWN[kind]["checkpoint_mapping_fn"])
     converted = convert(checkpoint=checkpoint, config=config)
-    return {key: tuple(_runs(numbers, checkpoint.sources)) for key, numbers in converted.items() if numbers.numel()}
+    if converted is checkpoint:  # a family whose names diffusers keeps
+        converted = {key: checkpoint.number(key) for key in checkpoint}
+    return {
+        key: tuple(_runs(numbers.flatten(), checkpoint))
+        for key, numbers in converted.items()
+        if numbers is not None and numbers.numel()
+    }
 
 
-def _runs(numbers: Tensor, sources: list[str]) -> Iterator[Run]:
-    breaks = (numbers[1:] != numbers[:-1] + 1) | (numbers[1:] % PROBE_ROWS == 0)
+def _runs(numbers: Tensor, checkpoint: _NumberingCheckpoint) -> Iterator[Run]:
+    rows = checkpoint.rows
+    breaks = (numbers[1:] != numbers[:-1] + 1) | (numbers[1:] % rows == 0)
     edges = [0, *(torch.nonzero(breaks).flatten() + 1).tolist(), numbers.numel()]
     for begin, end in pairwise(edges):
         first = int(numbers[begin])
-        start = first % PROBE_ROWS
-        yield Run(sources[first // PROBE_ROWS], start, start + end - begin)
+        start = first % rows
+        yield Run(checkpoint.sources[first // rows], start, start + end - begin, rows)
 
 
 def key_map(model: nn.Module) -> KeyMap:
@@ -106,17 +113,22 @@ def key_map(model: nn.Module) -> KeyMap:
         IncompatibleBaseModel: If it is of another class.
     """
     family = family_of(model)
-    naming = architecture_of(family).naming
+    naming = _naming(family)
     if naming is None:
-        checkpoint = _NumberingCheckpoint([_renamed(key, family) for key in model.state_dict()])
+        checkpoint = _NumberingCheckpoint(family.probe_rows, [_renamed(key, family) for key in model.state_dict()])
     else:
-        checkpoint = _numbered(naming.keys(model))
+        checkpoint = _numbered(family.probe_rows, naming.keys(model))
     return _trace(family.denoiser, checkpoint, dict(cast(Any, model).config))
+
+
+def _naming(family: Family) -> Naming | None:
+    code = architecture_of(family)
+    return code.naming if code else None
 
 
 def _renamed(key: str, family: Family) -> str:
     for ours, original in family.renames:
-        key = key.replace(ours, original)
+        key = re.sub(ours, original, key)
     return key
 
 
@@ -159,12 +171,12 @@ def named_targets(family: Family, shapes: Mapping[str, tuple[int, ...]]) -> tupl
     Returns:
         As `find_targets` gives them for the model, without those that it leaves out.
     """
-    naming = architecture_of(family).naming
+    naming = _naming(family)
     keys = [f"{name}.weight" for name in shapes]
     if naming is None:
-        places = _trace(family.denoiser, _NumberingCheckpoint([*family.seeds, *keys]), {})
+        places = _trace(family.denoiser, _NumberingCheckpoint(family.probe_rows, [*family.seeds, *keys]), {})
     else:
-        places = _trace(family.denoiser, _numbered([*naming.seeds(shapes), *keys]), naming.config)
+        places = _trace(family.denoiser, _numbered(family.probe_rows, [*naming.seeds(shapes), *keys]), naming.config)
     pieces: dict[str, list[tuple[Run, str]]] = {}
     for key, runs in places.items():
         for run in runs if len(runs) == 1 else ():
@@ -180,8 +192,8 @@ def _start(part: Part) -> int:
     return part.start
 
 
-def _numbered(keys: Iterable[str]) -> _NumberingCheckpoint:
-    checkpoint = _NumberingCheckpoint([])
+def _numbered(rows: int, keys: Iterable[str]) -> _NumberingCheckpoint:
+    checkpoint = _NumberingCheckpoint(rows, [])
     for key in keys:
         checkpoint[f"model.diffusion_model.{key}"] = checkpoint.number(key)
     return checkpoint

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-def _settle(model: Any, seed: int) -> Any:
+def settled(model: Any, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,7 +34,7 @@ def tiny_flux(seed: int = 0, *, guidance: bool = False) -> Any:
         guidance_embeds=guidance,
         axes_dims_rope=(16, 56, 56),
     )
-    return _settle(model, seed)
+    return settled(model, seed)
 
 
 def tiny_sd3(seed: int = 0) -> Any:
@@ -55,7 +55,7 @@ def tiny_sd3(seed: int = 0) -> Any:
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )
-    return _settle(model, seed)
+    return settled(model, seed)
 
 
 def tiny_unet(seed: int = 0, *, sdxl: bool = False) -> Any:
@@ -83,7 +83,7 @@ def tiny_unet(seed: int = 0, *, sdxl: bool = False) -> Any:
         norm_num_groups=4,
         **extra,
     )
-    return _settle(model, seed)
+    return settled(model, seed)
 
 
 def tiny_autoencoder(channels: int = 16, seed: int = 0, width: int = 8) -> nn.Module:
@@ -93,7 +93,7 @@ def tiny_autoencoder(channels: int = 16, seed: int = 0, width: int = 8) -> nn.Mo
     model = AutoencoderTiny(
         encoder_block_out_channels=widths, decoder_block_out_channels=widths, latent_channels=channels
     )
-    return _settle(model, seed)
+    return settled(model, seed)
 
 
 MODELS = {
