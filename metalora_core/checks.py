@@ -1,4 +1,4 @@
-"""Which values a setting may have, how one outside is refused, and how a stranger's text is made harmless."""
+"""Which values a setting may have, which packages are there, and how a stranger's text is made harmless."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from .errors import InvalidOptions
+from .errors import InvalidOptions, MissingDependency
 
 __all__ = [
     "COUNT",
@@ -19,6 +20,7 @@ __all__ = [
     "SHARE",
     "WHOLE",
     "Range",
+    "optional",
     "plain_line",
     "refuse",
     "visible",
@@ -83,6 +85,37 @@ def refuse(what: str, findings: list[str]) -> None:
     """
     if findings:
         raise InvalidOptions(f"The options of {what} cannot work: {'; '.join(findings)}.")
+
+
+_PIP_LINES = {
+    "bitsandbytes": "pip install bitsandbytes",
+    "diffusers": "pip install -U diffusers transformers",
+    "matplotlib": "pip install matplotlib",
+    "peft": "pip install peft",
+    "pi_heif": "pip install pi-heif",
+    "prodigyopt": "pip install prodigyopt",
+    "schedulefree": "pip install schedulefree",
+    "tqdm": "pip install tqdm",
+    "transformers": "pip install -U transformers",
+    "typer": "pip install typer tqdm",
+}
+"""What is imported through ``optional`` alone: packages that the nodes of a ComfyUI do without."""
+
+
+def optional(module: str, feature: str) -> Any:
+    """Import a module of a package that not every installation has.
+
+    Args:
+        module: Its name, such as "diffusers.loaders".
+        feature: What needs it, in the user's words, as the subject of a sentence.
+
+    Raises:
+        MissingDependency: If the package is not there; the text has the line that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependency(feature, _PIP_LINES[module.split(".")[0]]) from error
 
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

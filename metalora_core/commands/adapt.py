@@ -11,6 +11,8 @@ from . import options
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..files.prior import Prior
+    from ..photos.reading import ReadPhotos
     from ..training.adaptation_options import AdaptationResult
 
 
@@ -54,35 +56,34 @@ def adapt(
 ) -> None:
     """Learn a subject and write its identity file.
 
-    A text file beside a photo, with the same name and .txt, is its caption; it should hold the trigger. Ctrl-C stops
-    after the present step, and the same command goes on from there.
+    A text beside a photo, with the same name and .txt, .caption or .json, is its caption; it should hold the trigger.
+    Ctrl-C stops after the present step, and the same command goes on from there.
     """
     from dataclasses import replace
 
     from ..adaptation import adapt as learn
-    from ..files.identity import last_good_saved, save_identity
+    from ..files.identity import last_good_saved
     from ..files.prior import targets_of_prior
-    from ..photos.reading import load_training_set, split_training_set
+    from ..photos.reading import split_training_set
     from ..photos.training_set import chosen_flip
     from ..training.adaptation_options import AdaptationOptions
     from ..training.step_preset import step_preset
     from . import loading as base
     from .settings import with_settings
-    from .terminal import answer, progress_bars, remark
+    from .terminal import progress_bars, remark
 
     _require_words(trigger, class_word)
-    asked = replace(AdaptationOptions(seed=seed), steps=steps) if steps else AdaptationOptions(seed=seed)
-    asked = replace(asked, crop_px=crop, preservation_weight=preserve)
+    asked = AdaptationOptions(seed=seed, crop_px=crop, preservation_weight=preserve)
+    asked = replace(asked, steps=steps or asked.steps)
     with_settings(asked, settings).check()
     base.require_output(output, ".safetensors", prior, model)
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.load_prior_for(prior, model, class_word)
+    read = _read(photos, class_word, trigger, size, used_prior, held_out)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     targets_of_prior(used_prior, host.targets())
-    size_px = base.picture_size_px(host, model, size)
-    everything = load_training_set(photos, class_word, trigger, size_px, remark, used_prior)
-    training, validation = split_training_set(everything, held_out)
+    training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
     preset = step_preset(used_prior, len(training.images), asked)
     chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
     chosen = with_settings(chosen, settings)
@@ -97,9 +98,31 @@ def adapt(
             validation=validation,
             on_note=remark,
         )
+    _keep(result, output, checkpoint_path, json)
+
+
+def _read(photos: list[Path], class_word: str, trigger: str, size: int, prior: Prior, held_out: int) -> ReadPhotos:
+    """Read and assess the photos before the model is loaded, which may take minutes."""
+    from ..photos.reading import read_photos, require_left
+    from .loading import USUAL_PX, require_drawable
+    from .terminal import remark
+
+    require_drawable(size)
+    read = read_photos(photos, class_word, trigger)
+    require_left(len(read.photos), held_out)
+    for note in read.remarks(size or prior.metadata.picture_px or USUAL_PX, prior):
+        remark(note)
+    return read
+
+
+def _keep(result: AdaptationResult, output: Path, checkpoint: Path, as_json: bool) -> None:
+    """Save what was learned, only then remove the checkpoint, and say how it went."""
+    from ..files.identity import save_identity
+    from .terminal import answer
+
     save_identity(output, result.identity)
-    checkpoint_path.unlink(missing_ok=True)
-    answer(fields := _fields(result, output), _text(fields), json)
+    checkpoint.unlink(missing_ok=True)
+    answer(fields := _fields(result, output), _text(fields), as_json)
 
 
 def _require_words(trigger: str, class_word: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
+USUAL_PX = 512  # where neither the prior nor the model has said yet how large its pictures are
 _POCKET_PX = 128
 LARGEST_PICTURE_PX = 8192
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -192,14 +193,23 @@ def _pocket_domain(class_word: str) -> str:
     return domains[class_word.lower()]
 
 
+def require_drawable(size: int) -> None:
+    """Refuse a size that no model draws; 0 stands for the model's usual one.
+
+    Raises:
+        InvalidOptions: If the size is beyond 8,192 px.
+    """
+    if size > LARGEST_PICTURE_PX:
+        raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
+
+
 def picture_size_px(host: DiffusersHost, model: str, size: int) -> int:
     """The asked size, or the usual one of the model, checked against the host's grid.
 
     Raises:
         InvalidOptions: If the size does not fit the model's latent grid, or is beyond 8,192 px.
     """
-    if size > LARGEST_PICTURE_PX:
-        raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
+    require_drawable(size)
     size = size or (_POCKET_PX if model == POCKET else host.base.side_px)
     grid = 2 * host.downscale
     if size % grid:

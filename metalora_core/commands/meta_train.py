@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from . import options
+
+if TYPE_CHECKING:
+    from ..files.prior import Prior
+    from ..model.host import Host
+    from ..photos.subject_folders import FolderSubjects, SubjectFolder
 from .settings import Settings
 
 
@@ -47,13 +52,12 @@ def meta_train(
     json: options.Json = False,
 ) -> None:
     """Train a prior for a domain on folders of photos; Ctrl-C stops, the same command goes on."""
-    from ..files.prior import load_prior, save_prior
+    from ..files.prior import load_prior
     from ..meta_training import meta_train as learn
-    from ..photos.subject_folders import FolderSubjects
     from ..training.meta_options import MetaTrainingOptions
     from .loading import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
     from .settings import with_settings
-    from .terminal import answer, progress_bars
+    from .terminal import progress_bars
 
     chosen = MetaTrainingOptions(
         steps=steps,
@@ -70,13 +74,13 @@ def meta_train(
         class_words=(class_word,),
         name=output.stem,
     )
-    chosen = with_settings(chosen, settings)
-    chosen.check()
+    (chosen := with_settings(chosen, settings)).check()
     require_output(output, ".safetensors", earlier, model)
     checkpoint_path = checkpoint_beside(output, checkpoint)
     earlier_prior = load_prior(Path(earlier)) if earlier else None
+    found = _read(subjects, class_word, json)
     host = load_base_model(model, device, dtype, pipeline_config)
-    data = FolderSubjects(subjects, host, class_word, picture_size_px(host, model, size), domain)
+    data = _encoded(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
     with progress_bars(json, checkpoint=checkpoint_path) as bars:
         prior = learn(
@@ -87,8 +91,37 @@ def meta_train(
             on_progress=bars(f"meta-training on {len(data)} subjects"),
             checkpoint=checkpoint_path,
         )
-    saved = save_prior(output, prior.described(data.features, name_of(model)))
-    checkpoint_path.unlink(missing_ok=True)
+    _keep(prior.described(data.features, name_of(model)), output, checkpoint_path, len(data), steps, json)
+
+
+def _read(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
+    """Read every photo once before the model is loaded, so that a broken one is named at the start."""
+    from ..photos.subject_folders import find_subjects, left_out
+    from .terminal import counting_bar, remark
+
+    with counting_bar("reading photos", "photo", quiet) as bar:
+        found = find_subjects(folder, class_word, on_photos=bar)
+    if note := left_out(found):
+        remark(note)
+    return found
+
+
+def _encoded(found: list[SubjectFolder], host: Host, size_px: int, domain: str, quiet: bool) -> FolderSubjects:
+    from ..photos.subject_folders import FolderSubjects
+    from .terminal import counting_bar
+
+    with counting_bar("encoding photos", "photo", quiet) as bar:
+        return FolderSubjects(found, host, size_px, domain, bar)
+
+
+def _keep(prior: Prior, output: Path, checkpoint: Path, subjects: int, steps: int, as_json: bool) -> None:
+    """Save the prior, only then remove the checkpoint, and say how it went."""
+    from ..files.prior import save_prior
+    from .terminal import answer
+
+    saved = save_prior(output, prior)
+    checkpoint.unlink(missing_ok=True)
     fields = {"path": str(output), "bytes": output.stat().st_size, "sha256": saved.sha256}
-    text = f"{output}: prior of {len(data)} subjects, {steps} steps, {fields['bytes']:,} bytes"
-    answer({**fields, "subjects": len(data), "steps": steps}, text, json)
+    fields |= {"subjects": subjects, "steps": steps}
+    text = f"{output}: prior of {subjects} subjects, {steps} steps, {fields['bytes']:,} bytes"
+    answer(fields, text, as_json)

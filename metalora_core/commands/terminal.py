@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..checks import visible
+from ..checks import optional, visible
 from ..errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -96,6 +96,19 @@ def shown(text: str) -> str:
 
 
 @contextmanager
+def counting_bar(label: str, unit: str, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
+    """A bar on standard error for things that are done one after the other: a function of how many, and of how many."""
+    bars: Any = optional("tqdm", "The progress bar")
+    with bars.tqdm(desc=label, unit=unit, disable=quiet, dynamic_ncols=True) as bar:
+
+        def show(done: int, count: int) -> None:
+            bar.total = count
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextmanager
 def progress_bars(
     quiet: bool = False, *, checkpoint: Path | None = None
 ) -> Generator[Callable[[str], Callable[[StepProgress], None]], None, None]:
@@ -109,13 +122,12 @@ def progress_bars(
     Raises:
         TrainingCancelled: After Ctrl-C where there is a checkpoint; the text says how to go on.
     """
-    from tqdm import tqdm
-
+    bars: Any = optional("tqdm", "The progress bar")
     with ExitStack() as stack:
         asked = stack.enter_context(_interrupts(checkpoint)) if checkpoint is not None else list[int]()
 
         def open_bar(label: str) -> Callable[[StepProgress], None]:
-            bar = stack.enter_context(tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
+            bar = stack.enter_context(bars.tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
 
             def show(progress: StepProgress) -> None:
                 bar.total = progress.steps

@@ -6,7 +6,6 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from ..errors import UnusableReferences
+from ..checks import optional
+from ..errors import MissingDependency, UnreadableFile, UnusableReferences
+from ..files.bounded import open_regular
 from .pictures import from_pil
 
 SMALLEST_SIDE_PX = 16
@@ -26,8 +27,28 @@ LARGEST_SIDE_PX = 16_384
 MOST_PIXELS = 89_000_000  # below Pillow's own warning against decompression bombs
 MOST_JPEG_PIXELS = 500_000_000  # a baseline JPEG can be decoded at an eighth of its size
 KEPT_SIDE_PX = 2048  # of the shorter side: more than any model learns from
-LARGEST_FILE_BYTES = 256 * 1024**2
-PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+LARGEST_FILE_BYTES = 128 * 1024**2
+PHOTO_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+MOST_DECODED_BYTES = 448 * 1024**2
+"""What decoding may take before the picture is made smaller; nothing larger is decoded."""
+_USUAL_BYTES_PER_PIXEL = 5
+# Measured peaks: a second picture for the alpha channel or as numbers, or a decoder's own planes beside the result.
+_BYTES_PER_PIXEL = {"RGBA": 9, "LA": 9, "PA": 9, "P": 9, "La": 9, "F": 13, "I": 13, "I;16": 9, "I;16B": 9}
+_DECODER_BYTES_PER_PIXEL = {"WEBP": 12, "AVIF": 12, "HEIF": 9}
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
 # Only plain raster formats: others in Pillow start programs (EPS) or have never been meant for photos.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # What Pillow's decoders raise on damaged files; a decoder bug must not end a run with a traceback.
@@ -71,75 +92,25 @@ def load_photo(path: Path | str) -> Photo:
     """Load one photo: EXIF orientation applied, colours in sRGB, transparency on white, first frame of several.
 
     Args:
-        path: A JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF file of any mode and depth.
+        path: A JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF file of any mode and depth; HEIC where pi-heif is installed.
 
     Raises:
         UnusableReferences: If the file is missing, empty, damaged, no picture, or has a side below 16 px or above
-            16,384 px or more than 89 million pixels; a JPEG may be larger, as it is read at a fraction of its size.
+            16,384 px or more pixels than can be decoded in 448 MB; a JPEG may be larger, as it is read at a fraction of
+            its size.
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE_BYTES:
-            raise UnusableReferences(
-                f"{path.name} has {size} bytes, at most {LARGEST_FILE_BYTES} are accepted. Save it as JPEG."
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnusableReferences(f"{path} could not be read ({error.strerror or error}). Check the path.") from error
+        with open_regular(path) as file:
+            data = file.read(LARGEST_FILE_BYTES + 1)
+    except (OSError, UnreadableFile) as error:
+        raise UnusableReferences(str(error)) from error
+    if len(data) > LARGEST_FILE_BYTES:
+        raise UnusableReferences(f"{path.name} has more than {LARGEST_FILE_BYTES} bytes. Save it as JPEG.")
     if not data:
         raise UnusableReferences(f"{path.name} is empty (0 bytes). Copy or export it again.")
     pixels, notes = _decode(path.name, data)
     return Photo(path.name, pixels, hashlib.sha256(data).hexdigest(), notes, path)
-
-
-def photo_files(path: Path | str) -> tuple[Path, ...]:
-    """The photos of a folder, sorted by name, or the one file that the path names.
-
-    Raises:
-        UnusableReferences: If the path does not exist or the folder has no photo.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        if not path.exists():
-            raise UnusableReferences(f"There is no photo or folder at {path}. Check the path.")
-        return (path,)
-    try:
-        files = sorted(path.iterdir())
-    except OSError as error:
-        raise UnusableReferences(f"{path} could not be read ({error.strerror or error}). Check the folder.") from error
-    # Hidden files beside photos are a system's notes about them, such as macOS's "._mug.jpg".
-    photos = (file for file in files if file.suffix.lower() in PHOTO_SUFFIXES and not file.name.startswith("."))
-    found = tuple(file for file in photos if file.is_file())
-    if not found:
-        raise UnusableReferences(f"{path} has no photos; files ending in {', '.join(PHOTO_SUFFIXES)} are looked for.")
-    return found
-
-
-def load_photos(paths: Path | str | Sequence[Path | str]) -> tuple[Photo, ...]:
-    """Load photos from files and folders, in the order given, each folder by name.
-
-    Raises:
-        UnusableReferences: With all findings at once, not the first alone.
-    """
-    photos: list[Photo] = []
-    findings: list[str] = []
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        try:
-            files = photo_files(path)
-        except UnusableReferences as error:
-            findings.append(str(error))
-            continue
-        for file in files:
-            try:
-                photos.append(load_photo(file))
-            except UnusableReferences as error:
-                findings.append(str(error))
-    if findings:
-        raise UnusableReferences("\n".join(findings))
-    if not photos:
-        raise UnusableReferences("No photo was given. Give one to eight photos, or a folder of them.")
-    return tuple(photos)
 
 
 def fit(photo: Photo | Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -166,13 +137,25 @@ def fit(photo: Photo | Tensor, size: int | tuple[int, int]) -> Tensor:
     return scaled[0].clamp(0, 1)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a picture of a known format does, whatever its name says."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(12)
+    except (OSError, UnreadableFile):
+        return False
+    return head.startswith(_STARTS) or head[8:12] in (b"WEBP", b"avif", *_HEIF_BRANDS)
+
+
 def _decode(name: str, data: bytes) -> tuple[Tensor, tuple[str, ...]]:
     Image.init()
-    known = [kind for kind in _FORMATS if kind in Image.OPEN]  # AVIF depends on how Pillow was built
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _open_door_to_heif(name)
+    known = [kind for kind in (*_FORMATS, "HEIF") if kind in Image.OPEN]  # AVIF depends on how Pillow was built
     jpeg = data.startswith(b"\xff\xd8\xff")
     try:
         with _open_jpeg(name, data) if jpeg else Image.open(io.BytesIO(data), formats=known) as image:
-            _check_size(name, image.width, image.height)
+            _check_size(name, image)
             return _to_pixels(name, image)
     except Image.DecompressionBombError as error:
         raise UnusableReferences(
@@ -189,11 +172,19 @@ def _decode(name: str, data: bytes) -> tuple[Tensor, tuple[str, ...]]:
         ) from error
 
 
+def _open_door_to_heif(name: str) -> None:
+    try:
+        optional("pi_heif", f"{name} is a HEIC photo, which").register_heif_opener()
+    except MissingDependency as error:
+        raise UnusableReferences(f"{error}, or export the photo as JPEG.") from error
+
+
 def _open_jpeg(name: str, data: bytes) -> Image.Image:
     # Not Image.open: it refuses by the size in the file, before a smaller one can be asked for.
     image = JpegImageFile(io.BytesIO(data))
     # Reduced decoding spares nothing in a progressive file, whose coefficients are all kept until its end.
-    most = MOST_PIXELS if "progressive" in image.info else MOST_JPEG_PIXELS
+    coefficients = MOST_DECODED_BYTES // (2 * max(1, image.layers))  # 16 bits each
+    most = min(MOST_PIXELS, coefficients) if "progressive" in image.info else MOST_JPEG_PIXELS
     if image.width * image.height > most:
         raise _too_large(name, image.width, image.height, most)
     image.draft(None, (KEPT_SIDE_PX, KEPT_SIDE_PX))
@@ -207,14 +198,20 @@ def _too_large(name: str, width: int, height: int, most_pixels: int) -> Unusable
     )
 
 
-def _check_size(name: str, width: int, height: int) -> None:
+def _check_size(name: str, image: Image.Image) -> None:
+    width, height = image.size
     if min(width, height) < SMALLEST_SIDE_PX:
         raise UnusableReferences(
             f"{name} has {width}×{height} px; at least {SMALLEST_SIDE_PX} px a side are needed, 512 px or more learn "
             "well. Use a larger picture."
         )
-    if max(width, height) > LARGEST_SIDE_PX or width * height > MOST_PIXELS:
-        raise _too_large(name, width, height, MOST_PIXELS)
+    needed = max(
+        _BYTES_PER_PIXEL.get(image.mode, _USUAL_BYTES_PER_PIXEL),
+        _DECODER_BYTES_PER_PIXEL.get(image.format or "", 0),
+    )
+    most = min(MOST_PIXELS, MOST_DECODED_BYTES // needed)
+    if max(width, height) > LARGEST_SIDE_PX or width * height > most:
+        raise _too_large(name, width, height, most)
 
 
 def _to_pixels(name: str, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
@@ -224,18 +221,25 @@ def _to_pixels(name: str, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
         image.seek(0)
         notes.append(f"first of {frames} frames")
     image.load()
-    # Read before anything is converted: the steps below drop it.
+    # Read before anything is converted: the steps below drop them.
+    turn = _turn(image, notes)
     profile: bytes | None = image.info.get("icc_profile")
-    upright = _upright(image, notes)
-    if upright.mode in ("F", "I") or upright.mode.startswith("I;16"):
-        return _from_deep(name, upright, notes)
-    if upright.has_transparency_data:
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        return _from_deep(name, image if turn is None else image.transpose(turn), notes)
+    if image.has_transparency_data:
         notes.append("transparency put on white")
-        upright = upright.convert("RGBA")
+        image = image.convert("RGBA")
+    elif image.mode in ("P", "1"):
+        # A palette's colours are in its profile's space too, but no such file has been seen to carry a useful one.
+        image, profile = image.convert("RGB"), None
+    # Made smaller first: each step below makes one more picture of this size.
+    upright = _shrunk(image)
+    if turn is not None:
+        upright = upright.transpose(turn)
+    if upright.mode == "RGBA":
         white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(white, upright).convert("RGB")
-    rgb = _shrunk(_to_srgb(upright, profile, notes))
-    return from_pil(rgb), tuple(notes)
+    return from_pil(_to_srgb(upright, profile, notes)), tuple(notes)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -246,17 +250,17 @@ def _shrunk(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+def _turn(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+    """What puts the photo upright, as the camera noted it; None for nothing."""
     try:
-        return ImageOps.exif_transpose(image)
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         notes.append("orientation unreadable")
-        return image
+        return None
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
     if image.mode not in ("RGB", "CMYK", "L"):
-        # A palette's colours are in its profile's space too, but no such file has been seen to carry a useful one.
         return image.convert("RGB")
     if profile and not (image.mode == "L" and profile[16:20] != b"GRAY"):
         try:
@@ -273,14 +277,14 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
 
 
 def _from_deep(name: str, image: Image.Image, notes: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    values: Any = np.asarray(image).astype(np.float32)
+    values: Any = np.array(image, dtype=np.float32)
     if not np.isfinite(values).all():
         raise UnusableReferences(f"{name} holds NaN or infinite pixels. Export it again as 8-bit PNG.")
     top = float(values.max(initial=0.0))
     # Floats are usually 0..1 already; integers of these modes are 16-bit values, whatever the brightest one is.
     white = 1.0 if image.mode == "F" and top <= 1.0 else 255.0 if image.mode == "F" and top <= 255.0 else 65535.0
     notes.append(f"{image.mode} grey values scaled to 0..1")
-    grey = torch.from_numpy(np.ascontiguousarray(values / white)).clamp(0, 1)
+    grey = torch.from_numpy(values).div_(white).clamp_(0, 1)
     if (side := min(grey.shape)) > KEPT_SIDE_PX:
         size = [round(length * KEPT_SIDE_PX / side) for length in grey.shape]
         grey = F.interpolate(grey[None, None], size=size, mode="bilinear", antialias=True)[0, 0]

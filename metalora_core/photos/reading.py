@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UnusableReferences
@@ -10,32 +11,113 @@ from ..files.prior import Prior
 from ..references.findings import Severity
 from ..references.quality import QualityThresholds
 from ..references.report import assess_references
-from .images import Photo, fit, load_photos
+from .captions import mentions, subject_words, with_subject
+from .folder_files import photo_files, read_caption
+from .images import Photo, fit, load_photo
 from .training_set import TrainingSet
 
 
+@dataclass(frozen=True)
+class ReadPhotos:
+    """Photos of a subject with their captions, before a model has said how large it wants them.
+
+    Args:
+        photos: In the order given, each folder by name.
+        captions: One per photo.
+        class_word: What the subject is.
+        trigger: Word that will call it.
+        note: Which files were left out and why, in one line; empty for none.
+    """
+
+    photos: tuple[Photo, ...]
+    captions: tuple[str, ...]
+    class_word: str
+    trigger: str
+    note: str = ""
+
+    def remarks(self, size_px: int, prior: Prior | None = None) -> list[str]:
+        """What was changed or left out while reading, and what could be better, one text each.
+
+        Args:
+            size_px: Side of the pictures that will be learned from.
+            prior: That the photos will be learned with.
+
+        Raises:
+            UnusableReferences: If a photo cannot be learned from.
+        """
+        report = assess_references(
+            self.photos,
+            thresholds=QualityThresholds(training_side_px=size_px),
+            domain=prior.features if prior is not None else None,
+            domain_name=prior.metadata.domain if prior is not None else "",
+        )
+        report.require_usable()
+        changed = [f"{photo.name}: {note}" for photo in self.photos for note in photo.notes]
+        warned = [finding.text for finding in report.findings if finding.severity is Severity.WARNING]
+        return [*([self.note] if self.note else []), *changed, *warned]
+
+    def training_set(self, size_px: int) -> TrainingSet:
+        """The photos cropped and scaled to squares of this side."""
+        return TrainingSet(
+            images=tuple(fit(photo, size_px) for photo in self.photos),
+            captions=self.captions,
+            class_word=self.class_word,
+            trigger=self.trigger,
+            photo_hashes=tuple(photo.sha256 for photo in self.photos),
+        )
+
+
 def caption_for(photo: Path | None, class_word: str, trigger: str) -> str:
-    """The caption of a photo: the text file of the same name beside it, else "photo of a TRIGGER WORD".
+    """The caption of a photo: the text beside it, else "photo of a TRIGGER WORD".
+
+    Read are a.txt, a.caption and a.json (a text, or one under "caption" or "text"), or a.jpg.txt and so on.
 
     Raises:
-        UnusableReferences: If the text file is not UTF-8 or lacks the trigger, so that nothing would learn the word.
+        UnusableReferences: If the text is not UTF-8 or lacks the trigger, so that nothing would learn the word.
     """
-    words = f"{trigger} {class_word}".strip()
-    beside = photo.with_suffix(".txt") if photo is not None else None
-    if beside is None or not beside.is_file():
+    words = subject_words(trigger, class_word)
+    found = read_caption(photo) if photo is not None else None
+    if found is None:
         return f"photo of a {words}"
-    try:
-        caption = " ".join(beside.read_text(encoding="utf-8").split())
-    except UnicodeDecodeError as error:
-        raise UnusableReferences(f"{beside} is not UTF-8 text. Save the caption as UTF-8.") from error
-    except OSError as error:
-        raise UnusableReferences(f"{beside} could not be read ({error.strerror or error}). Check the file.") from error
-    if trigger and trigger not in caption:
+    file, caption = found
+    if not trigger:
+        return caption or f"photo of a {words}"
+    if not mentions(caption, trigger):
         raise UnusableReferences(
-            f"{beside} does not mention {trigger!r}: {caption[:80]!r}. Write the caption as "
+            f"{file} does not mention {trigger!r}: {caption[:80]!r}. Write the caption as "
             f'"photo of a {words}, …", so that the word is learned.'
         )
-    return caption
+    return with_subject(caption, trigger, class_word)
+
+
+def read_photos(paths: Sequence[Path | str], class_word: str = "", trigger: str = "") -> ReadPhotos:
+    """Read photos and their captions; no model is needed.
+
+    Raises:
+        UnusableReferences: If there is no photo, or a photo or caption cannot be used; all findings at once.
+    """
+    photos: list[Photo] = []
+    captions: list[str] = []
+    notes: list[str] = []
+    findings: list[str] = []
+    for path in paths:
+        try:
+            found = photo_files(path)
+        except UnusableReferences as error:
+            findings.append(str(error))
+            continue
+        notes += [found.note] if found.note else []
+        for file in found.files:
+            try:
+                captions.append(caption_for(file, class_word, trigger))
+                photos.append(load_photo(file))
+            except UnusableReferences as error:
+                findings.append(str(error))
+    if findings:
+        raise UnusableReferences("\n".join(findings))
+    if not photos:
+        raise UnusableReferences("No photo was given. Give one to eight photos, or a folder of them.")
+    return ReadPhotos(tuple(photos), tuple(captions), class_word, trigger, " ".join(notes))
 
 
 def load_training_set(
@@ -53,36 +135,29 @@ def load_training_set(
         class_word: What the subject is.
         trigger: Word that will call it.
         size_px: Width and height that every photo is cropped and scaled to.
-        on_note: Told what was changed while a photo was read, such as a first frame taken, and what could be better:
-            a blurred photo, the same one twice, one that the prior does not know the like of. None: nobody looks.
+        on_note: Called with each of `ReadPhotos.remarks`; None skips looking for them.
         prior: That the photos will be learned with.
 
     Raises:
         UnusableReferences: If there is no photo, or a photo or caption cannot be used.
     """
-    photos = load_photos(paths)
+    read = read_photos(paths, class_word, trigger)
     if on_note is not None:
-        for note in _remarks(photos, size_px, prior):
+        for note in read.remarks(size_px, prior):
             on_note(note)
-    return TrainingSet(
-        images=tuple(fit(photo, size_px) for photo in photos),
-        captions=tuple(caption_for(photo.path, class_word, trigger) for photo in photos),
-        class_word=class_word,
-        trigger=trigger,
-        photo_hashes=tuple(photo.sha256 for photo in photos),
-    )
+    return read.training_set(size_px)
 
 
-def _remarks(photos: Sequence[Photo], size_px: int, prior: Prior | None) -> list[str]:
-    report = assess_references(
-        photos,
-        thresholds=QualityThresholds(training_side_px=size_px),
-        domain=prior.features if prior is not None else None,
-        domain_name=prior.metadata.domain if prior is not None else "",
-    )
-    report.require_usable()
-    changed = [f"{photo.name}: {note}" for photo in photos for note in photo.notes]
-    return changed + [finding.text for finding in report.findings if finding.severity is Severity.WARNING]
+def require_left(count: int, held_out: int) -> None:
+    """Refuse to hold out all of ``count`` photos.
+
+    Raises:
+        UnusableReferences: If no photo would be left to learn from.
+    """
+    if held_out >= count:
+        raise UnusableReferences(
+            f"Found {count} photo(s), and {held_out} should be held out. Hold out fewer, or give more photos."
+        )
 
 
 def split_training_set(photos: TrainingSet, held_out: int) -> tuple[TrainingSet, TrainingSet | None]:
@@ -92,10 +167,7 @@ def split_training_set(photos: TrainingSet, held_out: int) -> tuple[TrainingSet,
         UnusableReferences: If no photo would be left to learn from.
     """
     count = len(photos.images)
-    if held_out >= count:
-        raise UnusableReferences(
-            f"Found {count} photo(s), and {held_out} should be held out. Hold out fewer, or give more photos."
-        )
+    require_left(count, held_out)
     if not held_out:
         return photos, None
     return photos.part(0, count - held_out), photos.part(count - held_out, count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,48 +12,59 @@ from torch import Tensor
 from ..errors import UnusableReferences
 from ..model.host import Host
 from ..references.domain import picture_features
-from .reading import load_training_set
+from .folder_files import CLASS_WORD_FILE, FoundPhotos, photo_files, read_text
+from .images import load_photo
+from .reading import caption_for, load_training_set
+
+
+@dataclass(frozen=True)
+class SubjectFolder:
+    """One subject: its folder, what it is, and the files in the folder."""
+
+    path: Path
+    class_word: str
+    found: FoundPhotos
 
 
 class FolderSubjects:
-    """One subject per sub-folder, its photos encoded once.
+    """Subjects of a domain from folders, their photos encoded once.
 
-    A sub-folder's class word is ``class_word``, or the text of a file ``class_word.txt`` in it. Captions are the text
-    files beside the photos, else "photo of a CLASS_WORD".
+    Captions are the texts beside the photos, else "photo of a CLASS_WORD".
 
     Args:
-        folder: Holds one folder per subject.
+        subjects: From ``find_subjects``.
         host: Encodes the photos.
-        class_word: What the subjects are.
         size_px: Width and height of every photo.
-        domain: Name of the domain; the class word if empty.
-        limit: Only the first so many subjects by name; 0 for all.
+        domain: Name of the domain.
+        on_photos: Called with the photos encoded and the photos in all; it may raise.
 
     Raises:
-        UnusableReferences: If there are no subjects, or one has no usable photo; all findings at once.
+        UnusableReferences: If a photo was damaged since it was found.
     """
 
     def __init__(
-        self, folder: Path, host: Host, class_word: str, size_px: int, domain: str = "", limit: int = 0
+        self,
+        subjects: Sequence[SubjectFolder],
+        host: Host,
+        size_px: int,
+        domain: str,
+        on_photos: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.domain = domain or class_word
+        self.domain = domain
         self._latents: list[Tensor] = []
         self._captions: list[list[str]] = []
         self._features: list[Tensor] = []
-        findings: list[str] = []
-        for subject in subject_folders(folder)[: limit or None]:
-            try:
-                photos = load_training_set([subject], _class_word(subject, class_word), "", size_px)
-            except UnusableReferences as error:
-                findings.append(f"{subject.name}: {error}")
-                continue
+        done, count = 0, sum(len(subject.found.files) for subject in subjects)
+        for subject in subjects:
+            photos = load_training_set(subject.found.files, subject.class_word, "", size_px)
             with torch.no_grad():
                 rows = [host.encode_images(image[None].to(host.device)) for image in photos.images]
             self._latents.append(torch.cat(rows).float().cpu())
             self._captions.append(list(photos.captions))
             self._features.append(torch.cat([picture_features(image[None]) for image in photos.images]))
-        if findings:
-            raise UnusableReferences("Some subjects cannot be used. " + " ".join(findings))
+            done += len(photos.images)
+            if on_photos is not None:
+                on_photos(done, count)
 
     def __len__(self) -> int:
         """Subjects."""
@@ -69,6 +82,47 @@ class FolderSubjects:
     def captions_of(self, subject: int) -> list[str]:
         """One caption per photo."""
         return self._captions[subject]
+
+
+def find_subjects(
+    folder: Path, class_word: str, limit: int = 0, on_photos: Callable[[int, int], None] | None = None
+) -> list[SubjectFolder]:
+    """The subjects in a folder, each photo and caption of them read once, so that a broken one is named at the start.
+
+    Args:
+        folder: Holds one folder per subject.
+        class_word: What the subjects are; a file ``class_word.txt`` in a subject's folder says otherwise for that one.
+        limit: Only the first so many subjects by name; 0 for all.
+        on_photos: Called with the photos read and the photos in all; it may raise.
+
+    Raises:
+        UnusableReferences: If there are no subjects, or one has an unusable photo; all findings at once.
+    """
+    subjects: list[SubjectFolder] = []
+    findings: list[str] = []
+    for path in subject_folders(folder)[: limit or None]:
+        try:
+            subjects.append(SubjectFolder(path, _class_word(path, class_word), photo_files(path)))
+        except UnusableReferences as error:
+            findings.append(f"{path.name}: {error}")
+    files = [(subject, file) for subject in subjects for file in subject.found.files]
+    for done, (subject, file) in enumerate(files, start=1):
+        try:
+            load_photo(file)
+            caption_for(file, subject.class_word, "")
+        except UnusableReferences as error:
+            findings.append(f"{subject.path.name}: {error}")
+        if on_photos is not None:
+            on_photos(done, len(files))
+    if findings:
+        raise UnusableReferences("Some subjects cannot be used. " + " ".join(findings))
+    return subjects
+
+
+def left_out(subjects: Sequence[SubjectFolder]) -> str:
+    """Which files of all subjects were not read and why, in one line; empty for none."""
+    reasons = [f"{subject.path.name}/{reason}" for subject in subjects for reason in subject.found.left_out]
+    return FoundPhotos((), tuple(reasons)).note
 
 
 def subject_folders(folder: Path) -> list[Path]:
@@ -92,10 +146,5 @@ def _is_the_systems(name: str) -> bool:
 
 
 def _class_word(subject: Path, default: str) -> str:
-    own = subject / "class_word.txt"
-    if not own.is_file():
-        return default
-    try:
-        return own.read_text(encoding="utf-8").strip() or default
-    except (UnicodeDecodeError, OSError) as error:
-        raise UnusableReferences(f"{own} could not be read as UTF-8 text ({error}). Save it again.") from error
+    own = subject / CLASS_WORD_FILE
+    return " ".join(read_text(own).split()) or default if own.is_file() else default

@@ -29,7 +29,7 @@ from .host.trial import try_out
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .photos import References
-from .progress import cancelled, interruption, show_progress
+from .progress import interruption, show_progress, stop_if_cancelled
 
 PREVIEWS = 4
 
@@ -116,6 +116,7 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     photos = request.references.training_set(resolution)
     trial = try_out(host, targets_of_prior(request.prior, host.targets()), photos.captions[0])
     notes = [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
+    notes += [note for note in (request.references.enlarged(resolution),) if note]
     try:
         with torch.enable_grad(), last_good_saved(path):
             result = adapt(
@@ -153,8 +154,7 @@ def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:
 
 def _on_progress(progress: AdaptationProgress) -> None:
     show_progress(progress.step, progress.steps, progress.preview, progress.loss)
-    if cancelled():
-        raise TrainingCancelled("The run was cancelled.")
+    stop_if_cancelled()
 
 
 def _outcome(identity: Identity, prior: Prior, note: str) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from statistics import median_high
 
 from torch import Tensor
 
@@ -49,9 +50,18 @@ class References:
             require_consent(self.consent, [photo.sha256 for photo in self.photos], Purpose.TRAINING)
 
     def usual_resolution(self, prior: Prior) -> int:
-        """The prior's own side, or the largest below it that every photo has, in steps that every model can halve."""
-        side = min([trained_px(prior), *(min(photo.pixels.shape[-2:]) for photo in self.photos)])
+        """The prior's own side, or the largest below it that half of the photos have, in steps that models can halve.
+
+        A single small photo is enlarged and does not make all others small; ``enlarged`` names it.
+        """
+        side = min(trained_px(prior), median_high(min(photo.pixels.shape[-2:]) for photo in self.photos))
         return max(64, side // 64 * 64)
+
+    def enlarged(self, side: int) -> str:
+        """Which photos are smaller than the training pictures, in one line; empty for none."""
+        small = [f"{photo.name} ({min(photo.pixels.shape[-2:])} px)" for photo in self.photos]
+        small = [text for text, photo in zip(small, self.photos, strict=True) if min(photo.pixels.shape[-2:]) < side]
+        return f"Enlarged to {side} px, which teaches their blur: {', '.join(small)}." if small else ""
 
     def training_set(self, side: int) -> TrainingSet:
         return TrainingSet(

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import meta_train
-from ...metalora_core.photos.subject_folders import FolderSubjects
+from ...metalora_core.photos.subject_folders import FolderSubjects, find_subjects, left_out
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
@@ -20,7 +20,7 @@ from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing
 from .host.trial import trainable_layers
-from .progress import cancelled, interruption, show_progress
+from .progress import interruption, show_progress, stop_if_cancelled
 
 POCKET_PHOTOS = 4
 POCKET_COUNT = 48
@@ -79,48 +79,61 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
     host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
-    subjects, features = _subjects(request, host)
-    captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
-    host.encode_prompts(captions)
-    options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
     losses: list[float] = []
 
     def on_progress(progress: MetaTrainingProgress) -> None:
         losses.append(progress.loss)
         show_progress(progress.step, progress.steps, loss=progress.loss)
-        if cancelled():
-            raise TrainingCancelled("The run was cancelled.")
+        stop_if_cancelled()
 
     unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
     try:
+        subjects, features, note = _subjects(request, host)
+        captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
+        host.encode_prompts(captions)
+        options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
         prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
     prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))
     unfinished.unlink(missing_ok=True)
+    report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
+    return PriorOutcome(prior, losses, f"{report}\n{note}".rstrip())
+
+
+def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[float]) -> str:
     outputs = {target.name: target.shape[0] for target in host.targets()}
     size = sum(request.r_mid * (layer.r_meta + outputs[name]) for name, layer in prior.layers.items())
-    report = (
-        f"{len(subjects)} subjects, {request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. "
-        f"{len(prior.layers)} layers, {size / 1e6:.2g} million numbers an identity. Saved {place}"
+    return (
+        f"{request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. "
+        f"{len(prior.layers)} layers, {size / 1e6:.2g} million numbers an identity"
     )
-    return PriorOutcome(prior, losses, report)
 
 
-def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, Tensor]:
-    """The subjects to learn from, and the features of their photos, (photos, features)."""
+def _folder_subjects(request: PriorRequest, host: ComfyHost) -> tuple[FolderSubjects, str]:
+    """The subjects of a folder in the input folder, and which files in it were not read."""
+    found = find_subjects(input_folder(request.subjects), request.class_word, request.subject_limit, _show_photos)
+    return FolderSubjects(found, host, request.resolution, request.class_word, _show_photos), left_out(found)
+
+
+def _show_photos(done: int, count: int) -> None:
+    show_progress(done, count)
+    stop_if_cancelled()
+
+
+def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, Tensor, str]:
+    """The subjects to learn from, the features of their photos, (photos, features), and what was left out."""
     domain = POCKET_SUBJECTS.get(request.subjects)
     if domain is None:
-        folder = input_folder(request.subjects)
-        found = FolderSubjects(folder, host, request.class_word, request.resolution, limit=request.subject_limit)
-        return found, found.features
+        subjects, note = _folder_subjects(request, host)
+        return subjects, subjects.features, note
     from ...metalora_core.photos.pictures import from_uint8
     from ...metalora_core.pocket.making.dataset import PhotoPlan, rendered_photos
     from ...metalora_core.pocket.making.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
     photos = from_uint8(rendered_photos(plan, _cache_folder()))
-    return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos)
+    return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos), ""
 
 
 def _cache_folder() -> Path:

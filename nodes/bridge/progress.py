@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.photos.pictures import to_pil
 
 
@@ -42,11 +43,16 @@ def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:
         server.send_sync("metalora.progress", event, server.client_id)
 
 
-def cancelled() -> bool:
-    """Whether the user has pressed Cancel; the request is left for ComfyUI to see."""
+def stop_if_cancelled() -> None:
+    """Stop a run of the library if the user has pressed Cancel; the request is left for ComfyUI to see.
+
+    Raises:
+        TrainingCancelled: If so.
+    """
     from comfy import model_management
 
-    return model_management.processing_interrupted()
+    if model_management.processing_interrupted():
+        raise TrainingCancelled("The run was cancelled.")
 
 
 def interruption() -> BaseException:

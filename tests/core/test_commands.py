@@ -22,7 +22,7 @@ from metalora_core.model.families import bases
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.photos.reading import caption_for, load_training_set, split_training_set
-from metalora_core.photos.subject_folders import FolderSubjects, subject_folders
+from metalora_core.photos.subject_folders import FolderSubjects, find_subjects, subject_folders
 from metalora_core.pocket import load_pocket_host, load_pocket_prior
 from metalora_core.pocket.world.factors import draw_subject
 from metalora_core.pocket.world.render import render
@@ -185,10 +185,11 @@ def test_a_prior_of_a_users_own_knows_its_domain(tmp_path: Path) -> None:
     for index, picture in enumerate(map(to_pil, drawn)):
         save_picture(picture, tmp_path / "subjects" / str(index // 2) / f"{index}.png")
     host = load_pocket_host()
-    few = FolderSubjects(tmp_path / "subjects", host, "mug", 128, limit=2)
+    few = FolderSubjects(find_subjects(tmp_path / "subjects", "mug", limit=2), host, 128, "mug")
     shipped = load_pocket_prior("products")
     assert (len(few), shipped.described(few.features, "").features) == (2, None)
-    prior = shipped.described(FolderSubjects(tmp_path / "subjects", host, "mug", 128).features, "made up")
+    everybody = FolderSubjects(find_subjects(tmp_path / "subjects", "mug"), host, 128, "mug")
+    prior = shipped.described(everybody.features, "made up")
     assert prior.features is not None and prior.features.count == 10
     path = tmp_path / "prior.safetensors"
     save_prior(path, prior)

@@ -17,7 +17,9 @@ from PIL import Image, ImageCms
 
 from metalora_core.errors import UnusableReferences
 from metalora_core.photos import images
-from metalora_core.photos.images import Photo, fit, load_photo, load_photos, photo_files
+from metalora_core.photos.folder_files import photo_files
+from metalora_core.photos.images import Photo, fit, load_photo
+from metalora_core.photos.reading import read_photos
 
 
 def half_red(size: tuple[int, int] = (40, 20), mode: str = "RGB") -> Image.Image:
@@ -154,7 +156,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "bomb.png": "million pixels|16000×16000 px",
         "zero.png": "damaged|0×0 px",
         "dot.png": "1×1 px",
-        "missing.png": "could not be read",
+        "missing.png": "could not be opened",
     }
 
 
@@ -171,7 +173,7 @@ def test_a_set_reports_all_findings_at_once(tmp_path: Path) -> None:
     bad_files(tmp_path)
     half_red().save(tmp_path / "good.png")
     with pytest.raises(UnusableReferences) as caught:
-        load_photos(tmp_path)
+        read_photos([tmp_path])
     for name in ("empty.jpg", "cut.jpg", "text.png", "wide.png", "dot.png"):
         assert name in str(caught.value)
     assert "good.png" not in str(caught.value)
@@ -181,15 +183,15 @@ def test_a_folder_is_read_by_name_and_other_files_are_left_alone(tmp_path: Path)
     for name in ("b.JPG", "a.png"):
         half_red().save(tmp_path / name)
     (tmp_path / "a.txt").write_text("photo of a mug")
-    assert [file.name for file in photo_files(tmp_path)] == ["a.png", "b.JPG"]
-    assert [photo.name for photo in load_photos([tmp_path, tmp_path / "a.png"])] == ["a.png", "b.JPG", "a.png"]
+    assert [file.name for file in photo_files(tmp_path).files] == ["a.png", "b.JPG"]
+    assert [photo.name for photo in read_photos([tmp_path, tmp_path / "a.png"]).photos] == ["a.png", "b.JPG", "a.png"]
 
 
 def test_a_large_photo_is_shrunk_while_it_is_read(tmp_path: Path) -> None:
     half_red((4915, 4096)).save(tmp_path / "a.jpg")
     half_red((3000, 2500)).save(tmp_path / "b.png")
     Image.fromarray(np.full((2500, 3000), 32768, dtype=np.uint16)).save(tmp_path / "c.png")
-    for photo in load_photos(tmp_path):
+    for photo in read_photos([tmp_path]).photos:
         assert photo.pixels.shape in {(3, 2048, 2458)}, photo.name
     left, right = left_right(load_photo(tmp_path / "a.jpg"))
     assert left == pytest.approx([1, 0, 0], abs=0.02) and right == pytest.approx([0, 0, 1], abs=0.02)
@@ -213,11 +215,11 @@ def test_a_progressive_jpeg_of_many_pixels_is_refused(tmp_path: Path) -> None:
 
 def test_no_photo_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(UnusableReferences, match="has no photos"):
-        load_photos(tmp_path)
+        read_photos([tmp_path])
     with pytest.raises(UnusableReferences, match="no photo or folder"):
-        load_photos(tmp_path / "nowhere")
+        read_photos([tmp_path / "nowhere"])
     with pytest.raises(UnusableReferences, match="No photo was given"):
-        load_photos([])
+        read_photos([])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -261,4 +263,4 @@ def test_hidden_files_beside_photos_are_left_alone(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "mug.png")
     (tmp_path / "._mug.png").write_bytes(b"notes of a file system")
 
-    assert [photo.name for photo in load_photos(tmp_path)] == ["mug.png"]
+    assert [photo.name for photo in read_photos([tmp_path]).photos] == ["mug.png"]

@@ -59,6 +59,7 @@ CHECKS = (
     "check_consent_covers_every_photo_of_a_list",
     "check_pictures_of_a_list_are_scored_together",
     "check_several_values_for_one_set_are_refused",
+    "check_one_small_photo_does_not_make_the_others_small",
 )
 
 

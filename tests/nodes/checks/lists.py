@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from checks.support import folders, message_of, pack, pocket, prepare_list
+from checks.support import adapt, folders, message_of, pack, pocket, prepare_list
 
 
 def _photos() -> list[torch.Tensor]:
@@ -59,3 +59,11 @@ def check_several_values_for_one_set_are_refused() -> None:
     told = message_of(lambda: _prepared(_photos(), class_word=["person", "dog"]))
     assert told.startswith("InvalidOptions") and "class_word got 2 values that differ" in told, told
     assert _prepared(_photos(), class_word=["person", "person"])[0].class_word == "person"
+
+
+def check_one_small_photo_does_not_make_the_others_small() -> None:
+    sharp, small = pocket()[4], torch.nn.functional.interpolate(pocket()[5][:1].movedim(-1, 1), size=(70, 70))
+    references = _prepared([sharp, small.movedim(1, -1)])[0]
+    assert references.usual_resolution(pocket()[3]) == 128
+    report = adapt(references=references, steps=2, seed=61)[3]
+    assert "at 128 px" in report and "Enlarged to 128 px" in report and "photo 3 (70 px)" in report, report

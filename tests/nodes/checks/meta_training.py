@@ -44,7 +44,7 @@ def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dic
     shown = bridge.show_progress
 
     def cancel(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
-        if done == steps:
+        if loss is not None and done == steps:
             model_management.interrupt_current_processing(True)
         shown(done, steps, picture, loss)
 
