@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from core.tiny_pipelines import z_image
+
 import metalora_core
+from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
+from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.model.families import default_patterns
+from metalora_core.model.targets import choose_targets, fingerprint
 from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.pocket.world.factors import draw_subject
 from metalora_core.pocket.world.render import render
@@ -40,18 +47,44 @@ def test_adapt_brings_torch_and_no_diffusers() -> None:
     assert seen == ["[]\n", "['torch']\n"]
 
 
-def test_the_script_that_adapts_and_generates_runs(tmp_path: Path) -> None:
+def photograph_a_mug(folder: Path) -> None:
     subject, scenes = draw_subject("products", "validation", 3), draw_scenes("products", 2, 9)
     for index, picture in enumerate(map(to_pil, render([subject] * 2, scenes))):
-        save_picture(picture, tmp_path / "my_mug" / f"{index}.png")
+        save_picture(picture, folder / f"{index}.png")
+
+
+def run(script: str, folder: Path) -> None:
+    paths = f"import sys; sys.path += [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{scripts()[0]}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", paths + script], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_script_that_adapts_and_generates_runs(tmp_path: Path) -> None:
+    photograph_a_mug(tmp_path / "my_mug")
+    run(scripts()[0], tmp_path)
     assert (tmp_path / "mug.safetensors").stat().st_size > 0
     assert (tmp_path / "mug_lora.safetensors").stat().st_size > 0
     assert len(list((tmp_path / "output").glob("*.png"))) == 1
+
+
+def test_the_script_that_starts_from_a_pipeline_in_memory_runs(tmp_path: Path) -> None:
+    photograph_a_mug(tmp_path / "my_mug")
+    metalora_core.save_prior(tmp_path / "prior.safetensors", prior_for(metalora_core.host_of_pipeline(z_image())))
+    run(f"from core.tiny_pipelines import z_image\npipeline = z_image()\n{scripts()[1]}", tmp_path)
+    assert (tmp_path / "beach.png").stat().st_size > 0
+
+
+def prior_for(host: DiffusersHost) -> Prior:
+    targets = choose_targets(host.targets(), default_patterns(host.family))
+    layers = {target.name: PriorLayer(torch.randn(2, *target.shape[1:])) for target in targets}
+    record = PriorMetadata(
+        name="mugs",
+        family=host.family,
+        base_fingerprint=fingerprint(targets),
+        domain="mugs",
+        r_meta=2,
+        r_mid=2,
+    )
+    return Prior(layers, record)
