@@ -6,6 +6,7 @@ Source: Meta-LoRA, arXiv 2503.22352, section 3.3.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
+from .errors import OutOfMemory, TrainingCancelled, TrainingDiverged, is_compile_failure, is_out_of_memory
 from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint, resumed
 from .files.prior import Prior, prior_sha256, targets_of_prior
@@ -36,6 +37,8 @@ from .training.seeds import step_generator
 from .training.starts import start_of_prior
 
 __all__ = ["adapt"]
+
+_LOG = logging.getLogger(__name__)
 
 
 # A caller may sit in inference mode, as ComfyUI's executor does.
@@ -133,6 +136,7 @@ class _Run:
     ) -> None:
         self.host, self.state, self.batches, self.held_out = host, state, batches, held_out
         self.on_progress, self.checkpoint, self.digest = on_progress, checkpoint, digest
+        self.no_previews = False
         self.began = time.monotonic()
         self.last_good: Checkpoint = state.snapshot(digest)
         self.plan = StepPlan.of(host)
@@ -258,9 +262,22 @@ class _Run:
 
     def _preview(self) -> Tensor | None:
         options, state = self.state.options, self.state
-        if not options.preview_every or state.step % options.preview_every:
+        if not options.preview_every or state.step % options.preview_every or self.no_previews:
             return None
         state.use(state.result())
+        try:
+            return self._drawn(options)
+        except TrainingCancelled:
+            raise
+        except Exception as error:  # a picture on the way is worth less than the run
+            if is_compile_failure(error):
+                raise
+            self.no_previews = True
+            _LOG.warning("No previews from step %d on: %s", state.step, _first_line(error))
+            return None
+
+    @torch.no_grad()
+    def _drawn(self, options: AdaptationOptions) -> Tensor:
         latents = sample(
             self.host,
             self.batches.preview_conditioning(),
@@ -268,8 +285,7 @@ class _Run:
             steps=options.preview_steps,
             generator=step_generator(options.seed, "preview"),
         )
-        with torch.no_grad():
-            return self.host.decode_latents(latents)[0].float().cpu()
+        return self.host.decode_latents(latents)[0].float().cpu()
 
 
 def _first_line(error: BaseException) -> str:

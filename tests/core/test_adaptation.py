@@ -195,6 +195,19 @@ def test_runs_inside_inference_mode_and_the_identity_survives_its_file(prior: Pr
     assert result.identity.metadata.photo_hashes == list(photos().photo_hashes)
 
 
+def test_a_preview_that_fails_is_left_out_and_changes_nothing(prior: Prior):
+    class NoPictures(ToyHost):
+        def decode_latents(self, latents: Tensor) -> Tensor:
+            raise RuntimeError("the decoder does not fit into memory")
+
+    seen: list[AdaptationProgress] = []
+    options = replace(OPTIONS, preview_every=10, preview_steps=2)
+    learned = adapt(NoPictures(), prior, photos(), options, on_progress=seen.append)
+    assert learned.stop_reason == "finished" and all(progress.preview is None for progress in seen)
+    plain = adapt(ToyHost(), prior, photos(), replace(options, preview_every=0))
+    assert all(map(torch.equal, tensors(learned.identity), tensors(plain.identity)))
+
+
 def test_progress_tells_loss_and_shows_previews(prior: Prior):
     seen: list[AdaptationProgress] = []
     options = replace(OPTIONS, preview_every=10, preview_steps=2)

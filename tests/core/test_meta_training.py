@@ -13,6 +13,7 @@ from torch import Tensor
 from metalora_core.errors import InvalidOptions, TrainingCancelled, TrainingDiverged
 from metalora_core.files.prior import Prior, load_prior, save_prior
 from metalora_core.meta_training import meta_train
+from metalora_core.model.host import Conditioning
 from metalora_core.training.meta_options import MetaTrainingOptions
 from metalora_core.training.progress import MetaTrainingProgress
 from metalora_core.training.subject_batches import SubjectBatches
@@ -214,3 +215,14 @@ def test_support_photos_of_an_episode_stay_and_are_never_its_query_photos():
         assert len(support) == 1 and not support & query
         episodes.add(frozenset(support))
     assert len(episodes) > 1
+
+
+def test_rows_that_need_passes_of_their_own_learn_the_same():
+    class OneRowAPass(ToyHost):
+        def passes(self, conditioning: Conditioning) -> list[list[int]]:
+            return [[row] for row in range(len(conditioning["text"]))]
+
+    options = MetaTrainingOptions(steps=3, subjects_per_batch=3, photos_per_subject=2, r_meta=4, r_mid=2)
+    together, apart = (meta_train(host, ToySubjects(), options) for host in (ToyHost(), OneRowAPass()))
+    for name, layer in together.layers.items():
+        torch.testing.assert_close(apart.layers[name].meta_down, layer.meta_down, rtol=1e-3, atol=1e-4)

@@ -9,15 +9,27 @@ from torch import Tensor
 
 from metalora_core.errors import InvalidOptions
 from metalora_core.model.host import Conditioning
-from metalora_core.model.objective import EpsObjective, FlowObjective, VObjective, scaled_linear_alphas
+from metalora_core.model.objective import (
+    EpsObjective,
+    FlowObjective,
+    MixedObjective,
+    VObjective,
+    scaled_linear_alphas,
+)
 from metalora_core.model.sampling import sample
 
 SHAPE = (2, 4, 4, 4)
+# The network sees the picture at unit variance and is asked for the noise, as EDM and older models have it.
+SCALED = MixedObjective(
+    rates=lambda t: torch.stack([1 / (1 + t**2).sqrt(), t / (1 + t**2).sqrt(), 0 * t, 0 * t + 1]),
+    quantile=lambda u: 20 * u**2,
+)
 OBJECTIVES = [
     FlowObjective(),
     FlowObjective(shift=3.0),
     EpsObjective(scaled_linear_alphas()),
     VObjective(scaled_linear_alphas()),
+    SCALED,
 ]
 
 
@@ -27,7 +39,10 @@ class Oracle(ToyHost):
     picture = torch.linspace(-1, 1, 4 * 16).view(1, 4, 4, 4)
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        if self.objective.name == "flow":
+        if isinstance(self.objective, MixedObjective):
+            a, b, _, _ = self.objective.rates(t).view(4, -1, 1, 1, 1)
+            noise = (noisy - a * self.picture) / b
+        elif self.objective.name == "flow":
             noise = (noisy - (1 - t.view(-1, 1, 1, 1)) * self.picture) / t.view(-1, 1, 1, 1)
         else:
             a = scaled_linear_alphas()[t.long()].view(-1, 1, 1, 1)

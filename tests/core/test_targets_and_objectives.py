@@ -14,6 +14,7 @@ from metalora_core.model.families import default_patterns
 from metalora_core.model.objective import (
     EpsObjective,
     FlowObjective,
+    MixedObjective,
     StratifiedTimesteps,
     VObjective,
     scaled_linear_alphas,
@@ -121,3 +122,29 @@ def test_the_rate_is_held_and_then_falls_in_a_straight_line():
     assert rates[2:11] == [1.0] * 9
     falls = {round(a - b, 9) for a, b in pairwise(rates[10:])}
     assert falls == {0.09} and rates[-1] == pytest.approx(0.1)
+
+
+def test_flow_and_v_are_mixes_of_picture_and_noise():
+    flow, v = FlowObjective(), VObjective(scaled_linear_alphas())
+    alphas = scaled_linear_alphas().double()
+    mixes = {
+        flow: lambda t: torch.stack([1 - t, t, 0 * t - 1, 0 * t + 1]),
+        v: lambda t: torch.stack(
+            [
+                alphas[t.long()].sqrt(),
+                (1 - alphas[t.long()]).sqrt(),
+                -(1 - alphas[t.long()]).sqrt(),
+                alphas[t.long()].sqrt(),
+            ]
+        ),
+    }
+    latents, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+    for objective, rates in mixes.items():
+        mixed = MixedObjective(rates, quantile=lambda u: u)
+        t = torch.tensor([0.1, 0.5, 0.9]) * (1 if objective is flow else 999)
+        noisy, target = mixed.make_noisy(latents, noise, t), mixed.target(latents, noise, t)
+        torch.testing.assert_close(noisy, objective.make_noisy(latents, noise, t))
+        torch.testing.assert_close(target, objective.target(latents, noise, t))
+        picture, found = mixed.picture_and_noise(noisy, target, t)
+        torch.testing.assert_close(picture, latents, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, noise, rtol=1e-4, atol=1e-4)

@@ -126,7 +126,7 @@ def _write_subjects() -> None:
     pictures, root = pack("metalora_core.photos.pictures"), folders() / "input" / "families"
     generator = torch.Generator().manual_seed(4)
     for subject in range(2):
-        for number, picture in enumerate(pictures.to_pictures(torch.rand(2, 3, 128, 128, generator=generator))):
+        for number, picture in enumerate(map(pictures.to_pil, torch.rand(2, 3, 128, 128, generator=generator))):
             pictures.save_picture(picture, root / str(subject) / f"{number}.png")
             (root / str(subject) / f"{number}.txt").write_text(CAPTIONS[number])
 

@@ -113,7 +113,7 @@ class ComfyHost:
         if self._active is not None and self.device.type != "cpu":
             return self._latents.colours(latents)
         vae = _connected(self._vae, "VAE")
-        with torch.inference_mode():
+        with torch.inference_mode(), _cancelling():
             images = self._latents.decode(vae, latents)
         with torch.inference_mode(False):
             return images.float().clamp(0, 1).cpu().clone()
