@@ -27,7 +27,7 @@ class MetaLoRAError(Exception):
 
 
 class IncompatibleBaseModel(MetaLoRAError):
-    """A prior or an identity was made for another base model than the connected one."""
+    """A prior or an identity was made for a base model other than the connected one."""
 
 
 class HostChanged(MetaLoRAError):
@@ -39,7 +39,7 @@ class RankMismatch(MetaLoRAError):
 
 
 class UnusableReferences(MetaLoRAError):
-    """The reference photos cannot be learned from."""
+    """The reference photos are not usable."""
 
 
 class UnreadableFile(MetaLoRAError):
@@ -51,18 +51,18 @@ class DamagedFile(UnreadableFile):
 
 
 class ConsentRefused(MetaLoRAError):
-    """A consent record is missing, expired or does not permit the asked use."""
+    """A consent record is missing, expired or does not permit the requested use."""
 
 
 class InvalidOptions(MetaLoRAError):
-    """A setting is out of its range or contradicts another one."""
+    """A setting is out of range or contradicts another one."""
 
 
 class MissingDependency(MetaLoRAError):
     """An optional package is not installed.
 
     Args:
-        feature: What was asked for, in the user's words.
+        feature: What was requested, in the user's words.
         pip_line: The exact line that installs what is missing.
     """
 
@@ -90,7 +90,7 @@ class TrainingDiverged(MetaLoRAError):
 
 
 class TrainingCancelled(MetaLoRAError):
-    """The user stopped a training; its checkpoint, if one was asked for, continues it."""
+    """The user stopped a training; it resumes from its checkpoint, if there is one."""
 
 
 class OutOfMemory(MetaLoRAError):
@@ -100,8 +100,8 @@ class OutOfMemory(MetaLoRAError):
 def is_compile_failure(error: BaseException) -> bool:
     """Whether an error comes from torch's compiler: no C++ compiler, no Triton, or a model that it cannot take.
 
-    Told by where the error's class was defined, since the compiler is not loaded before it is used; that it does not
-    support this Python is a plain RuntimeError.
+    Recognised by where the error's class was defined, since the compiler is not loaded before it is used; that it does
+    not support this Python is a plain RuntimeError.
     """
     if isinstance(error, RuntimeError) and "torch.compile" in str(error):
         return True
@@ -113,9 +113,10 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, on a card or in the machine, did not suffice.
+    """Whether an error says that the card or the machine is out of memory.
 
-    Told by name and text, since torch has several such errors and a plain RuntimeError for the machine's own memory.
+    Recognised by name and text, since torch has several such errors and a plain RuntimeError for the machine's own
+    memory.
     """
     if isinstance(error, (MemoryError, OutOfMemory)) or type(error).__name__ == "OutOfMemoryError":
         return True

@@ -1,4 +1,4 @@
-"""``python -m metalora_core pocket …``: look at the small world, and make each of its files anew."""
+"""``python -m metalora_core pocket …``: look at the small world and make its files again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import typer
 
 from ..pocket.world.factors import DOMAINS, Domain
 
-pocket_app = typer.Typer(help="The embedded small world: render it, train its models.", no_args_is_help=True)
+pocket_app = typer.Typer(
+    help="The small world that ships with the pack: render it, train its models.", no_args_is_help=True
+)
 train_app = typer.Typer(help="Train one of the shipped files, in this order.", no_args_is_help=True)
 pocket_app.add_typer(train_app, name="train")
 
-Folder = Annotated[Path, typer.Option(help="Where rendered photos and latents are kept.")]
+Folder = Annotated[Path, typer.Option(help="Folder for rendered photos and latents.")]
 Steps = Annotated[int, typer.Option(help="Training steps; 0 for the shipped number.", min=0)]
-Fast = Annotated[bool, typer.Option("--fast", help="Passes in bfloat16, compiled but for readers: needs AMX.")]
-DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both, one after the other.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Passes in bfloat16, compiled except for scorers; needs AMX.")]
+DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both.")]
 _FOLDER = Path("output/pocket")
 
 
 def _domains(name: str) -> tuple[Domain, ...]:
     chosen: tuple[Domain, ...] = tuple(domain for domain in DOMAINS if not name or domain == name)
     if not chosen:
-        raise typer.BadParameter(f"There is no domain {name!r}; expected one of {', '.join(DOMAINS)}.")
+        raise typer.BadParameter(f"Unknown domain {name!r}; expected one of {', '.join(DOMAINS)}.")
     return chosen
 
 
@@ -35,7 +37,7 @@ def sheet(
     photos: Annotated[int, typer.Option(min=1, max=32)] = 8,
     first: Annotated[int, typer.Option(help="Number of the first validation subject.", min=0)] = 0,
 ) -> None:
-    """Draw validation subjects, one a row, in different scenes."""
+    """Render validation subjects in different scenes, one per row."""
     from ..photos.pictures import grid, save_picture, to_pil
     from ..pocket.world.factors import draw_subjects
     from ..pocket.world.render import render
@@ -78,7 +80,7 @@ def base(
     folder: Folder = _FOLDER,
     steps: Steps = 0,
     rate: Annotated[float, typer.Option(help="Learning rate; 0 for the shipped one.", min=0)] = 0.0,
-    go_on: Annotated[bool, typer.Option("--continue", help="Go on from the shipped weights.")] = False,
+    go_on: Annotated[bool, typer.Option("--continue", help="Start from the shipped weights.")] = False,
     fast: Fast = False,
 ) -> None:
     """Train the text encoder and the tiny Flux."""
@@ -97,7 +99,7 @@ def base(
 
 @train_app.command()
 def reader(folder: Folder = _FOLDER, domain: DomainName = "", steps: Steps = 0, fast: Fast = False) -> None:
-    """Train the factor readers."""
+    """Train the scorers."""
     from dataclasses import replace
 
     from ..pocket.making.train_readers import ReaderOptions, make_reader
@@ -112,10 +114,10 @@ def prior(
     folder: Folder = _FOLDER,
     domain: DomainName = "",
     steps: Steps = 0,
-    go_on: Annotated[bool, typer.Option("--continue", help="Go on from the shipped prior.")] = False,
+    go_on: Annotated[bool, typer.Option("--continue", help="Start from the shipped prior.")] = False,
     fast: Fast = False,
 ) -> None:
-    """Meta-train the priors, with the same stage 1 that serves large models."""
+    """Meta-train the priors, with the same stage 1 as for large models."""
     from ..pocket.load import load_pocket_prior
     from ..pocket.making.train_prior import make_prior, shipped_stages
 

@@ -92,8 +92,8 @@ def read_safetensors(
         digest.update(bytes_of(tensor))
         if finite and tensor.is_floating_point() and not _is_finite(tensor):
             raise DamagedFile(
-                f"{name} holds NaN or infinite values, first in {plain_line(key, 80)!r}; finite numbers are needed. "
-                "The run that wrote it diverged: make the file again with a lower learning rate."
+                f"{name} holds NaN or infinite values, first in {plain_line(key, 80)!r}; only finite numbers are "
+                "accepted. The run that wrote it diverged; make the file again with a lower learning rate."
             )
     return SafetensorsFile(tensors, metadata, digest.hexdigest(), size)
 
@@ -112,8 +112,8 @@ def _proved(
     length = int.from_bytes(start, "little")
     if length > limits.header_bytes and start[:2] in _PICKLE_STARTS:
         raise UnreadableFile(
-            f"{name} is a zip or pickle file under another name; pickles can run code and are never opened. "
-            "Convert it to safetensors."
+            f"{name} is a zip or pickle file under another name. Pickles can run code and are never opened. Convert it "
+            "to safetensors."
         )
     try:
         if length > limits.header_bytes:

@@ -67,7 +67,7 @@ class Checkpoint:
         kind: "adaptation" or "meta-training".
         step: Steps done.
         digest: Hash of whatever decides the run (options, prior, photos, weights of the base); only an equal run may
-            continue it.
+            resume it.
         tensors: Factors, averages, moments of the bank, by name.
         state: Nested dicts, lists and tuples of tensors, numbers, texts and None: optimizer and generator states,
             the losses so far. Keys are texts or whole numbers.
@@ -85,7 +85,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
 
     Raises:
         UnwritableFile: If the folder is missing, unwritable or full.
-        InvalidOptions: If the state holds something that is no tensor, number, text, None, dict, list or tuple.
+        InvalidOptions: If the state contains something other than a tensor, number, text, None, dict, list or tuple.
     """
     tensors = {f"tensors.{name}": tensor for name, tensor in checkpoint.tensors.items()}
     state = json.dumps(_flatten(dict(checkpoint.state), _STATE_KEY, tensors), sort_keys=True)
@@ -101,7 +101,7 @@ def load_checkpoint(
 
     Args:
         path: The file.
-        kind: The kind of run that wants to continue.
+        kind: The kind of run that resumes.
         digest: Its digest; None skips the comparison.
         usual_bytes: What the run's own state takes; a file many times larger is not read. None for any size.
 
@@ -141,7 +141,7 @@ def require_tensors(
         saved: The checkpoint.
         path: Its file, for messages.
         wanted: The run's own tensors.
-        may: Tensors of these names and shapes may be there too.
+        may: Tensors of these names and shapes may also be there.
 
     Raises:
         DamagedFile: If one is missing, surplus or of another shape; all findings at once.
@@ -162,7 +162,7 @@ def require_tensors(
 
 @contextmanager
 def refusing_damage(path: Path | str) -> Generator[None]:
-    """Turn what a malformed state raises while it is taken over into words.
+    """Explain what a malformed state raises while it is restored.
 
     Raises:
         DamagedFile: In place of an error of lookup, type, value or shape.
@@ -219,7 +219,7 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[Any, Any]", value).items()
         if not all(type(key) in (str, int) for key, _ in pairs):
-            raise InvalidOptions(f"the state to save has a key at {path!r} that is no text and no whole number.")
+            raise InvalidOptions(f"the state to save has a key at {path!r} that is neither text nor a whole number.")
         return {"dict": [[key, _flatten(item, f"{path}.{key!r}", tensors)] for key, item in pairs]}
     if isinstance(value, (list, tuple)):
         items = [_flatten(item, f"{path}.{i}", tensors) for i, item in enumerate(cast("list[Any]", value))]

@@ -1,4 +1,4 @@
-"""What a safetensors file is, how it was made and how large it is, in words."""
+"""What a safetensors file is, how it was made and how large it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = {
     "metalora.checkpoint": "checkpoint of a running training",
     "metalora.pocket": "part of the pocket world",
 }
-# First key pattern that occurs decides; only files without a record of ours are guessed at.
+# The first matching key pattern decides; only files without a record of ours are guessed.
 _GUESSES = (
     (".lora_up", "LoRA (kohya or ComfyUI keys)"),
     (".lora_A", "LoRA (diffusers or PEFT keys)"),
@@ -35,7 +35,7 @@ class FileDescription:
     """One inspected file.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         kind: What it is, in words.
         size_bytes: Length of the file.
         sha256: Of the whole file.
@@ -78,13 +78,13 @@ class FileDescription:
 
 
 def describe_file(path: Path) -> FileDescription:
-    """Read a safetensors file and say what it is.
+    """Read a safetensors file and describe it.
 
     Args:
         path: A prior, identity, checkpoint, LoRA or model file.
 
     Raises:
-        UnreadableFile: If it is missing, damaged, oversized, a pickle or holds NaN.
+        UnreadableFile: If it is missing, damaged, oversized, a pickle or contains NaN.
     """
     file = read_safetensors(path)
     record = raw_record(path.name, file.metadata)

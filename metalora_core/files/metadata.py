@@ -45,7 +45,7 @@ class FileMetadata(BaseModel):
             return {METADATA_KEY: text}
         except ValueError as error:
             raise InvalidOptions(
-                f"the {self.FORMAT} record cannot be written ({error}); leave out what is not finite."
+                f"the {self.FORMAT} record cannot be written ({error}); remove values that are not finite."
             ) from error
 
 
@@ -56,7 +56,7 @@ def raw_record(file_name: str, metadata: Mapping[str, str]) -> dict[str, Any] | 
     """The undecoded record of a header with its texts cleaned, or None if the file is not one of ours.
 
     Raises:
-        DamagedFile: If the entry is there but no JSON object.
+        DamagedFile: If the entry is there but not a JSON object.
     """
     if METADATA_KEY not in metadata:
         return None

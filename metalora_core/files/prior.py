@@ -58,7 +58,7 @@ class PriorMetadata(FileMetadata):
 
     @property
     def picture_px(self) -> int | None:
-        """Side of the pictures that it was trained on, in pixels; None where the record does not say."""
+        """Side of the pictures that it was trained on, in pixels; None if the record does not say."""
         side = self.training.get("picture_px")
         return side if isinstance(side, int) and side >= 16 else None
 
@@ -126,7 +126,7 @@ def _tensors(prior: Prior) -> dict[str, Tensor]:
 
 
 def prior_sha256(prior: Prior) -> str:
-    """The hash that identities remember: of the file it came from, or of the file it would be saved as."""
+    """The hash that identities record: of the file it came from, or of the file it would be saved as."""
     return prior.sha256 or sha256_of([safetensors_bytes(_tensors(prior), prior.metadata.header())])
 
 
@@ -150,7 +150,7 @@ def load_prior(path: Path | str) -> Prior:
     """Read and check a prior file.
 
     Raises:
-        UnreadableFile: If it is damaged, oversized, no prior, or holds NaN or wrong shapes.
+        UnreadableFile: If it is damaged, oversized, not a prior, or contains NaN or wrong shapes.
     """
     metadata, file = read_record(PriorMetadata, path)
     layers, features = _checked_layers(Path(path).name, file.tensors)
@@ -171,10 +171,12 @@ def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
     for target, group in groups.items():
         findings += [f"{target}: {finding}" for finding in _layer_findings(group)]
     if not groups:
-        findings.append("there is no '<target>.meta_down' tensor")
+        findings.append("the '<target>.meta_down' tensors are missing")
     findings += [f"unknown tensor {key!r}" for key in rest]
     if findings:
-        raise UnreadableFile(f"{file} is no valid prior: {summarise(findings)}. Make it again or choose another file.")
+        raise UnreadableFile(
+            f"{file} is not a valid prior: {summarise(findings)}. Train it again or choose another file."
+        )
     return {target: PriorLayer(**group) for target, group in sorted(groups.items())}, features
 
 
@@ -195,14 +197,14 @@ def _layer_findings(group: Mapping[str, Tensor]) -> list[str]:
     if not all(tensor.is_floating_point() for tensor in group.values()):
         findings.append("all tensors must hold floating-point numbers")
     if down.ndim not in (2, 4) or down.numel() == 0:
-        findings.append(f"meta_down has shape {tuple(down.shape)}, (r_meta, in) or (r_meta, in, kh, kw) is needed")
+        findings.append(f"meta_down has shape {tuple(down.shape)}; expected (r_meta, in) or (r_meta, in, kh, kw)")
         return findings
     if mid is not None and (mid.ndim != 2 or mid.shape[1] != down.shape[0] or mid.shape[0] == 0):
-        findings.append(f"mid_init has shape {tuple(mid.shape)}, (r_mid, {down.shape[0]}) is needed")
+        findings.append(f"mid_init has shape {tuple(mid.shape)}; expected (r_mid, {down.shape[0]})")
     if up is not None and (up.ndim != 2 or up.numel() == 0 or (mid is not None and up.shape[1:] != mid.shape[:1])):
-        findings.append(f"up_init has shape {tuple(up.shape)}, (out, r_mid) with mid_init's r_mid is needed")
+        findings.append(f"up_init has shape {tuple(up.shape)}; expected (out, r_mid) with mid_init's r_mid")
     if step is not None and (step.shape not in (torch.Size(()), torch.Size((2,))) or bool((step < 0).any())):
-        findings.append(f"step_size has shape {tuple(step.shape)}, one or two numbers of at least 0 are needed")
+        findings.append(f"step_size has shape {tuple(step.shape)}; expected one or two numbers of at least 0")
     return findings
 
 
@@ -244,6 +246,6 @@ def require_rank(name: str, mid: Tensor, layer: PriorLayer) -> None:
     """Raise `RankMismatch` unless mid (r_mid, r_meta) fits the layer's meta_down (r_meta, …)."""
     if mid.ndim != 2 or mid.shape[1] != layer.r_meta:
         raise RankMismatch(
-            f"{name}: mid has shape {tuple(mid.shape)}, the prior's meta_down has rank {layer.r_meta}; "
-            f"mid must be (r_mid, {layer.r_meta}). Use the prior that this identity was learned with."
+            f"{name}: mid has shape {tuple(mid.shape)}, but the prior's meta_down has rank {layer.r_meta}; expected "
+            f"mid (r_mid, {layer.r_meta}). Use the prior that this identity was learned with."
         )

@@ -221,7 +221,7 @@ class StratifiedTimesteps:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise InvalidOptions(f"The batch size is {self.batch}; it has to be at least 1.")
+            raise InvalidOptions(f"The batch size is {self.batch}; it must be at least 1.")
 
     def at(self, step: int) -> Tensor:
         """Timesteps of one step, shape (batch,), on the CPU."""

@@ -33,7 +33,7 @@ def sample(
     Args:
         host: The model.
         conditioning: One row per picture.
-        negative: Conditioning of the unguided side; needed where guidance is not 1.
+        negative: Conditioning of the unguided side; needed unless guidance is 1.
         shape: Of the latents, (B, C, h, w).
         steps: Model evaluations (twice as many with guidance).
         guidance: Classifier-free guidance, ``negative + guidance · (positive - negative)``; 1 is none.
@@ -51,7 +51,7 @@ def sample(
         raise InvalidOptions(f"steps is {steps}; at least 1 step is needed.")
     if guidance != 1 and negative is None:
         raise InvalidOptions(
-            f"guidance={guidance} needs a negative conditioning; encode an empty prompt, or set it to 1."
+            f"guidance={guidance} needs a negative conditioning; encode an empty prompt, or set guidance to 1."
         )
     x = (torch.randn(tuple(shape), generator=generator) if noise is None else noise).to(host.device)
     objective = host.objective

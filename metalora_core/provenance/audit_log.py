@@ -55,7 +55,7 @@ class AuditVerdict:
         intact: Whether every entry follows from the one before.
         entries: Number of sound entries from the start.
         head: Hash of the last sound one. If you keep it elsewhere, it also shows whether entries were cut off at the
-        end, which the log alone cannot show.
+            end, which the log alone cannot show.
         problem: The first problem; empty when intact.
     """
 

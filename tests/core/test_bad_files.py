@@ -109,11 +109,11 @@ def test_a_pickle_or_zip_under_another_name_is_never_opened(tmp_path: Path) -> N
     path = tmp_path / "p.safetensors"
     # The exact start of a protocol 2 pickle; unpickling would call the named function.
     path.write_bytes(b"\x80\x02cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(UnreadableFile, match="pickles can run code"):
+    with pytest.raises(UnreadableFile, match="Pickles can run code"):
         load_prior(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", "x")
-    with pytest.raises(UnreadableFile, match="pickles can run code"):
+    with pytest.raises(UnreadableFile, match="Pickles can run code"):
         load_prior(path)
 
 
@@ -171,7 +171,7 @@ def put(key: str, *shape: int) -> Change:
         (put("other.mid_init", 2, 4), "other: meta_down is missing"),
         (put("features.mean", 7), "feature statistics have the shapes"),
         (lambda tensors: tensors.update({f"{KEY}.meta_down": torch.ones(4, 8, dtype=torch.int64)}), "floating-point"),
-        (lambda tensors: tensors.clear(), "no '<target>.meta_down'"),
+        (lambda tensors: tensors.clear(), "the '<target>.meta_down' tensors are missing"),
     ],
 )
 def test_a_prior_with_wrong_tensors_is_refused(tmp_path: Path, change: Change, words: str) -> None:

@@ -84,7 +84,7 @@ def part_weight(host: Host, target: Target) -> Tensor:
 
 
 def _random_a(targets: tuple[Target, ...], seed: int) -> dict[str, Tensor]:
-    """A as peft draws it: uniform within ±1/√in."""
+    """A as peft initialises it: uniform within ±1/√in."""
     generator, drawn = step_generator(seed, "plain LoRA"), dict[str, Tensor]()
     for target in targets:
         size = identity_down(target).shape[0]
@@ -101,7 +101,7 @@ def _plain(host: Host, prior: Prior, seed: int) -> ChainStart:
 
 
 def _plus(host: Host, prior: Prior, seed: int) -> ChainStart:
-    """B learns 16 times faster than A, the ratio that the paper advises."""
+    """B has 16 times the learning rate of A, the ratio that the paper recommends."""
     start = _plain(host, prior, seed)
     rates = start.rates.clone()
     rates[start.layout.mid_total :] = 16.0
@@ -114,7 +114,7 @@ def _rank_stable(host: Host, prior: Prior, seed: int) -> ChainStart:
 
 
 def _frozen_a(host: Host, prior: Prior, seed: int) -> ChainStart:
-    """A stays as drawn, only B is trained."""
+    """A stays at its random start, only B is trained."""
     targets = part_targets(targets_of_prior(prior, host.targets()))
     drawn = _random_a(targets, seed)
     downs = {t.name: drawn[t.name].view(RANK, *t.shape[1:]) for t in targets}
@@ -124,7 +124,7 @@ def _frozen_a(host: Host, prior: Prior, seed: int) -> ChainStart:
 
 
 def _timestep_mask(host: Host, prior: Prior, seed: int) -> ChainStart:
-    """Half of the rank at pure noise, all of it for the last details."""
+    """Half of the rank at pure noise, full rank for the last details."""
     return replace(_plain(host, prior, seed), least_rank=0.5)
 
 
@@ -198,7 +198,7 @@ def method_named(name: str) -> Method:
         InvalidOptions: If there is none.
     """
     if name not in METHODS:
-        raise InvalidOptions(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
+        raise InvalidOptions(f"Unknown method {name!r}; choose from {', '.join(METHODS)}.")
     return METHODS[name]
 
 
@@ -206,9 +206,9 @@ def chain_of(name: str, host: Host, prior: Prior, seed: int) -> ChainStart:
     """Where a method starts.
 
     Raises:
-        InvalidOptions: If there is no such method, or it is no chain of ours.
+        InvalidOptions: If there is no such method, or it is not a chain of ours.
     """
     start = method_named(name).start
     if start is None:
-        raise InvalidOptions(f"{name} is trained by a ComfyUI and has no chain here; leave it out.")
+        raise InvalidOptions(f"{name} is trained by ComfyUI and has no chain here; leave it out.")
     return start(host, prior, seed)

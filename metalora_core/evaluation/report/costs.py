@@ -1,4 +1,4 @@
-"""What a method trains and what it keeps of a subject: numbers that depend on no run."""
+"""What a method trains and what it keeps of a subject; none of it depends on a run."""
 
 from __future__ import annotations
 

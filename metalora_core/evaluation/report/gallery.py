@@ -1,4 +1,4 @@
-"""Pictures to look at: a few test subjects, learned by plain LoRA and by Meta-LoRA, each at its best point."""
+"""Pictures of a few test subjects, learned by plain LoRA and by Meta-LoRA, each at its best point."""
 
 from __future__ import annotations
 
