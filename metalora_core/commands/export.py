@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from . import options
+from .loading import POCKET
+
+_THUMBNAIL_PX = 256
 
 
 def export(
@@ -17,22 +20,47 @@ def export(
     layout: Annotated[
         Literal["comfyui", "kohya", "diffusers"], typer.Option(help="Whose key names to use.")
     ] = "comfyui",
-    model: options.Model = "pocket",
-    pipeline_config: options.PipelineConfig = "",
+    strength: Annotated[float, typer.Option(help="Baked into the file: 1 is the identity as it was learned.")] = 1.0,
+    dtype: Annotated[
+        str, typer.Option(help="float32 keeps the identity exactly; bfloat16 and float16 halve the file.")
+    ] = "float32",
+    author: Annotated[str, typer.Option(help="For the file's metadata.")] = "",
+    thumbnail: Annotated[str, typer.Option(help="A picture that LoRA managers show.")] = "",
     json: options.Json = False,
 ) -> None:
     """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
-    from ..files.export import export_lora, is_named_by_diffusers
+    from ..files.export import export_lora
     from ..files.identity import load_identity
-    from .loading import load_base_model, load_prior_for, require_output
+    from ..hosts.target_map import layout_targets
+    from .loading import choose_dtype, load_prior_for, require_output
     from .terminal import answer
 
-    require_output(output, ".safetensors", identity, prior, model)
+    require_output(output, ".safetensors", identity, prior, thumbnail)
     learned = load_identity(identity)
-    used_prior = load_prior_for(prior, model, learned.metadata.class_word)
-    # Names that are not ComfyUI's depend on how a model spreads a target over its modules.
-    needed = layout == "diffusers" or (layout == "kohya" and is_named_by_diffusers(used_prior))
-    targets = load_base_model(model, "cpu", "float32", pipeline_config).targets() if needed else None
-    export_lora(output, learned, used_prior, layout=layout, targets=targets)
+    used_prior = load_prior_for(prior, POCKET, learned.metadata.class_word)
+    export_lora(
+        output,
+        learned,
+        used_prior,
+        layout,
+        layout_targets(layout, learned, used_prior),
+        strength=strength,
+        dtype=choose_dtype(dtype),
+        author=author,
+        thumbnail=_jpeg(thumbnail) if thumbnail else b"",
+    )
     size = output.stat().st_size
     answer({"path": str(output), "layout": layout, "bytes": size}, f"{output}: {layout} LoRA, {size:,} bytes", json)
+
+
+def _jpeg(path: str) -> bytes:
+    from io import BytesIO
+
+    from ..photos.images import load_photo
+    from ..photos.pictures import to_pil
+
+    small = to_pil(load_photo(path).pixels)
+    small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    data = BytesIO()
+    small.save(data, "JPEG", quality=85)
+    return data.getvalue()

@@ -6,6 +6,8 @@ appears under a name of its own: ComfyUI would read a key called ``lora_mid`` as
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import IncompatibleBaseModel, InvalidOptions
-from ..model.families import family_named
+from ..model.families import Base, family_named
 from ..model.targets import Target
 from .atomic import atomic_save_safetensors, safetensors_bytes, sha256_of
 from .identity import Identity, chain_factors
@@ -72,6 +74,8 @@ def export_lora(
     *,
     strength: float = 1.0,
     dtype: torch.dtype = torch.float32,
+    author: str = "",
+    thumbnail: bytes = b"",
 ) -> str:
     """Write an identity as an ordinary LoRA.
 
@@ -81,16 +85,20 @@ def export_lora(
         prior: The prior it was learned with.
         layout: "comfyui" (any architecture), "kohya" (``lora_unet_…``), or "diffusers" (PEFT keys for
             ``load_lora_weights``).
-        targets: The base's targets with their diffusers modules; needed for "diffusers". With them, "kohya" names a
-            UNet's layers as diffusers does, which SD1.5 tools expect; without, as the original checkpoint does.
+        targets: The base's targets with their diffusers modules, see `named_targets`; needed for "diffusers". With
+            them, "kohya" names layers as diffusers does where kohya's tools expect it (SD1.5); without, as the original
+            checkpoint does, which they expect of all other models.
         strength: Baked into the file.
         dtype: float32 keeps the chain exactly; float16 and bfloat16 halve the file.
+        author: For the file's metadata.
+        thumbnail: A small JPEG, for the file's metadata.
 
     Returns:
         SHA-256 of the file.
 
     Raises:
-        InvalidOptions: If the layout is unknown or needs targets that were not given.
+        InvalidOptions: If the layout is unknown or needs targets that were not given, or a number does not fit the
+            dtype.
         IncompatibleBaseModel: If prior, identity and targets do not belong together.
         UnwritableFile: If the folder is missing, unwritable or full.
     """
@@ -105,7 +113,24 @@ def export_lora(
             "Give the base model that the identity was learned on."
         )
     tensors = {key: value.to(dtype).contiguous() for key, value in _LAYOUTS[layout](layers, prior, by_name).items()}
-    return atomic_save_safetensors(path, tensors, _model_spec(identity, prior, layers, tensors))
+    _require_finite(tensors, dtype)
+    spec = _model_spec(identity, prior, layers, tensors)
+    if author:
+        spec["modelspec.author"] = author
+    if thumbnail:
+        spec["modelspec.thumbnail"] = "data:image/jpeg;base64," + b64encode(thumbnail).decode()
+    return atomic_save_safetensors(path, tensors, spec)
+
+
+def _require_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    bad = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        name = str(dtype).removeprefix("torch.")
+        raise InvalidOptions(
+            f"{len(bad)} of {len(tensors)} tensors have numbers too large for {name}, first {bad[0]!r}, so the file "
+            "could not be read back. Export in float32 or at a lower strength; if float32 fails too, adapt again at a "
+            "lower learning rate."
+        )
 
 
 def _of_one_rank(layers: Sequence[LoRALayer]) -> list[LoRALayer]:
@@ -170,16 +195,14 @@ _LAYOUTS: dict[str, Callable[[Sequence[LoRALayer], Prior, Mapping[str, Target] |
 
 
 def is_named_by_diffusers(prior: Prior) -> bool:
-    """Whether kohya's tools may name the layers of a prior's family as diffusers does."""
-    family = family_named(prior.metadata.family)
-    return family is not None and family.kohya_by_diffusers
+    """Whether kohya's tools name the layers of a prior's base as diffusers does."""
+    base = _base_of(prior)
+    return base is not None and base.kohya_by_diffusers
 
 
-def _architecture(prior: Prior) -> str:
+def _base_of(prior: Prior) -> Base | None:
     family = family_named(prior.metadata.family)
-    if family is None:
-        return f"{prior.metadata.family}/lora"
-    return family.base_of_widths(layer.meta_down.shape[1] for layer in prior.layers.values()).modelspec
+    return family and family.base_of_widths(layer.meta_down.shape[1] for layer in prior.layers.values())
 
 
 def _model_spec(
@@ -187,20 +210,28 @@ def _model_spec(
 ) -> dict[str, str]:
     # https://github.com/Stability-AI/ModelSpec, version 1.0.1. No date: equal content gives equal bytes.
     made, content = identity.metadata, safetensors_bytes(tensors, {})
-    rank = max(layer.down.shape[0] for layer in layers)
+    rank, base, px = max(layer.down.shape[0] for layer in layers), _base_of(prior), prior.metadata.picture_px
+    words = f"{made.trigger} {made.class_word}".strip()
+    title = made.name or words or "Meta-LoRA identity"
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": _architecture(prior),
+        "modelspec.architecture": base.modelspec if base else f"{prior.metadata.family}/lora",
         "modelspec.implementation": "diffusers" if _is_diffusers(tensors) else "https://github.com/kohya-ss/sd-scripts",
-        "modelspec.title": made.name or f"{made.trigger} {made.class_word}".strip() or "Meta-LoRA identity",
+        "modelspec.title": title,
         "modelspec.description": (
             f"Meta-LoRA identity learned in {made.steps} steps from {len(made.photo_hashes)} photos "
             f"with the prior {made.prior_name} (SHA-256 {made.prior_sha256})."
         ),
-        "modelspec.trigger_phrase": f"{made.trigger} {made.class_word}".strip(),
+        "modelspec.trigger_phrase": words,
+        "modelspec.resolution": f"{px}x{px}" if px else "",
         "modelspec.tags": ", ".join(filter(None, ["meta-lora", made.class_word, prior.metadata.domain])),
         "modelspec.license": prior.metadata.license,
         "modelspec.hash_sha256": "0x" + sha256_of([content[8 + int.from_bytes(content[:8], "little") :]]),
+        "ss_output_name": title,
+        "ss_sd_model_name": prior.metadata.base_name,
+        "ss_base_model_version": base.name if base else prior.metadata.family,
+        "ss_resolution": f"({px}, {px})" if px else "",
+        "ss_tag_frequency": json.dumps({words: {words: len(made.photo_hashes)}}) if words else "",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{layers[0].scale * rank:g}",

@@ -16,8 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import IncompatibleBaseModel
-from ..model.families import Family
+from ..errors import IncompatibleBaseModel, InvalidOptions
+from ..files.export import is_named_by_diffusers, layer_shapes
+from ..files.identity import Identity
+from ..files.prior import Prior
+from ..model.families import Family, family_of_shapes
 from ..model.targets import Part, Target
 from .architecture import Naming, architecture_of, family_of
 
@@ -186,6 +189,30 @@ def named_targets(family: Family, shapes: Mapping[str, tuple[int, ...]]) -> tupl
         for name, shape in shapes.items()
         if (found := pieces.get(f"{name}.weight"))
     )
+
+
+def layout_targets(layout: str, identity: Identity, prior: Prior) -> tuple[Target, ...] | None:
+    """The modules behind an identity's layers, where an export names modules and not layers; None elsewhere.
+
+    Args:
+        layout: Of the export.
+        identity: To be exported.
+        prior: The prior it was learned with.
+
+    Raises:
+        InvalidOptions: If diffusers' names for this architecture are not known.
+        IncompatibleBaseModel: If the model has unusual proportions.
+    """
+    if layout != "diffusers" and not (layout == "kohya" and is_named_by_diffusers(prior)):
+        return None
+    shapes = layer_shapes(identity, prior)
+    family = family_of_shapes(prior.metadata.family, shapes)
+    if family is None:
+        raise InvalidOptions(
+            f"The names that diffusers gives the layers of a {prior.metadata.family} model are not known here. Choose "
+            "the layout comfyui or kohya."
+        )
+    return named_targets(family, shapes)
 
 
 def _start(part: Part) -> int:

@@ -6,7 +6,7 @@ and the diffusers host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import IncompatibleBaseModel
@@ -23,6 +23,7 @@ __all__ = [
     "family_in_comfyui",
     "family_named",
     "family_of_denoiser",
+    "family_of_shapes",
 ]
 
 
@@ -40,6 +41,7 @@ class Base:
         side_px: Usual side of a picture.
         marks: Beginnings of keys, below ``model.diffusion_model.``, that only its checkpoints have.
         context_width: Width of its text embedding, where that tells bases of one family apart.
+        kohya_by_diffusers: Whether kohya's tools name its layers as diffusers does, not as its checkpoints do.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Base:
     side_px: int = 1024
     marks: tuple[str, ...] = ()
     context_width: int = 0
+    kohya_by_diffusers: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Family:
             They make the names that diffusers' own converter is asked for, which checks them.
         seeds: Keys of the original checkpoint without which the converter fails.
         probe_rows: Rows with which a converter is asked, for those that cut at the published width.
+        qkv_ratio: Rows of a fused attention projection per input, where that tells it from its twin in ComfyUI.
         comfyui: Classes of ComfyUI's models.
         component: The denoiser's name in a diffusers pipeline and in LoRA keys for it.
         patch: Latent pixels a token is wide; sides of a latent must be multiples.
@@ -74,7 +78,6 @@ class Family:
         predicts: "flow" or "eps", unless a scheduler says otherwise.
         swaps_blocks: Whether its blocks are recomputed whole, so that they can be kept elsewhere.
         recomputes_rightly: Whether diffusers' checkpointing gives its blocks all that the forward pass gave them.
-        kohya_by_diffusers: Whether kohya's tools may name its layers as diffusers does.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     seeds: tuple[str, ...] = ()
     probe_rows: int = 7 * 3072
+    qkv_ratio: float = 0.0
     comfyui: tuple[str, ...] = ()
     component: str = "transformer"
     patch: int = 2
@@ -92,7 +96,6 @@ class Family:
     predicts: str = "flow"
     swaps_blocks: bool = True
     recomputes_rightly: bool = True
-    kohya_by_diffusers: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -146,6 +149,7 @@ UNET = Family(
         Base(
             "sd15", "Stable Diffusion 1.5", "StableDiffusionPipeline", "stable-diffusion-v1/lora", 0.18215, side_px=512,
             marks=("input_blocks.1.1.transformer_blocks.0.attn2.to_k.",), context_width=768,
+            kohya_by_diffusers=True,
         ),
     ),
     attention=("*.attn[12].to_[qkv]", "*.attn[12].to_out.0"),
@@ -155,7 +159,6 @@ UNET = Family(
     patch=1,
     predicts="eps",
     swaps_blocks=False,
-    kohya_by_diffusers=True,
 )  # fmt: skip
 FLUX2 = Family(
     name="flux2",
@@ -235,6 +238,8 @@ Z_IMAGE = Family(
         (r"\.attention\.to_[qkv]\.", ".attention.qkv."),
         (r"\.attention\.norm_([qk])", r".attention.\1_norm"),
     ),
+    qkv_ratio=3.0,
+    comfyui=("Lumina2",),
 )
 LUMINA2 = Family(
     name="lumina2",
@@ -257,6 +262,7 @@ LUMINA2 = Family(
         (r"\.norm2\.", ".attention_norm2."),
     ),
     probe_rows=2304 + 2 * 768,
+    qkv_ratio=5 / 3,
     comfyui=("Lumina2",),
 )
 KREA2 = Family(
@@ -300,13 +306,28 @@ AURA_FLOW = Family(
     comfyui=("AuraFlow",),
 )
 FAMILIES = {
-    family.name: family for family in (CHROMA, FLUX2, FLUX, SD3, UNET, QWEN_IMAGE, Z_IMAGE, LUMINA2, KREA2, AURA_FLOW)
+    family.name: family for family in (CHROMA, FLUX2, FLUX, SD3, UNET, QWEN_IMAGE, LUMINA2, Z_IMAGE, KREA2, AURA_FLOW)
 }
 
 
 def family_named(name: str) -> Family | None:
     """The row of a family as priors record it; None for one without a row."""
     return FAMILIES.get(name)
+
+
+def family_of_shapes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
+    """The row of a recorded family, or of its twin: ComfyUI has one class for some pairs, which layers tell apart.
+
+    Args:
+        name: As recorded.
+        shapes: Weight shapes of its layers, by target name.
+    """
+    row = family_named(name)
+    fused = next((shape for target, shape in shapes.items() if target.endswith(".qkv")), None)
+    if row is None or not row.qkv_ratio or fused is None:
+        return row
+    twins = [family for family in FAMILIES.values() if set(family.comfyui) & set(row.comfyui)]
+    return next((family for family in twins if abs(fused[0] / fused[1] - family.qkv_ratio) < 1e-6), row)
 
 
 def bases() -> list[Base]:

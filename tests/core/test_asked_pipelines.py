@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from core.test_export import learned_on
 from core.test_hosts import random_chains, to_original_names
 from core.tiny_models import tiny_sd3
 from core.tiny_pipelines import ASKED
@@ -20,9 +21,12 @@ from torch import Tensor, nn
 
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
 from metalora_core.files.atomic import atomic_save_safetensors
+from metalora_core.files.export import export_lora
+from metalora_core.files.identity import chain_factors
 from metalora_core.hosts.asked import ask
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.hosts.load import host_of_pipeline, load_diffusers_host
+from metalora_core.hosts.target_map import layout_targets
 from metalora_core.inject import Injection
 from metalora_core.model.families import default_patterns
 from metalora_core.model.targets import Target, choose_targets
@@ -167,6 +171,25 @@ def test_a_folder_and_a_lone_file_beside_it_predict_as_the_pipeline(name: str, t
             assert loaded.targets() == host.targets() and loaded.objective.name == "flow"
             found = loaded.predict(noisy, t, loaded.encode_prompts(PROMPTS))
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_through_load_lora_weights_equals_the_chain(name: str, tmp_path: Path) -> None:
+    pipeline = ASKED[name]()
+    host, prior, identity = learned_on(host_of_pipeline(pipeline))
+    named = layout_targets("diffusers", identity, prior)
+    assert named == tuple(target for target in host.targets() if target.name in identity.layers)
+    export_lora(tmp_path / "lora.safetensors", identity, prior, "diffusers", named)
+    noisy, t = noisy_for(host), torch.tensor([0.3, 0.8])
+    conditioning = host.encode_prompts(PROMPTS[:1] * 2)
+    with torch.no_grad():
+        base = host.predict(noisy, t, conditioning)
+        with Injection(host.model, host.targets(), chain_factors(identity, prior)):
+            chained = host.predict(noisy, t, conditioning)
+        pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+        loaded = host.predict(noisy, t, conditioning)
+    assert (base - chained).abs().max() > 1e-3
+    torch.testing.assert_close(loaded, chained, rtol=1e-3, atol=1e-3)
 
 
 def test_a_family_with_code_of_its_own_says_the_same_when_asked(tmp_path: Path) -> None:

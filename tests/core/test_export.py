@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from core.test_hosts import latents_for, timesteps_for
-from core.tiny_models import MODELS, conditioning_for
+from core.tiny_models import MODELS, conditioning_for, tiny_unet
 
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
 from metalora_core.files.bounded import read_safetensors
@@ -16,6 +16,7 @@ from metalora_core.files.export import export_lora, fold_identity
 from metalora_core.files.identity import Identity, IdentityLayer, IdentityMetadata, chain_factors
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, prior_sha256
 from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.hosts.target_map import layout_targets
 from metalora_core.inject import Injection
 from metalora_core.model.families import default_patterns
 from metalora_core.model.targets import choose_targets
@@ -26,8 +27,14 @@ EXTRA = {"sd15": ("*.in_layers.2", "*.skip_connection"), "sdxl": ("*.emb_layers.
 
 def learned(name: str, r_meta: int = 6, r_mid: int = 3) -> tuple[DiffusersHost, Prior, Identity]:
     """A host, a prior and an identity with random factors of unequal ranks."""
-    host = DiffusersHost(MODELS[name]())
-    chosen = choose_targets(host.targets(), (*default_patterns(host.family), *EXTRA.get(name, ())))
+    return learned_on(DiffusersHost(MODELS[name]()), EXTRA.get(name, ()), r_meta, r_mid)
+
+
+def learned_on(
+    host: DiffusersHost, extra: tuple[str, ...] = (), r_meta: int = 6, r_mid: int = 3
+) -> tuple[DiffusersHost, Prior, Identity]:
+    """The same on a host that is there."""
+    chosen = choose_targets(host.targets(), (*default_patterns(host.family), *extra))
     generator = torch.Generator().manual_seed(4)
     ranks = {target.name: r_mid + i % 2 * r_meta for i, target in enumerate(chosen)}  # some above r_meta, some below
     prior = Prior(
@@ -154,3 +161,53 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleBaseModel, match="not in the given model"):
         export_lora(tmp_path / "l.safetensors", identity, prior, "diffusers", host.targets()[:3])
     assert not list(tmp_path.iterdir())
+
+
+def test_sdxl_in_kohyas_layout_has_the_names_of_its_checkpoint_and_loads(tmp_path: Path) -> None:
+    host, prior, identity = learned_on(DiffusersHost(tiny_unet(sdxl=True, context=2048)))
+    export_lora(tmp_path / "l.safetensors", identity, prior, "kohya", layout_targets("kohya", identity, prior))
+    file = read_safetensors(tmp_path / "l.safetensors")
+    assert any(key.startswith("lora_unet_input_blocks_") for key in file.tensors)
+    assert file.metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    noisy, t = latents_for(host), timesteps_for(host)
+    conditioning = conditioning_for("sdxl") | {"context": torch.randn(2, 5, 2048)}
+    with torch.no_grad():
+        with Injection(host.model, host.targets(), chain_factors(identity, prior)):
+            chained = host.predict(noisy, t, conditioning)
+        pipeline_around("sdxl", host.model).load_lora_weights(tmp_path, weight_name="l.safetensors")
+        torch.testing.assert_close(host.predict(noisy, t, conditioning), chained, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_names_for_diffusers_need_no_model(name: str) -> None:
+    host, prior, identity = learned(name)
+    found = layout_targets("diffusers", identity, prior)
+    by_name = {target.name: target for target in host.targets()}
+    assert found is not None and [by_name[target.name] for target in found] == list(found)
+    unknown = Prior(prior.layers, prior.metadata.model_copy(update={"family": "new"}))
+    with pytest.raises(InvalidOptions, match="not known here"):
+        layout_targets("diffusers", identity, unknown)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_finite_factors_with_a_product_beyond_the_dtype_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    _, prior, identity = learned("flux")
+    large = 1e3 if dtype == torch.float16 else 1e30
+    layers = {name: IdentityLayer(layer.mid * large, layer.up * large) for name, layer in identity.layers.items()}
+    for layout in ("comfyui", "kohya"):
+        with pytest.raises(InvalidOptions, match="too large for float"):
+            export_lora(tmp_path / "l.safetensors", Identity(layers, identity.metadata), prior, layout, dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_has_what_lora_managers_show(tmp_path: Path) -> None:
+    _, prior, identity = learned("flux")
+    known = prior.metadata.model_copy(update={"training": {"picture_px": 512}, "base_name": "FLUX.1-dev"})
+    prior = Prior(prior.layers, known)
+    identity = Identity(identity.layers, identity.metadata.model_copy(update={"prior_sha256": prior_sha256(prior)}))
+    export_lora(tmp_path / "l.safetensors", identity, prior, author="Ada", thumbnail=b"jpeg")
+    found = read_safetensors(tmp_path / "l.safetensors").metadata
+    assert found["modelspec.resolution"] == "512x512" and found["ss_sd_model_name"] == "FLUX.1-dev"
+    assert found["modelspec.author"] == "Ada" and found["modelspec.license"] == "MIT"
+    assert found["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert "ohwx mug" in found["ss_tag_frequency"] and found["ss_base_model_version"] == "flux"

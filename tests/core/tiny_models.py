@@ -58,7 +58,7 @@ def tiny_sd3(seed: int = 0) -> Any:
     return settled(model, seed)
 
 
-def tiny_unet(seed: int = 0, *, sdxl: bool = False) -> Any:
+def tiny_unet(seed: int = 0, *, sdxl: bool = False, context: int = 12) -> Any:
     from diffusers import UNet2DConditionModel
 
     extra: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def tiny_unet(seed: int = 0, *, sdxl: bool = False) -> Any:
         if sdxl
         else ("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D") if sdxl else ("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=12,
+        cross_attention_dim=context,
         attention_head_dim=4,
         norm_num_groups=4,
         **extra,
