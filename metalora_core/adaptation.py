@@ -23,6 +23,7 @@ from .files.atomic import require_writable
 from .files.checkpoint import Checkpoint, resumed
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .inject import Injection
+from .model.base_weights import SAMPLE, report_other_weights, weights_sample
 from .model.host import Host
 from .model.sampling import sample
 from .model.targets import Target
@@ -83,6 +84,7 @@ def adapt(
     options = options or AdaptationOptions()
     options.check()
     targets = targets_of_prior(prior, host.targets())
+    report_other_weights(host.model, targets, prior.layers, prior.metadata.training.get(SAMPLE), _words(prior))
     if on_note is not None and any(layer.step_size is not None for layer in prior.layers.values()):
         on_note("The prior's step sizes are not used: learning them proved of no use.")
     if validation is None and options.hold_out and len(training_set.images) > 1:
@@ -104,8 +106,14 @@ def adapt(
         stop_reason = run.train_as_possible(targets, on_note)
     kept = state.result() if state.best is None else state.best
     identity = state.identity(kept, host, prior, training_set, state.step)
+    identity.metadata.metrics[SAMPLE] = [*weights_sample(host.model, targets, identity.layers)]
     seconds = time.monotonic() - run.began
     return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds, run.plan.text)
+
+
+def _words(prior: Prior) -> str:
+    base = f" ({prior.metadata.base_name})" if prior.metadata.base_name else ""
+    return f"prior {prior.metadata.name!r}{base}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from .files.identity import Identity, chain_factors
 from .files.prior import Prior, targets_of_prior
 from .inject import Coverage, Injection
+from .model.base_weights import SAMPLE, report_other_weights
 from .model.host import Host
 
 __all__ = ["apply_identity"]
@@ -34,6 +35,8 @@ def apply_identity(host: Host, identity: Identity, prior: Prior, strength: float
         RankMismatch: If a mid does not fit its meta_down.
     """
     targets = targets_of_prior(prior, host.targets())
+    recorded, name = identity.metadata.metrics.get(SAMPLE), identity.metadata.name or identity.metadata.trigger
+    report_other_weights(host.model, targets, identity.layers, recorded, f"identity {name!r}")
     with Injection(host.model, targets, chain_factors(identity, prior, strength, host.device)) as injection:
         injection.require_all()
         yield injection.coverage

@@ -24,6 +24,7 @@ from .files.atomic import require_writable
 from .files.checkpoint import resumed
 from .files.prior import Prior
 from .inject import Injection
+from .model.base_weights import SAMPLE, weights_sample
 from .model.families import default_patterns
 from .model.host import Host, passes_of
 from .model.objective import loss_scale
@@ -105,7 +106,9 @@ def meta_train(
         injection.require_all()
         _train(host, state, batches, captions, start, at_stop)
     picture_px = subjects.latents_of(0).shape[-1] * host.downscale
-    return state.prior(host.family, subjects.domain, len(subjects), targets, picture_px)
+    made = state.prior(host.family, subjects.domain, len(subjects), targets, picture_px)
+    made.metadata.training[SAMPLE] = [*weights_sample(host.model, targets, made.layers)]
+    return made
 
 
 def _train(
