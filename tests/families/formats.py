@@ -123,7 +123,7 @@ def _quantised(name: str, weight: Tensor) -> bool:
 
 def _state(family: Family, form: str) -> tuple[dict[str, Any], dict[str, str]]:
     whole = {name: value.detach().clone() for name, value in build(family).model.diffusion_model.state_dict().items()}
-    dtype = getattr(torch, form, torch.bfloat16)
+    dtype = torch.float16 if form == "float16" else torch.bfloat16
     state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in whole.items()}
     if form == "fp8_cast":
         state = {n: v.to(torch.float8_e4m3fn) if v.is_floating_point() and v.dim() > 1 else v for n, v in state.items()}

@@ -30,7 +30,7 @@ def reference_gradients(case: Any, noisy: Tensor, wanted: Tensor, levels: Tensor
             stack.enter_context(torch.enable_grad())
             stack.enter_context(gradients._training_flag())
             stack.enter_context(gradients._plain_formulas())
-            stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+            stack.enter_context(gradients._saved_copies())
             stack.enter_context(gradients._ResultsApart())
             stack.enter_context(torch.nn.utils.stateless._reparametrize_module(network, weights))
             rows = [_prediction(case, model, noisy, levels, captions, row) for row in range(len(noisy))]

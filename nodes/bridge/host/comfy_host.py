@@ -42,7 +42,7 @@ class ComfyHost:
 
     Attributes:
         rows_together: Whether samples may share a pass; a trial finds models in which one row changes another.
-        overwrites: Whether the model writes over what its backward pass needs; torch then keeps copies.
+        overwrites: Whether the model writes over what its backward pass needs; copies are then kept.
     """
 
     def __init__(

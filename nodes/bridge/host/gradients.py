@@ -23,8 +23,8 @@ def exact_gradients(network: nn.Module, *, checkpointing: bool = False, overwrit
     Args:
         network: The diffusion model, already on its device.
         checkpointing: Recompute each block in the backward pass instead of keeping its activations.
-        overwrites: The network writes over what its backward pass needs: torch keeps a copy of whatever is written to,
-            which costs two to three times the time.
+        overwrites: The network writes over what its backward pass needs, so whatever is kept for it is copied; that
+            costs memory and time.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -34,11 +34,19 @@ def exact_gradients(network: nn.Module, *, checkpointing: bool = False, overwrit
         stack.enter_context(_plain_formulas())
         stack.enter_context(_cloned_norm_inputs(network))
         if overwrites:
-            stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+            stack.enter_context(_saved_copies())
             stack.enter_context(_ResultsApart())
         if checkpointing:
             stack.enter_context(_checkpointed(network))
         yield
+
+
+def _saved_copies() -> Any:
+    # torch has allow_mutation_on_saved_tensors for this; it knows tensors by their address, and was wrong now and then.
+    def kept(tensor: Tensor) -> Tensor:
+        return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+    return torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor)
 
 
 class _ResultsApart(TorchFunctionMode):
