@@ -6,9 +6,10 @@ Imported inside a ComfyUI process only.
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,24 @@ def unknown() -> list[str]:
 def build(family: Family, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A random MODEL, made in inference mode as ComfyUI's loaders do; the same seed gives the same weights."""
     with torch.inference_mode():
-        config = config_of(family)
-        config.set_inference_dtype(dtype, None)
         network_settings(family)
-        model = config.get_model({key: _tensor(value) for key, value in family.keys.items()}, "")
+        model = _network(family, dtype)
         _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
         return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+def _network(family: Family, dtype: torch.dtype) -> Any:
+    """The model with core's own initial values; settings that an older ComfyUI does not know are left out."""
+    config = config_of(family)
+    config.set_inference_dtype(dtype, None)
+    try:
+        return config.get_model({key: _tensor(value) for key, value in family.keys.items()}, "")
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in family.config:
+            raise
+        known = {name: value for name, value in family.config.items() if name != unknown[1]}
+        return _network(replace(family, config=known), dtype)
 
 
 def config_of(family: Family) -> Any:
@@ -165,7 +178,7 @@ class Vae:
 
     def __init__(self, family: Family, base: Any) -> None:
         self._video, self._form, self.patcher = family.vae == "video", base.latent_format, _Patcher()
-        self._side = self._form.spacial_downscale_ratio
+        self._side = downscale_of(base)
 
     def encode(self, pixels: Tensor) -> Tensor:
         height, width = (size // self._side for size in pixels.shape[1:3])
@@ -183,4 +196,9 @@ class Vae:
 
 def side_of(family: Family, model: Any) -> int:
     """Side of the pictures that a family is tried with."""
-    return family.px or 8 * model.model.latent_format.spacial_downscale_ratio
+    return family.px or 8 * downscale_of(model.model)
+
+
+def downscale_of(base: Any) -> int:
+    """Picture pixels a latent pixel, where this ComfyUI says."""
+    return getattr(base.latent_format, "spacial_downscale_ratio", 8)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+_FLAG = "in_training"
+
 
 @contextmanager
 def exact_gradients(network: nn.Module, *, checkpointing: bool = False, overwrites: bool = False) -> Iterator[None]:
@@ -63,15 +65,15 @@ class _ResultsApart(TorchFunctionMode):
 def _training_flag() -> Iterator[None]:
     from comfy import model_management
 
-    if not hasattr(model_management, "in_training"):  # hosts before the flag have one code path only
+    if not hasattr(model_management, _FLAG):  # hosts before the flag have one code path only
         yield
         return
-    before = model_management.in_training
-    model_management.in_training = True
+    before = getattr(model_management, _FLAG)
+    setattr(model_management, _FLAG, True)
     try:
         yield
     finally:
-        model_management.in_training = before
+        setattr(model_management, _FLAG, before)
 
 
 @contextmanager
