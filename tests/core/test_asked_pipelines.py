@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,17 +16,16 @@ import pytest
 import torch
 from core.test_export import learned_on
 from core.test_hosts import random_chains, to_original_names
-from core.tiny_models import tiny_sd3
-from core.tiny_pipelines import ASKED
+from core.tiny_pipelines import ASKED, flux1, sd35
 from torch import Tensor, nn
 
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
 from metalora_core.files.atomic import atomic_save_safetensors
 from metalora_core.files.export import export_lora
 from metalora_core.files.identity import chain_factors
-from metalora_core.hosts.asked import ask
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.hosts.load import host_of_pipeline, load_diffusers_host
+from metalora_core.hosts.pipeline_calls import PipelineCalls
 from metalora_core.hosts.target_map import layout_targets
 from metalora_core.inject import Injection
 from metalora_core.model.families import default_patterns
@@ -192,18 +192,31 @@ def test_an_export_through_load_lora_weights_equals_the_chain(name: str, tmp_pat
     torch.testing.assert_close(loaded, chained, rtol=1e-3, atol=1e-3)
 
 
-def test_a_family_with_code_of_its_own_says_the_same_when_asked(tmp_path: Path) -> None:
-    import diffusers
-    from core.test_host_loading import tiny_clip, tiny_clip_tokenizer
+def test_a_family_with_code_of_its_own_predicts_the_same_when_asked(tmp_path: Path) -> None:
+    pipeline = sd35(tmp_path)
+    own, asked = host_of_pipeline(pipeline), PipelineCalls(pipeline, "transformer", 1.0)
+    noisy, t = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        wanted = own.predict(noisy, t, own.encode_prompts(PROMPTS))
+        found = asked.denoise(own.model, noisy, t, asked.encode(PROMPTS))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    pictures = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(asked.space.encode(pictures), own.encode_images(pictures), rtol=1e-4, atol=1e-4)
 
-    model = tiny_sd3()
-    pipeline = diffusers.StableDiffusion3Pipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), transformer=model, vae=ASKED["chroma"]().vae,
-        text_encoder=tiny_clip(8, 12), text_encoder_2=tiny_clip(8, 12), text_encoder_3=None, tokenizer_3=None,
-        tokenizer=tiny_clip_tokenizer(tmp_path), tokenizer_2=tiny_clip_tokenizer(tmp_path),
-    )  # type: ignore[arg-type] # fmt: skip
-    told = ask(pipeline, "transformer", "a mug", (64, 64), 1.0, {})
-    assert told.shape == (16, 8, 8) and told.call.time == (0.0, 1.0) and told.call.sign == 1.0
+
+@pytest.mark.parametrize("make", [flux1, sd35])
+def test_a_saved_pipeline_of_a_family_with_code_of_its_own_is_a_whole_host(
+    make: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    pipeline = make(tmp_path)
+    pipeline.save_pretrained(tmp_path / "pipe")
+    host, loaded = host_of_pipeline(pipeline), load_diffusers_host(tmp_path / "pipe")
+    noisy, t = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        wanted = host.predict(noisy, t, host.encode_prompts(PROMPTS))
+        found = loaded.predict(noisy, t, loaded.encode_prompts(PROMPTS))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert loaded.objective == host.objective and loaded.decode_latents(noisy).shape == (2, 3, 64, 64)
 
 
 def folder_of(tmp_path: Path, pipeline: str, denoiser: str, **config: int) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from core.tiny_models import settled
+from core.test_host_loading import tiny_clip, tiny_clip_tokenizer
+from core.tiny_models import settled, tiny_flux, tiny_sd3
 
 WORDS = ["a", "photo", "of", "ohwx", "mug", "red", "the", "on", "table", "beach", "in", "and", "prompt", "image"]
 CHAT = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
@@ -189,6 +191,27 @@ def aura_flow() -> Any:
     return AuraFlowPipeline(
         scheduler=_flow(shift=1.73), vae=_kl(4), text_encoder=_t5("UMT5EncoderModel"), tokenizer=word_tokenizer(),
         transformer=settled(model, 0),
+    )  # fmt: skip
+
+
+def flux1(folder: Path) -> Any:
+    from diffusers import FluxPipeline
+
+    return FluxPipeline(
+        scheduler=_flow(use_dynamic_shifting=True), vae=_kl(), transformer=tiny_flux(guidance=True),
+        text_encoder=tiny_clip(8), tokenizer=tiny_clip_tokenizer(folder / "t"), text_encoder_2=_t5(),
+        tokenizer_2=word_tokenizer(),
+    )  # fmt: skip
+
+
+def sd35(folder: Path) -> Any:
+    from diffusers import StableDiffusion3Pipeline
+
+    tokenizer = tiny_clip_tokenizer(folder / "t")
+    return StableDiffusion3Pipeline(
+        scheduler=_flow(shift=3.0), transformer=tiny_sd3(), vae=_kl(), text_encoder=tiny_clip(8, 12),
+        text_encoder_2=tiny_clip(8, 12), text_encoder_3=_t5(), tokenizer=tokenizer, tokenizer_2=tokenizer,
+        tokenizer_3=word_tokenizer(),
     )  # fmt: skip
 
 
