@@ -266,7 +266,7 @@ def _in_our_words() -> Generator[None]:
     try:
         yield
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        code = re.search(r"os error (\d+)", str(error))
+        code = re.search(r"(?:os error|code:) (\d+)", str(error))
         if code is None:
             raise MetaLoRAError(f"These tensors cannot be saved as safetensors: {str(error)[:300]}.") from error
         number = int(code[1])
