@@ -129,8 +129,7 @@ class SaveIdentity(io.ComfyNode):
 
         path = new_file(IDENTITIES, filename)
         save_identity(path, identity.identity)
-        note_identity("identity saved", identity.identity, shown(IDENTITIES, path))
-        return _saved(IDENTITIES, path)
+        return _saved(IDENTITIES, path, note_identity("identity saved", identity.identity, shown(IDENTITIES, path)))
 
 
 class ExportLoRA(io.ComfyNode):
@@ -183,12 +182,12 @@ class ExportLoRA(io.ComfyNode):
         check_use(identity, Purpose.SHARING)
         path = new_file("loras", filename)
         export_identity(path, identity, layout, precision)
-        note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
-        return _saved("loras", path)
+        warning = note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
+        return _saved("loras", path, warning)
 
 
-def _saved(folder: str, path: Path) -> io.NodeOutput:
-    return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {shown(folder, path)}"))
+def _saved(folder: str, path: Path, warning: str) -> io.NodeOutput:
+    return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {shown(folder, path)}\n{warning}".rstrip()))
 
 
 NODES = [LoadPrior, LoadIdentity, SaveIdentity, ExportLoRA]

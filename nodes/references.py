@@ -168,8 +168,8 @@ class RecordConsent(io.ComfyNode):
         from .bridge.consent import ConsentForm, write_consent
         from .bridge.list_inputs import one_each, photo_list
 
-        record = write_consent(ConsentForm(photos=tuple(photo_list(images)), **one_each(entries)))
-        return io.NodeOutput(record, record.summary, ui=ui.PreviewText(record.summary))
+        record, told = write_consent(ConsentForm(photos=tuple(photo_list(images)), **one_each(entries)))
+        return io.NodeOutput(record, record.summary, ui=ui.PreviewText(told))
 
 
 NODES = [PrepareReferences, RecordConsent]

@@ -1,20 +1,29 @@
-"""An append-only log in which every entry carries the hash of the one before, so that changes can be detected."""
+"""An append-only log in which every entry carries the hash of the one before, so that changes can be detected.
+
+What a full disk or a power cut left of a last line is cut off, a log with a changed end is moved aside, and what could
+not be written is remembered. The next entry that can be written then follows one that describes the gap.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
+import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile
+from ..files.bounded import open_regular
 
 START = "0" * 64
 """Stands in the first entry in place of the hash of the one before."""
@@ -22,8 +31,16 @@ START = "0" * 64
 TEXT_LIMIT = 1000
 DETAILS_AT_MOST = 40
 LINE_BYTES_AT_MOST = 256 * 1024
+LOCK_SECONDS = 2.0
+"""How long an entry waits for other processes before it is given up."""
+
+GAP = "entries missing"
+"""Event of the entry that follows a gap; its details say what is known of it."""
 
 Detail: TypeAlias = str | int | float | bool | None
+
+# What could not be written in this process, by log, until an entry can describe it.
+_GAPS: dict[Path, dict[str, Detail]] = {}
 
 
 @dataclass(frozen=True)
@@ -70,13 +87,17 @@ class AuditLog:
 
     Args:
         path: The file; it and its folder are made with the first entry.
+
+    Attributes:
+        gap: The entry about a gap that the last `append` had to write first, or None.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.gap: AuditEntry | None = None
 
     def append(self, event: str, details: Mapping[str, Detail], moment: datetime) -> AuditEntry:
-        """Add an entry; several processes may do so at the same time.
+        """Add an entry; several processes may do so at the same time, and each waits two seconds at most.
 
         Args:
             event: What happened; cleaned and bounded.
@@ -85,29 +106,59 @@ class AuditLog:
 
         Raises:
             InvalidOptions: If the moment has no time zone, or there are too many details or one is not finite.
-            UnreadableFile: If the end of the log is damaged, since nothing can follow it.
-            UnwritableFile: If it cannot be written.
+            UnwritableFile: If it cannot be written; what is in the log stays whole.
         """
         if moment.tzinfo is None:
             raise InvalidOptions("The moment of a log entry has no time zone; give one, such as UTC.")
         if len(details) > DETAILS_AT_MOST:
             raise InvalidOptions(f"Found {len(details)} details; a log entry takes at most {DETAILS_AT_MOST}.")
         cleaned = {plain_line(key, 80): _cleaned(value) for key, value in details.items()}
-        utc = moment.astimezone(timezone.utc).isoformat()
+        utc, named = moment.astimezone(timezone.utc).isoformat(), plain_line(event, TEXT_LIMIT)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file, _locked(file.fileno()):
-                last = self._last_entry(file)
-                number, previous = (last.number + 1, last.sha256) if last else (0, START)
-                entry = _sealed(number, utc, plain_line(event, TEXT_LIMIT), cleaned, previous)
-                file.write(_line(entry))
-                file.flush()
-                os.fsync(file.fileno())
+            while not (added := self._append(named, cleaned, utc)):
+                pass  # the log was moved aside; the entry goes into the next one
         except OSError as error:
+            _remember(self.path, named)
             raise UnwritableFile(
-                f"The audit log {self.path} could not be written ({error.strerror or error}). Check the folder."
+                f"The audit log {plain_line(str(self.path), 300)} could not be written ({error.strerror or error}). "
+                "Check the folder and the disk."
             ) from error
-        return entry
+        _GAPS.pop(self.path, None)
+        self.gap = added[0] if len(added) > 1 else None
+        return added[-1]
+
+    def _append(self, event: str, details: Mapping[str, Detail], moment: str) -> list[AuditEntry]:
+        """Write an entry, after one about a gap if there is one; nothing if the log was moved aside meanwhile."""
+        with self.path.open("a+b", buffering=0) as file, _locked(file.fileno()):
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            if not self._is_at(state):
+                return []
+            end = _whole_end(file, state.st_size)
+            if end is not None:
+                last, whole = end
+                if whole < state.st_size:
+                    _GAPS.setdefault(self.path, {})["cut_bytes"] = state.st_size - whole
+                    file.truncate(whole)
+                gap = dict(_GAPS.get(self.path, {}))
+                entries = _chained(last, [*([(GAP, gap)] if gap else []), (event, details)], moment)
+                _write_whole(file, b"".join(map(_line, entries)), whole)
+                return entries
+        self._move_aside(state)
+        return []
+
+    def _is_at(self, state: os.stat_result) -> bool:
+        return self.path.exists() and os.path.samestat(state, self.path.stat())
+
+    def _move_aside(self, state: os.stat_result) -> None:
+        """Keep a log whose end was changed as evidence, so that a new one can begin."""
+        names = (f"{self.path.name}.damaged{number or ''}" for number in range(10_000))
+        aside = next(path for path in map(self.path.with_name, names) if not path.exists())
+        if self._is_at(state):
+            self.path.rename(aside)
+            _GAPS.setdefault(self.path, {})["changed_log_kept_as"] = aside.name
 
     def entries(self) -> Iterator[AuditEntry]:
         """All entries in order, unverified.
@@ -117,7 +168,7 @@ class AuditLog:
         """
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             number = 0
             while line := file.readline(LINE_BYTES_AT_MOST + 1):
                 yield _parsed(line, number)
@@ -144,23 +195,48 @@ class AuditLog:
             return AuditVerdict(False, count, previous, problem)
         return AuditVerdict(True, count, previous)
 
-    def _last_entry(self, file: BinaryIO) -> AuditEntry | None:
-        """Read the end of the locked file alone, so that a long log costs no more than a short one."""
-        # Through the handle that holds the lock: on Windows no other handle can read the locked bytes.
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return None
-        file.seek(max(0, size - LINE_BYTES_AT_MOST))
-        line = file.read().splitlines(keepends=True)[-1]
-        advice = f"Keep the log {self.path.name} as evidence and start a new one."
-        try:
-            entry = _parsed(line, None)
-        except UnreadableFile as error:
-            raise UnreadableFile(f"{error} {advice}") from error
-        problem = _problem(entry, entry.number, entry.previous)
-        if problem:
-            raise UnreadableFile(f"{problem} {advice}")
-        return entry
+
+def _remember(path: Path, event: str) -> None:
+    gap = _GAPS.setdefault(path, {})
+    gap["not_written"] = int(gap.get("not_written") or 0) + 1
+    gap["events"] = plain_line(", ".join(filter(None, (str(gap.get("events", "")), event))), TEXT_LIMIT)
+
+
+def _whole_end(file: FileIO, size: int) -> tuple[AuditEntry | None, int] | None:
+    """The last entry and where it ends, from the end of the file alone; None if that entry was changed."""
+    # Through the handle that holds the lock: on Windows no other handle can read the locked bytes.
+    start = max(0, size - 2 * LINE_BYTES_AT_MOST)
+    file.seek(start)
+    tail = file.read(size - start)
+    whole = tail[: tail.rfind(b"\n") + 1]
+    if not whole:
+        return (None, 0) if start == 0 else None
+    try:
+        entry = _parsed(whole.splitlines(keepends=True)[-1], None)
+    except UnreadableFile:
+        return None
+    return None if _problem(entry, entry.number, entry.previous) else (entry, start + len(whole))
+
+
+def _chained(last: AuditEntry | None, events: list[tuple[str, Mapping[str, Detail]]], moment: str) -> list[AuditEntry]:
+    number, previous = (last.number + 1, last.sha256) if last else (0, START)
+    entries: list[AuditEntry] = []
+    for event, details in events:
+        entries.append(_sealed(number + len(entries), moment, event, details, previous))
+        previous = entries[-1].sha256
+    return entries
+
+
+def _write_whole(file: FileIO, content: bytes, size: int) -> None:
+    """Write all of it, or cut the file back to what it was."""
+    try:
+        while content:
+            content = content[file.write(content) or 0 :]
+        os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            file.truncate(size)
+        raise
 
 
 def _problem(entry: AuditEntry, number: int, previous: str) -> str:
@@ -212,23 +288,36 @@ def _cleaned(value: Detail) -> Detail:
 
 
 @contextmanager
-def _locked(descriptor: int) -> Generator[None, None, None]:
-    """Lock the file for this process; the system unlocks it if the process dies."""
+def _locked(descriptor: int) -> Generator[None]:
+    """Lock the file for this process; the system unlocks it if the process dies.
+
+    Raises:
+        TimeoutError: If another process holds it for longer than `LOCK_SECONDS`.
+    """
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            _lock(descriptor, True)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise
+            if time.monotonic() > until:
+                raise TimeoutError(errno.ETIMEDOUT, f"another program held it for {LOCK_SECONDS:g} seconds") from error
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        _lock(descriptor, False)
+
+
+def _lock(descriptor: int, hold: bool) -> None:
     if os.name == "nt":
         import msvcrt
 
         os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        try:
-            yield
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK if hold else msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined, unused-ignore]
     else:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if hold else fcntl.LOCK_UN)

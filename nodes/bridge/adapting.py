@@ -136,11 +136,10 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     record = record.model_copy(update=bound)
     identity = replace(result.identity, metadata=record)
     save_identity(path, identity)
-    note_identity("identity learned", identity, shown(IDENTITIES, path))
+    notes.append(note_identity("identity learned", identity, shown(IDENTITIES, path)))
     unfinished.unlink(missing_ok=True)
-    return identity, " ".join(
-        [f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px.", *notes]
-    )
+    done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px."
+    return identity, " ".join([done, *filter(None, notes)])
 
 
 def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:

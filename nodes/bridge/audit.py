@@ -13,19 +13,27 @@ from .folders import IDENTITIES, roots_of
 AUDIT_LOG = "audit.jsonl"
 
 
-def note_down(event: str, **details: Detail) -> None:
-    """Add an entry; a failure to write goes to ComfyUI's log and stops nothing."""
+def note_down(event: str, **details: Detail) -> str:
+    """Add an entry; a failure or a gap stops nothing.
+
+    Returns:
+        A warning for the node's text, which is in ComfyUI's log too; empty if all is well.
+    """
     log = AuditLog(roots_of(IDENTITIES)[0] / AUDIT_LOG)
     try:
         log.append(event, details, datetime.now(timezone.utc))
+        warning = f"The audit log has a gap; its entry {log.gap.number} describes it." if log.gap else ""
     except MetaLoRAError as error:
-        logging.warning("Meta-LoRA: %r could not be added to the audit log. %s", event, error)
+        warning = f"{event!r} could not be added to the audit log. {error}"
+    if warning:
+        logging.warning("Meta-LoRA: %s", warning)
+    return warning
 
 
-def note_identity(event: str, identity: Identity, place: str) -> None:
-    """Add an entry about an identity: subject, number of photos, permission, and where it went."""
+def note_identity(event: str, identity: Identity, place: str) -> str:
+    """Add an entry about an identity: subject, number of photos, permission, and where it went; as `note_down`."""
     own = identity.metadata
-    note_down(
+    return note_down(
         event,
         file=place,
         subject=f"{own.trigger} {own.class_word}".strip(),

@@ -34,8 +34,8 @@ class ConsentForm:
     photos: tuple[Tensor, ...] = ()
 
 
-def write_consent(form: ConsentForm) -> ConsentRecord:
-    """Validate a form and store its record.
+def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
+    """Validate a form and store its record; returns it and what to tell, its summary and maybe a warning.
 
     Raises:
         InvalidOptions: If an entry is missing or wrong.
@@ -54,10 +54,8 @@ def write_consent(form: ConsentForm) -> ConsentRecord:
         photos=[PhotoPermission(sha256=sha256) for sha256 in sorted({photo_hash(photo) for photo in form.photos})],
         licence=form.licence,
     )
-    store = ConsentStore(roots_of(IDENTITIES)[0])
-    store.folder.mkdir(parents=True, exist_ok=True)
-    store.save(record)
-    note_down(
+    ConsentStore(roots_of(IDENTITIES)[0]).save(record)
+    warning = note_down(
         "consent recorded",
         consent=record.id,
         subject=record.subject,
@@ -67,7 +65,7 @@ def write_consent(form: ConsentForm) -> ConsentRecord:
         expires=None if record.expires is None else record.expires.isoformat(),
         photos=len(record.photos),
     )
-    return record
+    return record, f"{record.summary}\n{warning}".rstrip()
 
 
 def require_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], purpose: Purpose) -> None:

@@ -102,10 +102,14 @@ def check_audit_log() -> dict[str, Any]:
     assert {entry.details["consent"] for entry in entries} == {permitted.id}
     assert entries[1].details["photos"] == len(photos) and entries[3].details["file"] == "loras/kept.safetensors"
     assert audit_log.verify().intact
-    log.write_bytes(b"cut off")
-    adapt(seed=44)  # a damaged log is told of and stops nobody
-    assert log.read_bytes() == b"cut off"
+    log.write_bytes(log.read_bytes() + b"cut off")
+    report = adapt(seed=44)[3]
+    assert "The audit log has a gap" in report and "describes it" in report, report
+    assert audit_log.verify().intact and [entry.event for entry in audit_log.entries()][4] == "entries missing"
     log.unlink()
+    log.mkdir()
+    assert "could not be added to the audit log" in adapt(seed=45)[3]  # which stops nobody
+    log.rmdir()
     return {"entries": len(entries)}
 
 
