@@ -105,6 +105,7 @@ def load_base_model(
         raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
     from ..hosts.load import load_diffusers_host
 
+    _require_whole(Path(model), pipeline_config)
     return load_diffusers_host(
         Path(model),
         device=choose_device(device),
@@ -113,6 +114,20 @@ def load_base_model(
         compiled=compiled,
         blocks=blocks,
     )
+
+
+def _require_whole(path: Path, pipeline_config: str) -> None:
+    """Refuse a denoiser alone before its gigabytes are read."""
+    from ..hosts.pipelines import holds_text_encoders
+
+    lone_folder = path.is_dir() and not (path / "model_index.json").is_file() and (path / "config.json").is_file()
+    lone_file = path.suffix == ".safetensors" and not pipeline_config and not holds_text_encoders(path)
+    if lone_folder or lone_file:
+        raise InvalidOptions(
+            f"{path} is a denoiser alone: text encoders and autoencoder are missing. Give a diffusers pipeline folder "
+            "as --model, or keep the file and add --pipeline-config FOLDER, a pipeline folder of the same family that "
+            "brings the rest."
+        )
 
 
 def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:

@@ -14,7 +14,11 @@ Model = Annotated[
     typer.Option(help='"pocket" for the small model that ships with the pack, or a diffusers folder or single file.'),
 ]
 PipelineConfig = Annotated[
-    str, typer.Option(help="For a single file: folder with the configuration of its diffusers pipeline.")
+    str,
+    typer.Option(
+        help="For a single file: a diffusers pipeline folder of the same family. A denoiser alone takes its text "
+        "encoders and autoencoder from there."
+    ),
 ]
 PriorChoice = Annotated[
     str,

@@ -19,6 +19,7 @@ from core.test_hosts import random_chains, to_original_names
 from core.tiny_pipelines import ASKED, flux1, sd35
 from torch import Tensor, nn
 
+from metalora_core.commands.loading import load_base_model
 from metalora_core.errors import IncompatibleBaseModel, InvalidOptions
 from metalora_core.files.atomic import atomic_save_safetensors
 from metalora_core.files.export import export_lora
@@ -262,3 +263,12 @@ def test_a_whole_checkpoint_asks_no_server_for_its_configuration(tmp_path: Path,
     with pytest.raises(InvalidOptions, match="--pipeline-config FOLDER"):
         load_diffusers_host(path)
     assert asked == []
+
+
+def test_a_denoiser_alone_is_told_which_options_there_are(tmp_path: Path) -> None:
+    atomic_save_safetensors(tmp_path / "flux1-dev.safetensors", {"double_blocks.0.x": torch.zeros(1)})
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text("{}")
+    for alone in ("flux1-dev.safetensors", "transformer"):
+        with pytest.raises(InvalidOptions, match="add --pipeline-config FOLDER"):
+            load_base_model(str(tmp_path / alone), "cpu", "float32")
