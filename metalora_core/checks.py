@@ -61,9 +61,9 @@ class Range:
         return f"{kind} {low}{high}"
 
     def findings(self, options: object, *names: str) -> list[str]:
-        """What is wrong with these fields of an options object, one text each; empty if nothing is."""
+        """What is wrong with these fields of an options object, one text each; empty if nothing is wrong."""
         values: Mapping[str, Any] = {name: getattr(options, name) for name in names}
-        return [f"{name} is {value!r}, {self} is needed" for name, value in values.items() if not self.holds(value)]
+        return [f"{name} is {value!r}; expected {self}" for name, value in values.items() if not self.holds(value)]
 
 
 COUNT = Range(1, 10**9, whole=True)
@@ -80,11 +80,11 @@ def refuse(what: str, findings: list[str]) -> None:
     """Raise ``InvalidOptions`` with all findings at once; nothing if there are none.
 
     Args:
-        what: Whose options they are, such as "this adaptation".
+        what: What the options are for, such as "this adaptation".
         findings: One text each, without a full stop.
     """
     if findings:
-        raise InvalidOptions(f"The options of {what} cannot work: {'; '.join(findings)}.")
+        raise InvalidOptions(f"The options of {what} are not valid: {'; '.join(findings)}.")
 
 
 _PIP_LINES = {

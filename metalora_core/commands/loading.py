@@ -1,4 +1,4 @@
-"""From the words of a command line to a host, a prior and the size of its pictures."""
+"""From command-line options to a host, a prior and a picture size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name, or the best one of this machine for an empty name.
+    """The device of that name, or this machine's best one for an empty name.
 
     Raises:
         InvalidOptions: If torch knows no such device, or this machine has none.
@@ -33,22 +33,22 @@ def choose_device(device: str) -> torch.device:
     if not device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        # Some backends are known to torch by name and refuse only the first tensor.
+        # Torch knows some backends by name but refuses the first tensor.
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidOptions(f"There is no device {device!r} here; give cpu, cuda, cuda:N or mps.") from error
+        raise InvalidOptions(f"This machine has no device {device!r}; give cpu, cuda, cuda:N or mps.") from error
 
 
 def choose_dtype(dtype: str) -> torch.dtype:
     """The floating-point type of that name.
 
     Raises:
-        InvalidOptions: If it is none of float32, bfloat16, float16.
+        InvalidOptions: If it is not float32, bfloat16 or float16.
     """
     import torch
 
     if dtype not in _DTYPES:
-        raise InvalidOptions(f"There is no dtype {dtype!r} here; give one of {', '.join(_DTYPES)}.")
+        raise InvalidOptions(f"dtype {dtype!r} is not supported; give one of {', '.join(_DTYPES)}.")
     found: Any = getattr(torch, dtype)
     return found
 
@@ -90,19 +90,19 @@ def load_base_model(
 
     blocks = blocks or BlockPlace()
     if compiled and blocks != BlockPlace():
-        raise InvalidOptions("Passes are not compiled while blocks are swapped or kept in 8 bits; leave --compile out.")
+        raise InvalidOptions("--compile does not work with --swap-blocks or --fp8-blocks; remove --compile.")
     if model == POCKET:
         if blocks != BlockPlace():
-            raise InvalidOptions("The pocket model is 5 MB; leave --swap-blocks and --fp8-blocks out.")
+            raise InvalidOptions("The pocket model is only 5 MB; remove --swap-blocks and --fp8-blocks.")
         from ..pocket import load_pocket_host
 
-        # It is so small that a second thread costs more than it brings, on a busy machine many times as much.
+        # It is so small that a second thread costs more than it saves, on a busy machine many times more.
         torch.set_num_threads(1)
         pocket = load_pocket_host()
         pocket.compiled = compiled
         return pocket
     if not Path(model).exists():
-        raise InvalidOptions(f"There is no model at {model}; give an existing folder or file, or {POCKET!r}.")
+        raise InvalidOptions(f"No model at {model}; give an existing folder or file, or {POCKET!r}.")
     from ..hosts.load import load_diffusers_host
 
     _require_whole(Path(model), pipeline_config)
@@ -131,26 +131,26 @@ def _require_whole(path: Path, pipeline_config: str) -> None:
 
 
 def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
-    """Refuse, before work starts, a result that could not be written or would take the place of what it is made from.
+    """Refuse, before work starts, an output that cannot be written or would overwrite an input.
 
     Args:
-        path: Of the file to write; an older result there is replaced.
-        suffix: How its name must end.
+        path: The file to write; an older result there is replaced.
+        suffix: The ending that its name must have.
         inputs: Files and folders that are read, or the names of shipped ones.
 
     Raises:
-        InvalidOptions: If the name ends otherwise, or is that of an input or lies in one.
+        InvalidOptions: If the name has another ending, or is an input or inside one.
         UnwritableFile: If it cannot be written.
     """
     from ..files.atomic import require_writable
 
     if path.suffix.lower() != suffix:
-        raise InvalidOptions(f"{path} does not end in {suffix}, as this kind of file has to. Give it that ending.")
+        raise InvalidOptions(f"{path} does not end in {suffix}. Change its name.")
     read = [Path(one).resolve() for one in inputs if str(one) not in ("", POCKET, *POCKET_DOMAINS)]
     if any(path.resolve() == one or (one.is_dir() and one in path.resolve().parents) for one in read):
         raise InvalidOptions(
-            f"{path} is read as well, or lies in a folder that is, and what is there would be lost; give the result "
-            "another place."
+            f"{path} is also an input, or lies inside an input folder, and would be overwritten. Choose another "
+            "--output."
         )
     require_writable(path)
 
@@ -168,7 +168,7 @@ def checkpoint_beside(output: Path, asked: str) -> Path:
     """The checkpoint's path: the asked one, or OUTPUT.checkpoint.safetensors.
 
     Raises:
-        InvalidOptions: If it is the output itself, or no .safetensors file.
+        InvalidOptions: If it is the output itself, or not a .safetensors file.
         UnwritableFile: If it cannot be written.
     """
     path = Path(asked) if asked else output.with_suffix(".checkpoint.safetensors")
@@ -177,17 +177,17 @@ def checkpoint_beside(output: Path, asked: str) -> Path:
 
 
 def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
-    """Load the asked prior, or the pocket prior whose domain the class word belongs to.
+    """Load the named prior, or the pocket prior for the class word's domain.
 
     Raises:
-        InvalidOptions: If no prior is named and the model is not the pocket model, or no shipped prior knows the word.
+        InvalidOptions: If no prior is named and the model is not the pocket model, or no shipped prior covers the word.
         UnreadableFile: If the file is not a prior.
     """
     from ..files.prior import load_prior
 
     if not choice:
         if model != POCKET:
-            raise InvalidOptions(f"{model} needs a prior made for it: give one with --prior FILE.")
+            raise InvalidOptions(f"{model} needs a prior made for it; give one with --prior FILE.")
         choice = _pocket_domain(class_word)
     if choice in POCKET_DOMAINS:
         from ..pocket import load_pocket_prior
@@ -202,8 +202,8 @@ def _pocket_domain(class_word: str) -> str:
     domains = {"person": "avatars"} | dict.fromkeys(PRODUCT_KINDS, "products")
     if class_word.lower() not in domains:
         raise InvalidOptions(
-            f"None of the shipped priors is for a {class_word!r}; they know {', '.join(domains)}. Give one of these as "
-            f"the class word; adapt, generate and export also take --prior {' or --prior '.join(POCKET_DOMAINS)}."
+            f"No shipped prior covers {class_word!r}. Use one of these class words: {', '.join(domains)}; or pass "
+            f"--prior FILE or --prior {' or --prior '.join(POCKET_DOMAINS)} to adapt, generate and export."
         )
     return domains[class_word.lower()]
 
@@ -215,11 +215,11 @@ def require_drawable(size: int) -> None:
         InvalidOptions: If the size is beyond 8,192 px.
     """
     if size > LARGEST_PICTURE_PX:
-        raise InvalidOptions(f"{size} px is more than any model draws; give at most {LARGEST_PICTURE_PX}.")
+        raise InvalidOptions(f"{size} px is larger than any model can generate; give at most {LARGEST_PICTURE_PX}.")
 
 
 def picture_size_px(host: DiffusersHost, model: str, size: int) -> int:
-    """The asked size, or the usual one of the model, checked against the host's grid.
+    """The requested size, or the model's usual size, checked against the host's grid.
 
     Raises:
         InvalidOptions: If the size does not fit the model's latent grid, or is beyond 8,192 px.

@@ -23,7 +23,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-_INTERRUPTED = "Interrupted. No file was left half-written; the same command can be given again."
+_INTERRUPTED = "Interrupted. No file was left half-written; you can run the same command again."
 
 
 def run(command: Callable[[], Any], as_json: bool) -> int:
@@ -40,7 +40,7 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
         with _library_notes():
             command()
     except SystemExit as stop:
-        if stop.code == EXIT_INTERRUPTED:  # how typer passes Ctrl-C on, without a word
+        if stop.code == EXIT_INTERRUPTED:  # how typer passes Ctrl-C on, without a message
             _complain(_INTERRUPTED, KeyboardInterrupt(), as_json)
         return stop.code if isinstance(stop.code, int) else EXIT_OK if stop.code is None else EXIT_ERROR
     except (KeyboardInterrupt, TrainingCancelled) as stop:
@@ -52,7 +52,7 @@ def run(command: Callable[[], Any], as_json: bool) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        text = "The memory does not suffice. Close other programs, or use smaller pictures or a smaller base model."
+        text = "Out of memory. Close other programs, or use smaller pictures or a smaller base model."
         _complain(text, error, as_json)
         return EXIT_ERROR
     return EXIT_OK
@@ -66,7 +66,7 @@ def answer(fields: Mapping[str, Any], text: str, as_json: bool) -> None:
 
 
 def remark(text: str) -> None:
-    """Tell a person something beside the answer, on standard error."""
+    """Print a note beside the answer, on standard error."""
     sys.stderr.write(f"note: {shown(text)}\n")
 
 
@@ -91,7 +91,7 @@ def _library_notes() -> Generator[None]:
 
 
 def shown(text: str) -> str:
-    """A text that may hold a stranger's words, without what a terminal would obey: only line breaks stay."""
+    """Untrusted text without the control characters that a terminal would act on, except line breaks."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
@@ -116,11 +116,11 @@ def progress_bars(
 
     Args:
         quiet: Show nothing.
-        checkpoint: Of a training that can go on: the first Ctrl-C lets the running steps end, so that they are kept,
-            a second one ends the training at once. None leaves Ctrl-C as it is.
+        checkpoint: Of a training that can resume: the first Ctrl-C lets the running steps end, so that they are saved,
+            a second one stops at once. None leaves Ctrl-C as it is.
 
     Raises:
-        TrainingCancelled: After Ctrl-C where there is a checkpoint; the text says how to go on.
+        TrainingCancelled: After Ctrl-C if there is a checkpoint; the text says how to resume.
     """
     bars: Any = optional("tqdm", "The progress bar")
     with ExitStack() as stack:
@@ -136,7 +136,9 @@ def progress_bars(
                 if progress.step == progress.steps:
                     bar.close()
                 if asked:
-                    raise TrainingCancelled(f"Stopped after step {progress.step}. The same command goes on from there.")
+                    raise TrainingCancelled(
+                        f"Stopped after step {progress.step}. Run the same command again to resume."
+                    )
 
             return show
 
@@ -157,7 +159,7 @@ def _interrupts(checkpoint: Path) -> Generator[list[int], None, None]:
     try:
         yield asked
     except KeyboardInterrupt as stop:
-        goes_on = f"goes on from {checkpoint}" if checkpoint.exists() else "begins anew, no step was kept"
+        goes_on = f"resumes from {checkpoint}" if checkpoint.exists() else "starts over; no step was saved"
         raise TrainingCancelled(f"Stopped at once. The same command {goes_on}.") from stop
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -49,7 +49,7 @@ def photo_files(path: Path | str) -> FoundPhotos:
     path = Path(path)
     if not path.is_dir():
         if not path.exists():
-            raise UnusableReferences(f"There is no photo or folder at {path}. Check the path.")
+            raise UnusableReferences(f"No photo or folder at {path}. Check the path.")
         return FoundPhotos((path,))
     try:
         entries = sorted(entry for entry in path.iterdir() if not _is_the_systems(entry.name))

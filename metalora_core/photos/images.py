@@ -1,4 +1,4 @@
-"""Photos from disk: whatever a camera, a phone or a browser saved becomes RGB in 0..1, or is refused in words."""
+"""Photos from disk: whatever a camera, phone or browser saved becomes RGB in 0..1, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-# Only plain raster formats: others in Pillow start programs (EPS) or have never been meant for photos.
+# Only plain raster formats: others in Pillow start programs (EPS) or were never meant for photos.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # What Pillow's decoders raise on damaged files; a decoder bug must not end a run with a traceback.
 _DAMAGE = (
@@ -95,7 +95,7 @@ def load_photo(path: Path | str) -> Photo:
         path: A JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF file of any mode and depth; HEIC where pi-heif is installed.
 
     Raises:
-        UnusableReferences: If the file is missing, empty, damaged, no picture, or has a side below 16 px or above
+        UnusableReferences: If the file is missing, empty, damaged, not a picture, or has a side below 16 px or above
             16,384 px or more pixels than can be decoded in 448 MB; a JPEG may be larger, as it is read at a fraction of
             its size.
     """
@@ -114,7 +114,7 @@ def load_photo(path: Path | str) -> Photo:
 
 
 def fit(photo: Photo | Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Cut the largest centred rectangle of the asked proportions and scale it.
+    """Crop the largest centred rectangle of the requested proportions and scale it.
 
     Args:
         photo: A photo, or pixels (3, H, W) in 0..1.
@@ -159,12 +159,13 @@ def _decode(name: str, data: bytes) -> tuple[Tensor, tuple[str, ...]]:
             return _to_pixels(name, image)
     except Image.DecompressionBombError as error:
         raise UnusableReferences(
-            f"{name} has more than {2 * MOST_PIXELS // 10**6} million pixels, at most {MOST_PIXELS // 10**6} million "
-            "are accepted. Scale it down, 2,048 px are plenty, or save it as JPEG."
+            f"{name} has more than {2 * MOST_PIXELS // 10**6} million pixels; at most {MOST_PIXELS // 10**6} million "
+            "are accepted. Scale it down (2,048 px are plenty) or save it as JPEG."
         ) from error
     except UnidentifiedImageError as error:
         raise UnusableReferences(
-            f"{name} is damaged or no picture; {', '.join(known)} can be read. Export it again as JPEG or PNG."
+            f"{name} is damaged or not a picture; supported formats: {', '.join(known)}. Export it again as JPEG or "
+            "PNG."
         ) from error
     except _DAMAGE as error:
         raise UnusableReferences(
@@ -193,8 +194,8 @@ def _open_jpeg(name: str, data: bytes) -> Image.Image:
 
 def _too_large(name: str, width: int, height: int, most_pixels: int) -> UnusableReferences:
     return UnusableReferences(
-        f"{name} has {width}×{height} px; at most {LARGEST_SIDE_PX} px a side and {most_pixels // 10**6} million "
-        "pixels are accepted. Scale it down, 2,048 px are plenty."
+        f"{name} has {width}×{height} px; at most {LARGEST_SIDE_PX} px per side and {most_pixels // 10**6} million "
+        "pixels are accepted. Scale it down (2,048 px are plenty)."
     )
 
 
@@ -202,8 +203,8 @@ def _check_size(name: str, image: Image.Image) -> None:
     width, height = image.size
     if min(width, height) < SMALLEST_SIDE_PX:
         raise UnusableReferences(
-            f"{name} has {width}×{height} px; at least {SMALLEST_SIDE_PX} px a side are needed, 512 px or more learn "
-            "well. Use a larger picture."
+            f"{name} has {width}×{height} px; at least {SMALLEST_SIDE_PX} px per side are needed, and 512 px or more "
+            "work well. Use a larger picture."
         )
     needed = max(
         _BYTES_PER_PIXEL.get(image.mode, _USUAL_BYTES_PER_PIXEL),
@@ -227,7 +228,7 @@ def _to_pixels(name: str, image: Image.Image) -> tuple[Tensor, tuple[str, ...]]:
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         return _from_deep(name, image if turn is None else image.transpose(turn), notes)
     if image.has_transparency_data:
-        notes.append("transparency put on white")
+        notes.append("transparency filled with white")
         image = image.convert("RGBA")
     elif image.mode in ("P", "1"):
         # A palette's colours are in its profile's space too, but no such file has been seen to carry a useful one.
@@ -279,7 +280,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
 def _from_deep(name: str, image: Image.Image, notes: list[str]) -> tuple[Tensor, tuple[str, ...]]:
     values: Any = np.array(image, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise UnusableReferences(f"{name} holds NaN or infinite pixels. Export it again as 8-bit PNG.")
+        raise UnusableReferences(f"{name} contains NaN or infinite pixels. Export it again as 8-bit PNG.")
     top = float(values.max(initial=0.0))
     # Floats are usually 0..1 already; integers of these modes are 16-bit values, whatever the brightest one is.
     white = 1.0 if image.mode == "F" and top <= 1.0 else 255.0 if image.mode == "F" and top <= 255.0 else 65535.0

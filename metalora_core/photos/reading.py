@@ -1,4 +1,4 @@
-"""From photos and folders on disk to what the two trainings learn from."""
+"""From photos and folders on disk to training sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReadPhotos:
         photos: In the order given, each folder by name.
         captions: One per photo.
         class_word: What the subject is.
-        trigger: Word that will call it.
+        trigger: The word to call it by.
         note: Which files were left out and why, in one line; empty for none.
     """
 
@@ -116,7 +116,7 @@ def read_photos(paths: Sequence[Path | str], class_word: str = "", trigger: str 
     if findings:
         raise UnusableReferences("\n".join(findings))
     if not photos:
-        raise UnusableReferences("No photo was given. Give one to eight photos, or a folder of them.")
+        raise UnusableReferences("No photos given. Give one to eight photos, or a folder of them.")
     return ReadPhotos(tuple(photos), tuple(captions), class_word, trigger, " ".join(notes))
 
 
@@ -133,13 +133,13 @@ def load_training_set(
     Args:
         paths: Photos, or folders of them.
         class_word: What the subject is.
-        trigger: Word that will call it.
+        trigger: The word to call it by.
         size_px: Width and height that every photo is cropped and scaled to.
         on_note: Called with each of `ReadPhotos.remarks`; None skips looking for them.
         prior: That the photos will be learned with.
 
     Raises:
-        UnusableReferences: If there is no photo, or a photo or caption cannot be used.
+        UnusableReferences: If there is no photo, or a photo or caption is not usable.
     """
     read = read_photos(paths, class_word, trigger)
     if on_note is not None:
@@ -156,12 +156,12 @@ def require_left(count: int, held_out: int) -> None:
     """
     if held_out >= count:
         raise UnusableReferences(
-            f"Found {count} photo(s), and {held_out} should be held out. Hold out fewer, or give more photos."
+            f"Found {count} photo(s), but {held_out} should be held out. Hold out fewer, or give more photos."
         )
 
 
 def split_training_set(photos: TrainingSet, held_out: int) -> tuple[TrainingSet, TrainingSet | None]:
-    """Keep the last ``held_out`` photos aside for early stopping.
+    """Hold out the last ``held_out`` photos for early stopping.
 
     Raises:
         UnusableReferences: If no photo would be left to learn from.

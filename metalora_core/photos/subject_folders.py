@@ -115,7 +115,7 @@ def find_subjects(
         if on_photos is not None:
             on_photos(done, len(files))
     if findings:
-        raise UnusableReferences("Some subjects cannot be used. " + " ".join(findings))
+        raise UnusableReferences("Some subjects are not usable. " + " ".join(findings))
     return subjects
 
 
@@ -136,7 +136,7 @@ def subject_folders(folder: Path) -> list[Path]:
     except OSError as error:
         raise UnusableReferences(f"{folder} could not be read ({error.strerror or error}). Check the path.") from error
     if not found:
-        raise UnusableReferences(f"{folder} holds no folders; give a folder with one folder of photos per subject.")
+        raise UnusableReferences(f"{folder} contains no folders; give a folder with one folder of photos per subject.")
     return found
 
 

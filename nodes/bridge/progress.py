@@ -15,7 +15,7 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
 
     Args:
         step: Steps done.
-        steps: Steps in all.
+        steps: Total steps.
         picture: (3, H, W) in 0..1.
         loss: Of this step.
     """
@@ -25,7 +25,7 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
 
     context = get_executing_context()
     if context is None:
-        return  # outside a prompt there is no node to show it on; a script or a test runs on without a bar
+        return  # outside a prompt there is no node to show it on; a script or a test continues without a bar
     # Not through ComfyAPISync, which has no `execution` in older hosts.
     image: Any = None if picture is None else ("JPEG", to_pil(picture), args.preview_size)
     get_progress_state().update_progress(context.node_id, step, steps, image)
@@ -34,7 +34,7 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
 
 
 def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:
-    """Tell the pack's own part of the page; core's progress event has no place for a loss."""
+    """Notify the pack's own part of the page; core's progress event has no field for a loss."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
@@ -44,7 +44,7 @@ def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:
 
 
 def stop_if_cancelled() -> None:
-    """Stop a run of the library if the user has pressed Cancel; the request is left for ComfyUI to see.
+    """Stop a run of the library if the user has pressed Cancel; the request is left for ComfyUI to handle.
 
     Raises:
         TrainingCancelled: If so.
@@ -56,7 +56,7 @@ def stop_if_cancelled() -> None:
 
 
 def interruption() -> BaseException:
-    """What ComfyUI expects from a node that stops because it was cancelled."""
+    """What ComfyUI expects from a node that was cancelled."""
     from comfy import model_management
 
     return model_management.InterruptProcessingException()

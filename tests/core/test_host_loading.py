@@ -73,9 +73,9 @@ def test_a_processor_has_no_other_memory_to_keep_blocks_in(tmp_path: Path) -> No
     tiny_flux().save_pretrained(tmp_path)
     with pytest.raises(InvalidOptions, match="already in main memory"):
         load_diffusers_host(tmp_path, blocks=BlockPlace(in_main_memory=True))
-    with pytest.raises(InvalidOptions, match="leave --compile out"):
+    with pytest.raises(InvalidOptions, match="remove --compile"):
         load_base_model(str(tmp_path), "cpu", "float32", compiled=True, blocks=BlockPlace(dtype=FP8))
-    with pytest.raises(InvalidOptions, match="leave --swap-blocks"):
+    with pytest.raises(InvalidOptions, match="remove --swap-blocks"):
         load_base_model("pocket", "", "float32", blocks=BlockPlace(in_main_memory=True))
 
 

@@ -97,7 +97,7 @@ def test_float_tiff_and_its_nans(tmp_path: Path) -> None:
     assert float(load_photo(tmp_path / "a.tiff").pixels.mean()) == pytest.approx(0.25)
     values[3, 3] = np.nan
     Image.fromarray(values).save(tmp_path / "b.tiff")
-    with pytest.raises(UnusableReferences, match=r"b\.tiff holds NaN"):
+    with pytest.raises(UnusableReferences, match=r"b\.tiff contains NaN"):
         load_photo(tmp_path / "b.tiff")
 
 
@@ -109,7 +109,7 @@ def test_transparency_is_put_on_white(tmp_path: Path, mode: str) -> None:
     image.putalpha(alpha)
     image.save(tmp_path / "a.png")
     photo = load_photo(tmp_path / "a.png")
-    assert left_right(photo)[1] == [1.0, 1.0, 1.0] and photo.notes == ("transparency put on white",)
+    assert left_right(photo)[1] == [1.0, 1.0, 1.0] and photo.notes == ("transparency filled with white",)
 
 
 def test_a_transparent_palette_is_put_on_white(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def bad_files(folder: Path) -> dict[str, str]:
     return {
         "empty.jpg": "0 bytes",
         "cut.jpg": "(?i)truncated",
-        "text.png": "damaged or no picture",
-        "script.eps": "damaged or no picture",
+        "text.png": "damaged or not a picture",
+        "script.eps": "damaged or not a picture",
         "wide.png": "20000×32 px",
         "bomb.png": "million pixels|16000×16000 px",
         "zero.png": "damaged|0×0 px",
@@ -216,9 +216,9 @@ def test_a_progressive_jpeg_of_many_pixels_is_refused(tmp_path: Path) -> None:
 def test_no_photo_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(UnusableReferences, match="has no photos"):
         read_photos([tmp_path])
-    with pytest.raises(UnusableReferences, match="no photo or folder"):
+    with pytest.raises(UnusableReferences, match="No photo or folder"):
         read_photos([tmp_path / "nowhere"])
-    with pytest.raises(UnusableReferences, match="No photo was given"):
+    with pytest.raises(UnusableReferences, match="No photos given"):
         read_photos([])
 
 

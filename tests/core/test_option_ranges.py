@@ -71,5 +71,5 @@ def test_a_value_outside_is_named_with_what_is_needed(options: Any, field: str, 
 
 
 def test_all_findings_come_at_once():
-    with pytest.raises(InvalidOptions, match=r"steps is 0, a whole number of at least 1.*seed is 0\.5.*lion"):
+    with pytest.raises(InvalidOptions, match=r"steps is 0; expected a whole number of at least 1.*seed is 0\.5.*lion"):
         AdaptationOptions(steps=0, seed=0.5, optimizer="lion").check()  # pyright: ignore[reportArgumentType]

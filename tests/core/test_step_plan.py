@@ -156,5 +156,5 @@ def test_the_command_line_says_it_in_one_line(capsys):
 
     assert run(work, as_json=False) == EXIT_ERROR
     assert capsys.readouterr().err == (
-        "error: The memory does not suffice. Close other programs, or use smaller pictures or a smaller base model.\n"
+        "error: Out of memory. Close other programs, or use smaller pictures or a smaller base model.\n"
     )

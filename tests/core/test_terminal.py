@@ -87,7 +87,7 @@ def test_first_ctrl_c_ends_after_the_step_and_the_second_at_once(
         assert "again to stop at once" in capsys.readouterr().err
         with pytest.raises(TrainingCancelled, match="after step 2"):
             show(Step(2))
-    for words in ("no step was kept", "goes on from .*c.safetensors"):
+    for words in ("no step was saved", "resumes from .*c.safetensors"):
         with (
             pytest.raises(TrainingCancelled, match=words),
             terminal.progress_bars(quiet=True, checkpoint=checkpoint),
