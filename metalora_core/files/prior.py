@@ -26,7 +26,7 @@ class PriorMetadata(FileMetadata):
 
     Args:
         name: For people, such as "avatars".
-        family: Architecture of the base: "flux", "sd3" or "unet".
+        family: Architecture of the base, under the name that its row in `model.families` has.
         base_fingerprint: `fingerprint` of the targets it was trained on.
         domain: What the subjects are, such as "avatars".
         class_words: Words that name a subject of the domain, such as "person".

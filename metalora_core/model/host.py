@@ -23,7 +23,7 @@ class Host(Protocol):
 
     @property
     def family(self) -> str:
-        """Architecture: "flux", "sd3", "unet"."""
+        """Architecture, under the name that its row in `families` has."""
         ...
 
     @property
