@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from metalora_core.files.prior import targets_of_prior
-from metalora_core.inject import Injection
 from metalora_core.training.adaptation_options import AdaptationOptions
-from metalora_core.training.adaptation_state import AdaptationState
-from metalora_core.training.batches import denoising_losses
+from metalora_core.training.batches import Batch, denoising_losses
+from metalora_core.training.chain_trainer import ChainTrainer
 from metalora_core.training.progress import AdaptationProgress
 from metalora_core.training.starts import start_of_prior
 
@@ -69,13 +68,13 @@ def peak_extra_bytes(work: Callable[[], object]) -> int:
 def gradient_of(host: Any, prior: Any, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gradient of every mid and up at the prior's start, as an adaptation computes it."""
     targets = targets_of_prior(prior, host.targets())
-    state = AdaptationState(host, start_of_prior(prior, targets, options(1)), options(1))
-    conditioning = host.encode_prompts(["photo"])
-    with host.training(), Injection(host.model, targets, state.factors):
-        state.use()
-        denoising_losses(host, sample["latent"], sample["noise"], sample["t"], conditioning).sum().backward()
+    trainer = ChainTrainer(host, start_of_prior(prior, targets, options(1)), options(1))
+    weights = torch.ones_like(sample["t"])
+    batch = Batch(sample["latent"], sample["noise"], sample["t"], host.encode_prompts(["photo"]), weights)
+    with host.training(), trainer.chains.inject():
+        denoising_losses(host, batch).sum().backward()
     gradients = {}
-    for name, chain in state.factors.items():
+    for name, chain in trainer.chains.factors.items():
         assert chain.mid.grad is not None and chain.up.grad is not None
         gradients |= {f"{name}.mid": chain.mid.grad, f"{name}.up": chain.up.grad}
     return gradients

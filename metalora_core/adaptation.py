@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .errors import OutOfMemory, TrainingCancelled, TrainingDiverged, is_compile_failure, is_out_of_memory
+from .errors import TrainingCancelled, is_compile_failure
 from .files.atomic import require_writable
-from .files.checkpoint import Checkpoint, resumed
+from .files.checkpoint import resumed
 from .files.prior import Prior, prior_sha256, targets_of_prior
-from .inject import Injection
-from .model.base_weights import SAMPLE, report_other_weights, weights_sample
+from .model.base_weights import SAMPLE, report_other_weights
 from .model.host import Host
 from .model.sampling import sample
-from .model.targets import Target
 from .photos.training_set import TrainingSet
 from .training.adaptation_options import AdaptationOptions, AdaptationResult
 from .training.adaptation_state import AdaptationState
 from .training.batches import denoising_losses
+from .training.chain_trainer import ChainTrainer
 from .training.photo_batches import HeldOut, PhotoBatches
 from .training.progress import AdaptationProgress
-from .training.retries import StepPlan, free_memory
+from .training.retries import StepPlan, first_line, kept_on_failure, train_with_retries
 from .training.seeds import step_generator
 from .training.starts import start_of_prior
 
@@ -54,21 +50,21 @@ def adapt(
     on_progress: Callable[[AdaptationProgress], None] | None = None,
     checkpoint: Path | None = None,
     validation: TrainingSet | None = None,
-    on_note: Callable[[str], None] | None = None,
 ) -> AdaptationResult:
     """Learn a subject from its photos.
+
+    What had to be changed on the way, such as recomputing blocks where a step did not fit into memory, is logged and
+    told in the result.
 
     Args:
         host: The base model; it leaves as it came.
         prior: What the subjects of its domain share.
         training_set: One to eight photos with captions.
         options: Settings.
-        on_progress: Called whenever the loop looks up; it may raise ``TrainingCancelled``.
+        on_progress: Called at every look at the loss; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
             if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
         validation: Held-out photos for early stopping.
-        on_note: Told in one line when a step did not fit into memory, or its passes could not be compiled, and how the
-            run goes on; and what of the prior is not used.
 
     Returns:
         The identity, not yet saved, and how it went.
@@ -85,30 +81,28 @@ def adapt(
     options.check()
     targets = targets_of_prior(prior, host.targets())
     report_other_weights(host.model, targets, prior.layers, prior.metadata.training.get(SAMPLE), _words(prior))
-    if on_note is not None and any(layer.step_size is not None for layer in prior.layers.values()):
-        on_note("The prior's step sizes are not used: learning them proved of no use.")
+    if any(layer.step_size is not None for layer in prior.layers.values()):
+        _LOG.warning("The step sizes in the prior are not used: learning them proved of no use.")
     if validation is None and options.hold_out and len(training_set.images) > 1:
         count = len(training_set.images)
         training_set, validation = training_set.part(0, count - 1), training_set.part(count - 1, count)
     training_set.check(host.downscale, options.batch_size)
     if validation is not None:
         validation.check(host.downscale, 1)
-    state = AdaptationState(host, start_of_prior(prior, targets, options), options)
-    digest = _digest(host, options, prior, training_set, validation)
+    trainer = ChainTrainer(host, start_of_prior(prior, targets, options), options)
+    state = AdaptationState(trainer, options, _digest(host, options, prior, training_set, validation))
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes)
-        if checkpoint.exists() and not resumed(checkpoint, partial(state.load, digest=digest)):
-            state = AdaptationState(host, start_of_prior(prior, targets, options), options)
+        if checkpoint.exists() and not resumed(checkpoint, state.load):
+            state.go_back()
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
-    run = _Run(host, state, batches, held_out, on_progress, checkpoint, digest)
-    with run.kept_on_failure(prior, training_set):
-        stop_reason = run.train_as_possible(targets, on_note)
-    kept = state.result() if state.best is None else state.best
-    identity = state.identity(kept, host, prior, training_set, state.step)
-    identity.metadata.metrics[SAMPLE] = [*weights_sample(host.model, targets, identity.layers)]
-    seconds = time.monotonic() - run.began
-    return AdaptationResult(identity, tuple(state.losses), tuple(state.validation), stop_reason, seconds, run.plan.text)
+    run = _Run(host, state, batches, held_out, on_progress, checkpoint)
+    with kept_on_failure(state, checkpoint, lambda: state.identity(prior, host, training_set, best=False), forget=True):
+        plan, notes = train_with_retries(host, batches.samples, run.train, state)
+    identity, seconds = state.identity(prior, host, training_set), time.monotonic() - run.began
+    losses, validations = tuple(state.losses), tuple(state.validation)
+    return AdaptationResult(identity, losses, validations, state.stop_reason, seconds, plan.text, notes)
 
 
 def _words(prior: Prior) -> str:
@@ -116,190 +110,68 @@ def _words(prior: Prior) -> str:
     return f"prior {prior.metadata.name!r}{base}"
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a plan did not work.
-
-    Args:
-        said: The error's first line.
-        of_compiler: The passes could not be compiled; otherwise the memory did not suffice.
-    """
-
-    said: str
-    of_compiler: bool
-
-
+@dataclass
 class _Run:
-    """The loop and what it does when it looks up."""
+    """The loop, and what it does at every look at the loss."""
 
-    def __init__(
-        self,
-        host: Host,
-        state: AdaptationState,
-        batches: PhotoBatches,
-        held_out: HeldOut | None,
-        on_progress: Callable[[AdaptationProgress], None] | None,
-        checkpoint: Path | None,
-        digest: str,
-    ) -> None:
-        self.host, self.state, self.batches, self.held_out = host, state, batches, held_out
-        self.on_progress, self.checkpoint, self.digest = on_progress, checkpoint, digest
-        self.no_previews = False
-        self.began = time.monotonic()
-        self.last_good: Checkpoint = state.snapshot(digest)
-        self.plan = StepPlan.of(host)
+    host: Host
+    state: AdaptationState
+    batches: PhotoBatches
+    held_out: HeldOut | None
+    on_progress: Callable[[AdaptationProgress], None] | None
+    checkpoint: Path | None
+    draws: bool = True
+    began: float = field(default_factory=time.monotonic)
 
-    def train_as_possible(self, targets: Sequence[Target], on_note: Callable[[str], None] | None) -> str:
-        """Train to the end, from the last good step on with another plan whenever the one before does not work."""
-        asked = self.plan
-        try:
-            while True:
-                self.plan.set_on(self.host)
-                failure = self._train_as_planned(targets)
-                if failure is None:
-                    return self._stop_reason
-                # Here nothing of the failed step is alive any more: its frames went with the exception.
-                free_memory(self.host.device)
-                self.state.restore(self.last_good)
-                self.plan, reason = self._other_plan(failure)
-                if on_note is not None:
-                    on_note(f"{reason}; going on from step {self.state.step}, {self.plan.text}.")
-        finally:
-            asked.set_on(self.host)
+    def train(self, plan: StepPlan) -> None:
+        """Train to the last step, or until the held-out photos stop improving."""
+        host, trainer = self.host, self.state.trainer
+        with host.training(), trainer.chains.inject():
+            for step in self.state.steps_left():
+                batch = self.batches.draw(step)
+                for part in plan.cut(batch):
+                    trainer.backward(denoising_losses(host, part) @ part.weights)
+                trainer.step()
+                if self.state.options.stops_at(trainer.steps):
+                    self._look()
 
-    def _train_as_planned(self, targets: Sequence[Target]) -> _Failure | None:
-        """Train; returns what was said if the memory did not suffice or the passes could not be compiled."""
-        try:
-            with self.host.training(), Injection(self.host.model, targets, self.state.factors) as put:
-                put.require_all()
-                self._stop_reason = self.train()
-        except Exception as error:
-            uncompiled = self.plan.compiled and is_compile_failure(error)
-            if not (uncompiled or is_out_of_memory(error)):
-                raise
-            return _Failure(_first_line(error), of_compiler=uncompiled)
-        return None
-
-    def _other_plan(self, failure: _Failure) -> tuple[StepPlan, str]:
-        """The plan to go on with, and why in words."""
-        if failure.of_compiler:
-            return replace(self.plan, compiled=False), f"The passes could not be compiled ({failure.said})"
-        batch = self.state.options.batch_size + (self.state.options.preservation_weight > 0)
-        plan = self.plan.smaller(self.host, batch)
-        if plan is None:
-            raise OutOfMemory(
-                f"Step {self.state.step + 1} does not fit into memory, even {self.plan.text}. Use smaller pictures, "
-                f"free memory, or load the base in fewer bits. It was said: {failure.said}"
-            )
-        return plan, "A step did not fit into memory"
-
-    def train(self) -> str:
-        """Train to the end; returns why it stopped."""
-        state, host, options = self.state, self.host, self.state.options
-        while state.step < options.steps:
-            if self._stale():
-                return f"no improvement on the held-out photos since step {self._best_step()}"
-            batch, conditioning, weights = self.batches.draw(state.step)
-            state.use()
-            pieces = list[Tensor]()
-            for rows in self.plan.cut(len(weights)):
-                given = {name: value[rows] for name, value in conditioning.items()}
-                losses = denoising_losses(host, batch.latents[rows], batch.noise[rows], batch.t[rows], given)
-                pieces.append(losses @ weights[rows])
-                (pieces[-1] * state.loss_scale).backward()
-                pieces[-1] = pieces[-1].detach()
-            state.update(sum(pieces[1:], start=pieces[0]))
-            if options.stops_at(state.step):
-                self._look_up()
-        return "finished"
-
-    @contextmanager
-    def kept_on_failure(self, prior: Prior, photos: TrainingSet) -> Generator[None]:
-        """Keep the last good state whatever stops the run: in the error, or as a checkpoint to go on from."""
-        state, good = self.state, self.last_good
-        try:
-            yield
-        except TrainingDiverged as error:
-            state.restore(self.last_good)
-            error.last_good = state.identity(state.result(), self.host, prior, photos, state.step)
-            if self.checkpoint is not None:
-                self.checkpoint.unlink(missing_ok=True)  # going on from it could only diverge again
-            raise
-        except BaseException:  # a host's own interrupt may be anything; finished steps are saved
-            if self.checkpoint is not None and self.last_good is not good:
-                state.save(self.checkpoint, self.last_good)
-            raise
-
-    def _look_up(self) -> None:
-        state, options = self.state, self.state.options
-        loss = state.read_losses()
-        if not (math.isfinite(loss) and bool(state.flat().isfinite().all())):
-            raise TrainingDiverged(
-                f"The loss became {loss} between steps {self.last_good.step} and {state.step}. Lower "
-                "mid_learning_rate and up_learning_rate, or raise warmup_steps.",
-                step=state.step,
-                last_good_step=self.last_good.step,
-            )
-        if self.held_out is not None and state.step % options.validate_every == 0:
-            self._validate(self.held_out)
-        self.last_good = state.snapshot(self.digest)
-        if self.checkpoint is not None and (state.step % options.checkpoint_every == 0 or state.step == options.steps):
-            state.save(self.checkpoint, self.last_good)
+    def _look(self) -> None:
+        """Read the loss, measure held-out photos, keep the state and report."""
+        state, options, step = self.state, self.state.options, self.state.trainer.steps
+        loss = state.read()
+        if self.held_out is not None and step % options.validate_every == 0:
+            factors = state.trainer.result()[0]
+            with state.trainer.showing(factors):
+                state.validated(self.held_out.loss(), factors)
+        state.keep()
+        if self.checkpoint is not None and (step % options.checkpoint_every == 0 or step == options.steps):
+            state.save(self.checkpoint)
         if self.on_progress is not None:
             seconds = time.monotonic() - self.began
-            self.on_progress(AdaptationProgress(state.step, options.steps, loss, seconds, self._preview()))
+            self.on_progress(AdaptationProgress(step, options.steps, loss, seconds, self._preview(step)))
 
-    def _validate(self, held_out: HeldOut) -> None:
-        state, kept = self.state, self.state.result()
-        state.use(kept)
-        with torch.no_grad():
-            losses = [denoising_losses(self.host, p.latents, p.noise, p.t, p.conditioning) for p in held_out.probes]
-        loss = float(torch.cat(losses).mean())
-        if state.options.early_stop_patience and loss < min((v for _, v in state.validation), default=math.inf):
-            state.best = kept
-        state.validation.append((state.step, loss))
-
-    def _best_step(self) -> int:
-        return min(self.state.validation, key=lambda pair: pair[1])[0]
-
-    def _stale(self) -> bool:
-        patience, seen = self.state.options.early_stop_patience, self.state.validation
-        if not patience or not seen:
-            return False
-        return sum(step > self._best_step() for step, _ in seen) >= patience
-
-    def _preview(self) -> Tensor | None:
-        options, state = self.state.options, self.state
-        if not options.preview_every or state.step % options.preview_every or self.no_previews:
+    def _preview(self, step: int) -> Tensor | None:
+        options, trainer = self.state.options, self.state.trainer
+        if not self.draws or not options.preview_every or step % options.preview_every:
             return None
-        state.use(state.result())
         try:
-            return self._drawn(options)
+            with trainer.showing(trainer.result()[0]), torch.no_grad():
+                latents = sample(
+                    self.host,
+                    self.batches.preview_conditioning(),
+                    shape=self.batches.first_latent.shape,
+                    steps=options.preview_steps,
+                    generator=step_generator(options.seed, "preview"),
+                )
+                return self.host.decode_latents(latents)[0].float().cpu()
         except TrainingCancelled:
             raise
         except Exception as error:  # a picture on the way is worth less than the run
             if is_compile_failure(error):
                 raise
-            self.no_previews = True
-            _LOG.warning("No previews from step %d on: %s", state.step, _first_line(error))
+            self.draws = False
+            _LOG.warning("No previews from step %d on: %s", step, first_line(error))
             return None
-
-    @torch.no_grad()
-    def _drawn(self, options: AdaptationOptions) -> Tensor:
-        latents = sample(
-            self.host,
-            self.batches.preview_conditioning(),
-            shape=self.batches.first_latent.shape,
-            steps=options.preview_steps,
-            generator=step_generator(options.seed, "preview"),
-        )
-        return self.host.decode_latents(latents)[0].float().cpu()
-
-
-def _first_line(error: BaseException) -> str:
-    """What was said, of a compiler's backend what it met; the error is not kept, nor the frames that hang on it."""
-    cause = getattr(error, "inner_exception", error)
-    return (str(cause) or type(cause).__name__).splitlines()[0][:200]
 
 
 def _digest(

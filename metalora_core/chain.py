@@ -24,6 +24,7 @@ class ChainFactors:
         up: (out, r_mid), or (B, out, r_mid).
         scale: Factor inside ΔW, stored in the prior.
         strength: The user's knob; 0 leaves the layer's output untouched.
+        direct: meta_down is the identity matrix of a linear layer, and its product is left out.
     """
 
     meta_down: Tensor
@@ -31,6 +32,7 @@ class ChainFactors:
     up: Tensor
     scale: float = 1.0
     strength: float = 1.0
+    direct: bool = False
 
     def delta(self) -> Tensor:
         """ΔW times strength, shape of the base weight."""
@@ -87,21 +89,12 @@ class SlotLayout:
         """Numbers in one identity."""
         return self.mid_total + sum(self.up_sizes)
 
-    def unpack_mids(self, flat: Tensor) -> dict[str, Tensor]:
-        """Split (..., mid_total) into a (..., r_mid, r_meta) view per target."""
-        # split's backward is one concatenation; slicing would make a zero-filled vector per layer.
-        pieces = flat.split(self.mid_sizes, dim=-1)
-        return {n: p.unflatten(-1, s) for (n, s), p in zip(self.mid_shapes.items(), pieces, strict=True)}
-
-    def unpack_ups(self, flat: Tensor) -> dict[str, Tensor]:
-        """Split (..., total - mid_total) into a (..., out, r_mid) view per target."""
-        pieces = flat.split(self.up_sizes, dim=-1)
-        return {n: p.unflatten(-1, s) for (n, s), p in zip(self.up_shapes.items(), pieces, strict=True)}
-
     def unpack(self, flat: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Split (..., total) into mids and ups per target."""
-        mids, ups = flat.split([self.mid_total, self.total - self.mid_total], dim=-1)
-        return self.unpack_mids(mids), self.unpack_ups(ups)
+        """Split (..., total) into views per target: mids (..., r_mid, r_meta) and ups (..., out, r_mid)."""
+        # split's backward is one concatenation; slicing would make a zero-filled vector per layer.
+        pieces = iter(flat.split(self.mid_sizes + self.up_sizes, dim=-1))
+        mids = {name: next(pieces).unflatten(-1, shape) for name, shape in self.mid_shapes.items()}
+        return mids, {name: next(pieces).unflatten(-1, shape) for name, shape in self.up_shapes.items()}
 
     def pack(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> Tensor:
         """Inverse of ``unpack`` without a batch axis: one vector of length ``total``."""

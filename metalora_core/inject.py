@@ -82,6 +82,8 @@ class _SharedProjection:
 
     def _middle(self, x: Tensor, frozen: bool, conv: ConvGeometry | None) -> Tensor:
         down, mid = self.factors.meta_down.to(x.dtype), self.factors.mid.to(x.dtype)
+        if self.factors.direct:
+            return apply_mid(x, mid)
         return middle_of(x, down, mid) if frozen else apply_mid(project_down(x, down, conv), mid, conv)
 
 

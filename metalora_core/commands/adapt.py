@@ -62,15 +62,16 @@ def adapt(
     from dataclasses import replace
 
     from ..adaptation import adapt as learn
-    from ..files.identity import last_good_saved
+    from ..files.identity import save_identity
     from ..files.prior import targets_of_prior
     from ..photos.reading import split_training_set
     from ..photos.training_set import chosen_flip
     from ..training.adaptation_options import AdaptationOptions
+    from ..training.retries import last_good_saved
     from ..training.step_preset import step_preset
     from . import loading as base
     from .settings import with_settings
-    from .terminal import progress_bars, remark
+    from .terminal import progress_bars
 
     _require_words(trigger, class_word)
     asked = AdaptationOptions(seed=seed, crop_px=crop, preservation_weight=preserve)
@@ -87,7 +88,7 @@ def adapt(
     preset = step_preset(used_prior, len(training.images), asked)
     chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
     chosen = with_settings(chosen, settings)
-    with last_good_saved(output), progress_bars(json, checkpoint=checkpoint_path) as bars:
+    with last_good_saved(output, save_identity), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
             used_prior,
@@ -96,7 +97,6 @@ def adapt(
             on_progress=bars(f"learning {class_word}"),
             checkpoint=checkpoint_path,
             validation=validation,
-            on_note=remark,
         )
     _keep(result, output, checkpoint_path, json)
 

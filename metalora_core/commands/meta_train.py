@@ -52,9 +52,10 @@ def meta_train(
     json: options.Json = False,
 ) -> None:
     """Train a prior for a domain on folders of photos; Ctrl-C stops, the same command goes on."""
-    from ..files.prior import load_prior
+    from ..files.prior import load_prior, save_prior
     from ..meta_training import meta_train as learn
     from ..training.meta_options import MetaTrainingOptions
+    from ..training.retries import last_good_saved
     from .loading import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
     from .settings import with_settings
     from .terminal import progress_bars
@@ -82,15 +83,9 @@ def meta_train(
     host = load_base_model(model, device, dtype, pipeline_config)
     data = _encoded(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
-    with progress_bars(json, checkpoint=checkpoint_path) as bars:
-        prior = learn(
-            host,
-            data,
-            chosen,
-            earlier=earlier_prior,
-            on_progress=bars(f"meta-training on {len(data)} subjects"),
-            checkpoint=checkpoint_path,
-        )
+    with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
+        listener = bars(f"meta-training on {len(data)} subjects")
+        prior = learn(host, data, chosen, earlier=earlier_prior, on_progress=listener, checkpoint=checkpoint_path)
     _keep(prior.described(data.features, name_of(model)), output, checkpoint_path, len(data), steps, json)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -13,7 +12,7 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from ..chain import ChainFactors
-from ..errors import IncompatibleBaseModel, TrainingDiverged, UnreadableFile
+from ..errors import IncompatibleBaseModel, UnreadableFile
 from .atomic import atomic_save_safetensors
 from .bounded import ReadLimits
 from .metadata import FileMetadata, read_record, summarise
@@ -196,24 +195,3 @@ def chain_factors(
         )
         for name, layer in identity.layers.items()
     }
-
-
-@contextmanager
-def last_good_saved(path: Path) -> Generator[None]:
-    """Save what an adaptation had learned by its last good step if it diverges inside.
-
-    Args:
-        path: Of the whole result; what is saved gets ".last_good" into its name, if there was a good step.
-
-    Raises:
-        TrainingDiverged: As it came; the text says where the identity is.
-    """
-    try:
-        yield
-    except TrainingDiverged as error:
-        if error.last_good is None or not error.last_good_step:
-            raise
-        kept = path.with_suffix(f".last_good{path.suffix}")
-        save_identity(kept, error.last_good)
-        told = f"{error} What was learned by step {error.last_good_step} was saved as {kept}."
-        raise TrainingDiverged(told, error.step, error.last_good_step, error.last_good) from error

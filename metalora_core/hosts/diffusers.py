@@ -74,7 +74,7 @@ class DiffusersHost:
         self.objective = objective or _usual_objective(self._row)
         self.guidance = guidance
         self._wants_guidance = bool(getattr(getattr(model, "config", None), "guidance_embeds", False))
-        self.checkpointing = gradient_checkpointing
+        self.checkpointing, self.can_checkpoint = gradient_checkpointing, True
         self.compiled = compiled
         self.swapped = swapped
         self.latent_channels = calls.channels if calls else _latent_channels(model, self._row)
@@ -160,6 +160,10 @@ class DiffusersHost:
         if self._text_encoder is None:
             raise InvalidOptions(_ALONE.format("text encoder"))
         return {name: value.to(self.device) for name, value in self._text_encoder(prompts).items()}
+
+    def passes(self, conditioning: Conditioning) -> list[list[int]]:
+        """All rows of a batch in one pass."""
+        return [list(range(len(next(iter(conditioning.values())))))]
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The model's prediction.

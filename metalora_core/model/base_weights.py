@@ -49,7 +49,10 @@ def _weight_at(model: nn.Module, target: Target, place: int) -> float | None:
     columns = math.prod(target.shape[1:])
     row, column = divmod((2 * place + 1) * target.shape[0] * columns // (2 * _VALUES), columns)
     part = next(part for part in target.parts if part.start <= row < part.stop)
-    weight: Any = getattr(model.get_submodule(part.module), "weight", None)
+    try:
+        weight: Any = getattr(model.get_submodule(part.module), "weight", None)
+    except AttributeError:  # the injection says which layers are missing
+        return None
     plain = isinstance(weight, Tensor) and type(weight.data) is Tensor and not weight.is_meta
     if not plain or weight.numel() != (part.stop - part.start) * columns:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -12,14 +11,35 @@ from torch import Tensor, nn
 from .objective import Objective
 from .targets import Target
 
-__all__ = ["Conditioning", "Host", "passes_of", "repeat_conditioning", "stack_conditioning"]
+__all__ = ["Conditioning", "Host", "repeat_conditioning", "stack_conditioning"]
 
 Conditioning = dict[str, Tensor]
 """Encoded prompts; every entry has the batch as its first axis."""
 
 
 class Host(Protocol):
-    """A diffusion model as both training loops and the sampler use it."""
+    """A diffusion model as both training loops and the sampler use it.
+
+    Attributes:
+        compiled: Passes with gradients are compiled.
+        checkpointing: Blocks are computed again in the backward pass, which saves their activations.
+        swapped: The blocks' weights lie in main memory, and are on the card only while they compute.
+    """
+
+    # What a training may change between two of its attempts; `training` follows it from its next entry on.
+    compiled: bool
+    checkpointing: bool
+    swapped: bool
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether ``checkpointing`` saves anything."""
+        ...
+
+    @property
+    def can_swap(self) -> bool:
+        """Whether ``swapped`` saves anything."""
+        ...
 
     @property
     def family(self) -> str:
@@ -80,6 +100,13 @@ class Host(Protocol):
         """The model's prediction for noisy latents (B, C, h, w) at timesteps (B,) in the objective's unit."""
         ...
 
+    def passes(self, conditioning: Conditioning) -> list[list[int]]:
+        """Rows of a batch that may go through the model in one pass when each has a chain of its own.
+
+        One pass for all rows, unless captions or a layer that does not keep a sample in its row forbid it.
+        """
+        ...
+
     def training(self) -> AbstractContextManager[object]:
         """Whatever exact gradients need; base parameters are frozen inside and get their flags back after."""
         ...
@@ -93,15 +120,3 @@ def stack_conditioning(rows: list[Conditioning]) -> Conditioning:
 def repeat_conditioning(conditioning: Conditioning, count: int) -> Conditioning:
     """Repeat a one-row conditioning ``count`` times."""
     return {key: value.expand(count, *value.shape[1:]) for key, value in conditioning.items()}
-
-
-def passes_of(host: Host, conditioning: Conditioning, count: int) -> list[list[int]]:
-    """Rows of a batch that may go through the model in one pass when every row has chains of its own.
-
-    Args:
-        host: Has a method ``passes`` where captions, or a layer that does not keep a sample in a row, forbid one pass.
-        conditioning: Of the batch.
-        count: Rows of the batch.
-    """
-    passes: Callable[[Conditioning], list[list[int]]] | None = getattr(host, "passes", None)
-    return [list(range(count))] if passes is None else passes(conditioning)

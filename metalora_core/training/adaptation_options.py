@@ -107,6 +107,7 @@ class AdaptationResult:
         stop_reason: "finished", or why it stopped early.
         seconds: Of this call.
         memory: How the steps were computed in the end, in words; see `metalora_core.training.retries`.
+        notes: What had to be changed on the way, a line each.
     """
 
     identity: Identity
@@ -115,3 +116,4 @@ class AdaptationResult:
     stop_reason: str
     seconds: float
     memory: str = ""
+    notes: tuple[str, ...] = ()

@@ -1,29 +1,25 @@
-"""Everything that a step of an adaptation changes, and the identity that is made of it."""
+"""How far an adaptation has come: what a look at it measures, keeps and goes back to, and the identity made of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import __version__
-from ..chain import ChainFactors
 from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
 from ..files.identity import Identity, IdentityLayer, IdentityMetadata
 from ..files.prior import Prior, prior_sha256
+from ..model.base_weights import SAMPLE, weights_sample
 from ..model.host import Host
 from ..photos.training_set import TrainingSet
 from .adaptation_options import AdaptationOptions
-from .optimizers import evaluation_mode, make_optimizer, restore_optimizer, scale_learning_rates, training_mode
-from .schedule import warmup_cosine
-from .starts import ChainStart
-from .trained_vector import TrainedVector
+from .chain_trainer import ChainTrainer
 
 __all__ = ["AdaptationState"]
 
@@ -31,144 +27,140 @@ _KIND = "adaptation"
 
 
 class AdaptationState:
-    """Factors of one subject in two flat vectors, their optimizer and what was measured on the way.
+    """The losses of an adaptation, its best factors, and the last state in which everything was finite.
 
     Args:
-        host: Gives device and dtype.
-        start: Frozen factors, and first values of the trained ones.
+        trainer: Of one subject.
         options: Settings.
+        digest: Hash of whatever decides the run; only an equal run may continue its checkpoint.
     """
 
-    def __init__(self, host: Host, start: ChainStart, options: AdaptationOptions) -> None:
-        self.options, self.layout, self._dtype = options, start.layout, host.dtype
-        self.step = 0
+    def __init__(self, trainer: ChainTrainer, options: AdaptationOptions, digest: str) -> None:
+        self.trainer, self.options, self._digest = trainer, options, digest
         self.losses: list[float] = []
+        """One per step."""
         self.validation: list[tuple[int, float]] = []
-        flat = start.flat.to(host.device, torch.float32)
-        self._trained = TrainedVector(self.layout, flat, host.dtype)
-        self.best: Tensor | None = None
-        self._rates = [options.mid_learning_rate, options.up_learning_rate]
-        groups = [{"params": [p], "lr": rate} for p, rate in zip(self._trained.parameters, self._rates, strict=True)]
-        self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
-        training_mode(self._optimizer)
-        self.factors = {
-            name: ChainFactors(_ready(down, host), flat, flat, start.scale) for name, down in start.downs.items()
-        }
-        self._at_trained = False
-        self.use()
-        self._unread: list[Tensor] = []
-
-    def use(self, flat: Tensor | None = None) -> None:
-        """Point the injected chains at the trained vectors, or at another flat vector of all factors."""
-        if flat is not None:
-            self._point_at(*self.layout.unpack(flat.to(self._dtype)))
-        elif not self._at_trained:
-            self._point_at(*self._trained.factors)
-        self._at_trained = flat is None
-        if flat is None:
-            self._trained.cast()
-
-    def _point_at(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> None:
-        for name, chain in self.factors.items():
-            chain.mid, chain.up = mids[name], ups[name]
+        """(step, loss on the held-out photos) pairs."""
+        self._best: Tensor | None = None
+        self.keep()
 
     @property
-    def loss_scale(self) -> float:
-        """What the loss has to be multiplied by before its backward pass."""
-        return self._trained.loss_scale
+    def kept_step(self) -> int:
+        """Step of the last good state."""
+        return self._kept.step
 
-    def update(self, loss: Tensor) -> None:
-        """One optimizer step with the gradients that are there; nothing is read from the device."""
-        options = self.options
-        factor = warmup_cosine(self.step, options.steps, options.warmup_steps, options.final_rate)
-        scale_learning_rates(self._optimizer, self._rates, factor)
-        self._trained.gather_gradients()
-        self._optimizer.step()
-        self._trained.zero_gradients()
-        self.step += 1
-        self._unread.append(loss.detach())
+    def read(self) -> float:
+        """Fetch the losses since the last look; returns their mean.
 
-    def read_losses(self) -> float:
-        """Fetch the losses since the last look; returns their mean (one sync with the device)."""
-        fresh = torch.stack(self._unread).tolist()
-        self._unread.clear()
+        Raises:
+            TrainingDiverged: If a loss or a factor became NaN or infinite.
+        """
+        fresh = self.trainer.read_losses()
         self.losses += fresh
         return sum(fresh) / len(fresh)
 
-    def flat(self) -> Tensor:
-        """All factors in one vector, a copy."""
-        return self._trained.flat.clone()
+    def validated(self, loss: float, factors: Tensor) -> None:
+        """Note the loss on the held-out photos with these factors, (total,)."""
+        if self.options.early_stop_patience and loss < min((v for _, v in self.validation), default=math.inf):
+            self._best = factors
+        self.validation.append((self.trainer.steps, loss))
 
-    def result(self) -> Tensor:
-        """The factors to keep by now; a schedule-free optimizer's are its average."""
-        evaluation_mode(self._optimizer)
-        flat = self.flat()
-        training_mode(self._optimizer)
-        return flat
+    def steps_left(self) -> Iterator[int]:
+        """Steps still to take; none any more once the held-out photos have not improved for long enough."""
+        while self.trainer.steps < self.options.steps and not self._is_stale:
+            yield self.trainer.steps
 
-    def snapshot(self, digest: str) -> Checkpoint:
-        """A copy of the whole state between two steps."""
+    @property
+    def stop_reason(self) -> str:
+        """Why there are no steps left."""
+        if self.trainer.steps == self.options.steps:
+            return "finished"
+        return f"no improvement on the held-out photos since step {self._best_step}"
+
+    @property
+    def _is_stale(self) -> bool:
+        patience = self.options.early_stop_patience
+        if not patience or not self.validation:
+            return False
+        return sum(step > self._best_step for step, _ in self.validation) >= patience
+
+    @property
+    def _best_step(self) -> int:
+        return min(self.validation, key=lambda pair: pair[1])[0]
+
+    def keep(self) -> None:
+        """Take what is there as the last good state."""
         copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
         state = {
-            "optimizer": _copied(self._optimizer.state_dict()),
+            "optimizer": self.trainer.state(),
             "losses": list(self.losses),
             "validation": [list(pair) for pair in self.validation],
         }
-        return Checkpoint(_KIND, self.step, digest, copies, state)
+        self._kept = Checkpoint(_KIND, self.trainer.steps, self._digest, copies, state)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """What changes beside the optimizer; the tensors are the state's own."""
-        mids, ups = self._trained.parameters
-        tensors = {"mids": mids, "ups": ups, "best": self.best}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    def go_back(self) -> None:
+        """Continue from the last good state."""
+        self._restore(self._kept)
+
+    def save(self, path: Path) -> None:
+        """Write the last good state; a full disk costs it, not the run."""
+        keep_checkpoint(path, self._kept)
 
     @property
     def checkpoint_bytes(self) -> int:
         """What a checkpoint takes on the disk, nearly: the factors, their moments and their best."""
-        return self._trained.flat.nbytes * (3 + (self.best is not None))
+        return self.trainer.vector.flat.nbytes * (3 + (self._best is not None))
 
-    def save(self, path: Path, snapshot: Checkpoint) -> None:
-        """Write a snapshot; a full disk costs it, not the run."""
-        keep_checkpoint(path, snapshot)
-
-    def load(self, path: Path, digest: str) -> int:
+    def load(self, path: Path) -> int:
         """Continue from a file; returns the steps done.
 
         Raises:
             DamagedFile: If it is damaged, or its tensors are not those of this run.
+            InvalidOptions: If it belongs to another run.
         """
-        saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=self.checkpoint_bytes)
-        require_tensors(saved, path, self._tensors(), may={"best": self._trained.flat})
+        saved = load_checkpoint(path, kind=_KIND, digest=self._digest, usual_bytes=self.checkpoint_bytes)
+        require_tensors(saved, path, self._tensors(), may={"best": self.trainer.vector.flat})
         with refusing_damage(path):
-            self.restore(saved)
-            measured = [step for step, _ in self.validation]
-            if not 0 < self.step <= self.options.steps or len(self.losses) != self.step:
-                raise ValueError(f"step {self.step} of {self.options.steps} with {len(self.losses)} losses")
+            self._restore(saved)
+            step, measured = self.trainer.steps, [step for step, _ in self.validation]
+            if not 0 < step <= self.options.steps or len(self.losses) != step:
+                raise ValueError(f"step {step} of {self.options.steps} with {len(self.losses)} losses")
             if not all(map(math.isfinite, (*self.losses, *(loss for _, loss in self.validation)))):
                 raise ValueError("a loss is not finite")
-            if measured != sorted({step for step in measured if 0 < step <= self.step}):
-                raise ValueError(f"measured on held-out photos at the steps {measured[:5]}, at step {self.step}")
-        return self.step
+            if measured != sorted({one for one in measured if 0 < one <= step}):
+                raise ValueError(f"measured on held-out photos at the steps {measured[:5]}, at step {step}")
+        self.keep()
+        return self.trainer.steps
 
-    def restore(self, saved: Checkpoint) -> None:
-        """Continue from a snapshot."""
-        tensors = saved.tensors
-        self._trained.flat.copy_(torch.cat([tensors["mids"], tensors["ups"]]))
-        self._trained.zero_gradients()
-        self.best = tensors["best"].to(self._trained.flat.device) if "best" in tensors else None
-        restore_optimizer(self._optimizer, saved.state["optimizer"], saved.step)
-        self.losses = [float(loss) for loss in saved.state["losses"]]
-        self.validation = [(int(step), float(loss)) for step, loss in saved.state["validation"]]
-        self._unread.clear()
-        self.step = saved.step
+    def _tensors(self) -> dict[str, Tensor]:
+        """What changes beside the optimizer; the tensors are the state's own."""
+        mids, ups = self.trainer.vector.parameters
+        tensors = {"mids": mids, "ups": ups, "best": self._best}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
-    def identity(self, flat: Tensor, host: Host, prior: Prior, photos: TrainingSet, steps: int) -> Identity:
-        """An identity from a flat vector of factors."""
-        mids, ups = self.layout.unpack(flat.detach().float().cpu())
-        layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(self.layout.names)}
+    def _restore(self, saved: Checkpoint) -> None:
+        tensors, state = saved.tensors, saved.state
+        self.trainer.restore(tensors["mids"], tensors["ups"], state["optimizer"], saved.step)
+        self._best = tensors["best"].to(self.trainer.vector.flat.device) if "best" in tensors else None
+        self.losses = [float(loss) for loss in state["losses"]]
+        self.validation = [(int(step), float(loss)) for step, loss in state["validation"]]
+
+    def identity(self, prior: Prior, host: Host, photos: TrainingSet, *, best: bool = True) -> Identity:
+        """What was learned.
+
+        Args:
+            prior: What it was learned from.
+            host: The base model.
+            photos: What it was learned of.
+            best: Take the factors that were best on held-out photos, if there are; else the latest.
+        """
+        flat = self._best if best and self._best is not None else self.trainer.result()[0]
+        mids, ups = self.trainer.start.layout.unpack(flat.detach().float().cpu())
+        layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(mids)}
         metrics: dict[str, Any] = {"final_loss": sum(self.losses[-10:]) / max(len(self.losses[-10:]), 1)}
         if self.validation:
             metrics["held_out_loss"] = min(loss for _, loss in self.validation)
+        metrics[SAMPLE] = [*weights_sample(host.model, self.trainer.start.targets, layers)]
         metadata = IdentityMetadata(
             prior_sha256=prior_sha256(prior),
             prior_name=prior.metadata.name,
@@ -178,24 +170,9 @@ class AdaptationState:
             class_word=photos.class_word,
             settings=json.loads(json.dumps(dataclasses.asdict(self.options))),
             seed=self.options.seed,
-            steps=steps,
+            steps=self.trainer.steps,
             metrics=metrics,
             photo_hashes=list(photos.photo_hashes),
             created_with=f"metalora_core {__version__}",
         )
         return Identity(layers, metadata)
-
-
-def _ready(down: Tensor, host: Host) -> Tensor:
-    # An inference tensor cannot be saved for the backward pass.
-    return (down.clone() if down.is_inference() else down).to(host.device, host.dtype)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item) for item in value)
-    return value

@@ -67,6 +67,7 @@ class IdentityBank:
         shapes = [(rows, 3, total) for rows in sizes]
         self._shards = [torch.zeros(shape) for shape in shapes] if folder is None else _mapped(shapes, folder)
         self.visits = torch.zeros(count)
+        self._kept: dict[int, tuple[Tensor, Tensor]] | None = None
 
     def gather(self, subjects: Sequence[int], device: torch.device | None = None) -> Tensor:
         """Copies of the subjects' residuals, shape (len(subjects), total)."""
@@ -81,6 +82,7 @@ class IdentityBank:
             gradients: (len(subjects), total), on any device.
             rates: Learning rates and betas.
         """
+        self._remember(subjects)
         gradients = gradients.to("cpu", torch.float32)
         rows = [self._row(subject) for subject in subjects]
         visits = [self.visits[subject] for subject in subjects]
@@ -103,6 +105,27 @@ class IdentityBank:
                 maximize=False,
             )
         self.visits[list(subjects)] += 1
+
+    def keep(self) -> None:
+        """Take what is there as the state to go back to; only rows that change from now on are copied."""
+        self._kept = {}
+
+    def go_back(self) -> None:
+        """Give every row that changed since ``keep`` what it had then."""
+        for subject, (row, visits) in (self._kept or {}).items():
+            self._row(subject).copy_(row)
+            self.visits[subject] = visits
+        self.keep()
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the copies of changed rows take."""
+        return len(self._kept or {}) * 3 * self.total * 4
+
+    def _remember(self, subjects: Sequence[int]) -> None:
+        if self._kept is not None:
+            new = [subject for subject in subjects if subject not in self._kept]
+            self._kept |= {subject: (self._row(subject).clone(), self.visits[subject].clone()) for subject in new}
 
     def mean(self) -> Tensor:
         """Mean residual of all subjects that were visited, shape (total,)."""

@@ -1,4 +1,4 @@
-"""What a training step looks at: samples drawn by the step's number, noised latents, cached captions."""
+"""What a training step looks at: noised latents with their prompts, and the loss on them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,38 @@ __all__ = ["Batch", "CaptionCache", "denoising_losses"]
 _CAPTIONS_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples of one forward pass.
+    """Samples of one forward pass; some of its rows are a smaller batch.
 
     Args:
-        latents: (B, C, h, w); the photos of one subject stand side by side.
+        latents: (B, C, h, w) on any device; the photos of one subject stand side by side.
         noise: (B, C, h, w).
-        t: Timesteps, (B,).
-        captions: B texts.
+        t: Timesteps in the objective's unit, (B,).
+        conditioning: B rows, on the host's device.
+        weights: Of each sample's loss, (B,), on the host's device.
     """
 
     latents: Tensor
     noise: Tensor
     t: Tensor
-    captions: list[str]
+    conditioning: Conditioning
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, rows: slice | list[int]) -> Batch:
+        conditioning = {name: value[rows] for name, value in self.conditioning.items()}
+        return Batch(self.latents[rows], self.noise[rows], self.t[rows], conditioning, self.weights[rows])
+
+    @staticmethod
+    def joined(batches: Sequence[Batch]) -> Batch:
+        """All samples of several batches as one."""
+        latents, noise, t, weights = (
+            torch.cat(part) for part in zip(*((b.latents, b.noise, b.t, b.weights) for b in batches), strict=True)
+        )
+        return Batch(latents, noise, t, stack_conditioning([batch.conditioning for batch in batches]), weights)
 
 
 class CaptionCache:
@@ -70,21 +87,18 @@ class CaptionCache:
             self._rows[caption] = {key: value.clone() for key, value in rows.items()}
 
 
-def denoising_losses(host: Host, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-    """Mean squared error of the prediction, one number per sample.
+def denoising_losses(host: Host, batch: Batch) -> Tensor:
+    """Mean squared error of the prediction, one number per sample; weights are left to the caller.
 
     Args:
         host: The model with its chains injected.
-        latents: (B, C, h, w) on any device.
-        noise: (B, C, h, w).
-        t: (B,), in the objective's unit.
-        conditioning: B rows.
+        batch: The samples.
 
     Returns:
         (B,), float32.
     """
     objective, device = host.objective, host.device
-    latents, noise, t = (x.to(device, non_blocking=True) for x in (latents, noise, t))
+    latents, noise, t = (x.to(device, non_blocking=True) for x in (batch.latents, batch.noise, batch.t))
     noisy = objective.make_noisy(latents, noise, t).to(host.dtype)
-    error = host.predict(noisy, t, conditioning).float() - objective.target(latents, noise, t)
+    error = host.predict(noisy, t, batch.conditioning).float() - objective.target(latents, noise, t)
     return error.square().flatten(1).mean(1)

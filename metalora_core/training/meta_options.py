@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -90,11 +90,22 @@ class MetaTrainingOptions:
     name: str = ""
     license: str = ""
 
+    def stops_at(self, step: int) -> bool:
+        """Whether the loop looks at the loss after this many steps."""
+        return step == self.steps or step % self.read_every == 0 or step % self.checkpoint_every == 0
+
     @property
     def rounds(self) -> tuple[int, ...]:
         """Support steps before each query pass of an outer step; the shared factors' optimizer steps after each."""
         steps, every = self.inner_steps, self.query_every or self.inner_steps
         return tuple(min(every, steps - done) for done in range(0, steps, every)) if steps else (0,)
+
+    def passes(self, step: int) -> Iterator[tuple[range, int]]:
+        """The rounds of an outer step: numbers of its support passes among all of them, and that of its query pass."""
+        support = step * sum(self.rounds)
+        for query, steps in enumerate(self.rounds, start=step * len(self.rounds)):
+            yield range(support, support + steps), query
+            support += steps
 
     def check(self) -> None:
         """Raise ``InvalidOptions`` with all findings at once."""

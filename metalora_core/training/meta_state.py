@@ -18,38 +18,43 @@ from ..errors import InvalidOptions, TrainingDiverged
 from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
 from ..files.metadata import summarise
 from ..files.prior import Prior, PriorLayer, PriorMetadata
+from ..model.host import Host
+from ..model.objective import loss_scale
 from ..model.targets import Target, fingerprint, rank_for
-from .bank import IdentityBank
+from .bank import IdentityBank, SlotRates
 from .meta_options import MetaTrainingOptions
-from .optimizers import make_optimizer, restore_optimizer
+from .optimizers import copied_state, make_optimizer, restore_optimizer, scale_learning_rates
+from .schedule import warmup_cosine
 from .seeds import step_generator
 
 __all__ = ["MetaState", "gradient_of"]
 
 _KIND = "meta-training"
+_MOST_KEPT_BYTES = 2 * 1024**3
+"""Most that the copies of the bank's rows since the last good state may take."""
 
 
 class MetaState:
     """The shared factors, the bank and their optimizers.
 
     Args:
+        host: Gives the dtype and the device of the shared factors; the bank stays on the CPU.
         targets: Adapted layers.
         options: Settings.
-        subjects: Slots of the bank.
-        device: Where the shared factors live; the bank stays on the CPU.
+        subjects: Rows of the bank.
         earlier: Prior to start from; its layers and ranks must be those of this run.
     """
 
     def __init__(
         self,
+        host: Host,
         targets: Sequence[Target],
         options: MetaTrainingOptions,
         subjects: int,
-        device: torch.device,
         earlier: Prior | None = None,
     ) -> None:
-        generator = step_generator(options.seed, "initial values")
-        self.options = options
+        generator, device = step_generator(options.seed, "initial values"), host.device
+        self.options, self._loss_scale = options, loss_scale(host.dtype)
         self.meta_downs = {
             t.name: (torch.randn(options.r_meta, *t.shape[1:], generator=generator) / t.shape[1] ** 0.5).to(device)
             for t in targets
@@ -68,12 +73,20 @@ class MetaState:
         ]  # fmt: skip
         if options.warm_start == "learned":
             groups.append({"params": [self.common], "lr": options.common_learning_rate, "weight_decay": 0.0})
-        self.base_rates = [float(group["lr"]) for group in groups]
+        self._rates = [float(group["lr"]) for group in groups]
         self.optimizer = make_optimizer("adamw", groups)
+        self.step = 0
+        """Outer steps done."""
+        self.digest = ""
+        """Hash of whatever decides the run; only an equal run may continue its checkpoint."""
         self.losses: list[list[float]] = []
+        """[step, mean loss since the one before] of every look."""
+        self.unread: list[Tensor] = []
+        """Losses of the query passes since the last look."""
         self.earlier: dict[str, Any] = {}
         if earlier is not None:
             self._start_from(earlier)
+        self.keep()
 
     def _start_from(self, prior: Prior) -> None:
         """Take over the shared factors of an earlier prior: meta_down, and the warm start where it has one.
@@ -119,6 +132,43 @@ class MetaState:
         residual = bank.gather(rows, self.common.device)
         return (self.common.detach() + residual).requires_grad_()
 
+    def use(self, slots: Tensor, owners: Sequence[int]) -> None:
+        """Point each sample's chains at its slot.
+
+        Args:
+            slots: (rows, total).
+            owners: Number of the slot of each sample of the coming pass.
+        """
+        # One alone has no batch axis: a layer may then lay out its rows as it likes.
+        alone = slots[owners[0]] if len(owners) == 1 else None
+        every = owners == list(range(len(slots)))
+        mids, ups = self.layout.unpack(alone if alone is not None else slots if every else slots[owners])
+        for name, chain in self.factors.items():
+            chain.mid, chain.up = mids[name], ups[name]
+
+    def train_shared(self, wanted: bool) -> None:
+        """Let the coming passes give meta_down a gradient, or leave it frozen."""
+        for down in self.meta_downs.values():
+            down.requires_grad_(wanted)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients, times a scale that `unscale` takes out again."""
+        (loss * self._loss_scale).backward()
+
+    def unscale(self, slots: Tensor) -> None:
+        """Bring the gradients of a pass to their true size."""
+        if self._loss_scale != 1:
+            for leaf in (slots, *self.meta_downs.values()):
+                if leaf.grad is not None:
+                    leaf.grad.div_(self._loss_scale)
+
+    def rates_at(self, step: int) -> SlotRates:
+        """Set the rates of the shared factors for a step; returns those of the slots."""
+        options = self.options
+        factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)
+        scale_learning_rates(self.optimizer, self._rates, factor)
+        return SlotRates(options.mid_learning_rate * factor, options.up_learning_rate * factor, options.slot_decay)
+
     def update_shared(self, slots: Tensor) -> None:
         """One AdamW step on meta_down and the common identity."""
         options = self.options
@@ -129,19 +179,65 @@ class MetaState:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def save(self, path: Path, step: int, digest: str) -> None:
+    def read(self) -> float:
+        """Fetch the losses since the last look; returns their mean.
+
+        Raises:
+            TrainingDiverged: If it or a shared factor became NaN or infinite.
+        """
+        loss = float(torch.stack(self.unread).mean())
+        self._require_finite([] if math.isfinite(loss) else ["The loss"])
+        self.unread.clear()
+        self.losses.append([float(self.step), loss])
+        return loss
+
+    def keep(self) -> None:
+        """Take what is there as the last good state; the bank copies its rows only when they change."""
+        shared = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._shared().items()}
+        optimizer = copied_state(self.optimizer, torch.device("cpu"))
+        self._kept = (self.step, shared, optimizer, len(self.losses), list(self.unread))
+        self.bank.keep()
+
+    def keep_if_large(self) -> None:
+        """As `keep`, once the copies of the bank's rows take too much memory.
+
+        Raises:
+            TrainingDiverged: If a shared factor became NaN or infinite.
+        """
+        if self.bank.kept_bytes > _MOST_KEPT_BYTES:
+            self._require_finite([])
+            self.keep()
+
+    def go_back(self) -> None:
+        """Continue from the last good state."""
+        step, shared, optimizer, losses, unread = self._kept
+        for name, tensor in self._shared().items():
+            tensor.detach().copy_(shared[name])
+        self.optimizer.zero_grad(set_to_none=True)
+        restore_optimizer(self.optimizer, optimizer, step * len(self.options.rounds))
+        self.bank.go_back()
+        self.step, self.unread = step, list(unread)
+        del self.losses[losses:]
+
+    @property
+    def kept_step(self) -> int:
+        """Step of the last good state."""
+        return self._kept[0]
+
+    def save(self, path: Path) -> None:
         """Write a checkpoint; a full disk costs it, not the run."""
         state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
-        keep_checkpoint(path, Checkpoint(_KIND, step, digest, self._tensors(), state))
+        keep_checkpoint(path, Checkpoint(_KIND, self.step, self.digest, self._tensors(), state))
 
-    def load(self, path: Path, digest: str) -> int:
+    def load(self, path: Path) -> int:
         """Continue from a checkpoint; returns the steps done.
 
         Raises:
             DamagedFile: If the file is damaged, or its tensors are not those of this run.
+            InvalidOptions: If it belongs to another run.
         """
         own, usual = self._tensors(), self.checkpoint_bytes
-        saved = load_checkpoint(path, kind=_KIND, digest=digest, usual_bytes=usual)
+        saved = load_checkpoint(path, kind=_KIND, digest=self.digest, usual_bytes=usual)
         require_tensors(saved, path, own, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
         with refusing_damage(path):
             restore_optimizer(self.optimizer, saved.state["optimizer"], saved.step * len(self.options.rounds))
@@ -156,8 +252,10 @@ class MetaState:
             if bool((saved.tensors["bank.visits"] < 0).any()):
                 raise ValueError("the bank holds a subject that was visited less than never")
         for name, tensor in own.items():
-            tensor.copy_(saved.tensors[name])
-        return saved.step
+            tensor.detach().copy_(saved.tensors[name])
+        self.step = saved.step
+        self.keep()
+        return self.step
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -165,22 +263,22 @@ class MetaState:
         shared = sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
         return 2 * shared + sum(tensor.nbytes for tensor in self._tensors().values())
 
-    def require_finite(self, step: int) -> None:
-        """Raise ``TrainingDiverged`` if a shared factor became NaN or infinite, so that no such state is kept."""
-        wrong = [name for name, down in self.meta_downs.items() if not bool(down.isfinite().all())]
-        wrong += [] if bool(self.common.isfinite().all()) else ["the common identity"]
+    def _require_finite(self, wrong: list[str]) -> None:
+        wrong = wrong + [name for name, tensor in self._shared().items() if not bool(tensor.isfinite().all())]
         if wrong:
             raise TrainingDiverged(
-                f"{wrong[0]} became NaN or infinite at or before step {step}. Lower the learning rates "
-                "(meta_learning_rate first) or raise warmup_steps; the last checkpoint has the last good state.",
-                step=step,
+                f"{wrong[0]} became NaN or infinite at or before step {self.step}; the last good step is "
+                f"{self.kept_step}. Lower the learning rates (meta_learning_rate first) or raise warmup_steps.",
+                step=self.step,
+                last_good_step=self.kept_step,
             )
+
+    def _shared(self) -> dict[str, Tensor]:
+        return {f"meta_down.{name}": down for name, down in self.meta_downs.items()} | {"common": self.common}
 
     def _tensors(self) -> dict[str, Tensor]:
         """What changes beside the optimizer; the tensors are the state's own."""
-        tensors = {f"meta_down.{name}": down for name, down in self.meta_downs.items()}
-        tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
-        return tensors | {"common": self.common}
+        return self._shared() | {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
 
     def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target], picture_px: int) -> Prior:
         """What is kept: meta_down and, if asked, the warm start; the rest goes on record."""
@@ -211,7 +309,7 @@ class MetaState:
         settings = json.loads(json.dumps(dataclasses.asdict(self.options), default=str))
         last = self.losses[-max(len(self.losses) // 10, 1) :]
         final = sum(loss for _, loss in last) / max(len(last), 1)
-        record = {"settings": settings, "subjects": subjects, "steps": self.options.steps, "final_loss": final}
+        record = {"settings": settings, "subjects": subjects, "steps": self.step, "final_loss": final}
         return record | ({"earlier": self.earlier} if self.earlier else {})
 
 

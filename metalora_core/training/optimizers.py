@@ -14,6 +14,7 @@ from ..errors import InvalidOptions, MissingDependency
 
 __all__ = [
     "OPTIMIZERS",
+    "copied_state",
     "evaluation_mode",
     "make_optimizer",
     "restore_optimizer",
@@ -64,6 +65,21 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, base: Iterable[float]
     """Set every group's learning rate to its base rate times the schedule's factor."""
     for group, rate in zip(optimizer.param_groups, base, strict=True):
         group["lr"] = rate * factor
+
+
+def copied_state(optimizer: torch.optim.Optimizer, device: torch.device | None = None) -> dict[str, Any]:
+    """A copy of an optimizer's state, for `restore_optimizer`.
+
+    Args:
+        optimizer: Which.
+        device: Where the copies of its tensors are to lie; None for where they are.
+    """
+    saved = optimizer.state_dict()
+    state = {
+        number: {n: v.to(device, copy=True) if isinstance(v, torch.Tensor) else v for n, v in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return {"state": state, "param_groups": copy.deepcopy(saved["param_groups"])}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], steps: int) -> None:

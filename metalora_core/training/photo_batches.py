@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from ..model.objective import StratifiedTimesteps
 from ..model.sampling import sample
 from ..photos.training_set import TrainingSet, with_mirrored
 from .adaptation_options import AdaptationOptions
-from .batches import Batch, CaptionCache
+from .batches import Batch, CaptionCache, denoising_losses
 from .seeds import step_generator
 
 __all__ = ["HeldOut", "PhotoBatches"]
@@ -39,6 +37,11 @@ class PhotoBatches:
             self._class_samples = self._make_class_pictures(training_set.class_word)
 
     @property
+    def samples(self) -> int:
+        """In a batch."""
+        return self._options.batch_size + bool(self._class_samples)
+
+    @property
     def first_latent(self) -> Tensor:
         """Latent of the first photo, (1, C, h, w)."""
         return self._samples[0][0]
@@ -47,8 +50,8 @@ class PhotoBatches:
         """What a preview shows: the asked prompt, or the first photo's caption."""
         return self._captions.encode([self._preview_prompt])
 
-    def draw(self, step: int) -> tuple[Batch, Conditioning, Tensor]:
-        """Samples, their conditioning and their weights, which sum to 1 over the photos."""
+    def draw(self, step: int) -> Batch:
+        """The samples of a step; the weights of its photos sum to 1."""
         options, generator = self._options, step_generator(self._options.seed, "adaptation", step)
         chosen = [self._photo_at(step * options.batch_size + i) for i in range(options.batch_size)]
         t, weights = self._timesteps.at(step), torch.full((len(chosen),), 1 / len(chosen))
@@ -60,8 +63,8 @@ class PhotoBatches:
             weights = torch.cat([weights, torch.tensor([options.preservation_weight])])
         stacked = torch.cat(latents)
         noise = _to_device(torch.randn(stacked.shape, generator=generator), self._host.device)
-        captions = [caption for _, caption in chosen]
-        return Batch(stacked, noise, t, captions), self._captions.encode(captions), _to_device(weights, noise.device)
+        conditioning = self._captions.encode([caption for _, caption in chosen])
+        return Batch(stacked, noise, t, conditioning, _to_device(weights, noise.device))
 
     def _photo_at(self, number: int) -> tuple[Tensor, str]:
         if len(self._samples) == 1:
@@ -91,14 +94,6 @@ class PhotoBatches:
         ]
 
 
-@dataclass(frozen=True)
-class _Probe:
-    latents: Tensor
-    noise: Tensor
-    t: Tensor
-    conditioning: Conditioning
-
-
 class HeldOut:
     """Loss on photos that are not learned from, at fixed noise and noise levels, so that steps can be compared.
 
@@ -110,14 +105,19 @@ class HeldOut:
     """
 
     def __init__(self, host: Host, photos: TrainingSet, samples: int, seed: int) -> None:
-        self._host = host
         captions, levels = CaptionCache(host), (torch.arange(samples) + 0.5) / samples
-        self.probes: list[_Probe] = []
+        self._host, self._batches = host, list[Batch]()
         for number, (latent, caption) in enumerate(_encode_photos(host, photos)):
             noise = torch.randn(samples, *latent.shape[1:], generator=step_generator(seed, "held out", number))
             t = host.objective.timesteps_from_uniform(levels)
             stacked = latent.expand(samples, -1, -1, -1)
-            self.probes.append(_Probe(stacked, noise, t, captions.encode([caption] * samples)))
+            weights = torch.full((samples,), 1 / samples, device=host.device)
+            self._batches.append(Batch(stacked, noise, t, captions.encode([caption] * samples), weights))
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Mean over all photos and noise levels, with whatever is injected into the host's model."""
+        return float(torch.cat([denoising_losses(self._host, batch) for batch in self._batches]).mean())
 
 
 def _encode_photos(host: Host, photos: TrainingSet) -> list[tuple[Tensor, str]]:

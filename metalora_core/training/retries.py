@@ -1,23 +1,38 @@
-"""How a step of an adaptation is computed, and what is changed when that does not work.
+"""How a step of a training is computed, and what is changed when that does not work.
 
 The first steps are the measurement: a run starts with the plan that is asked for. Whenever a step does not fit into
-memory it takes the next saving, and where the passes cannot be compiled it goes on without. Recomputing blocks changes
-nothing in the result; a batch in pieces and compiled passes change its rounding.
+memory it takes the next saving, and where the passes cannot be compiled it continues without; each time from the last
+good state. Recomputing blocks changes nothing in the result; a batch in pieces and compiled passes change its rounding.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+from ..errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
 from ..model.host import Host
+from .batches import Batch
 
-__all__ = ["StepPlan", "free_memory"]
+__all__ = [
+    "Resumable",
+    "StepPlan",
+    "first_line",
+    "free_memory",
+    "kept_on_failure",
+    "last_good_saved",
+    "train_with_retries",
+]
 
-_OF_HOST = ("compiled", "checkpointing", "swapped")
+_Samples = TypeVar("_Samples", Batch, list[int])
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,35 +54,31 @@ class StepPlan:
     @staticmethod
     def of(host: Host) -> StepPlan:
         """The plan that a host is set to."""
-        compiled, checkpointing, swapped = (bool(getattr(host, name, False)) for name in _OF_HOST)
-        return StepPlan(compiled, checkpointing, swapped and bool(getattr(host, "can_swap", False)))
+        return StepPlan(host.compiled, host.checkpointing, host.swapped and host.can_swap)
 
-    def smaller(self, host: Host, batch: int) -> StepPlan | None:
+    def smaller(self, host: Host, samples: int) -> StepPlan | None:
         """The next plan that needs less memory, or None.
 
         Args:
-            host: Has an attribute ``checkpointing`` if it can recompute blocks; ``can_swap`` says whether it can keep
-                them elsewhere.
-            batch: Samples a step.
+            host: Says what it can save.
+            samples: In a batch.
         """
-        if not self.checkpointing and hasattr(host, "checkpointing"):
+        if not self.checkpointing and host.can_checkpoint:
             return replace(self, checkpointing=True)
-        if self.pieces < batch:
-            return replace(self, pieces=min(2 * self.pieces, batch))
-        if self.checkpointing and not self.swapped and getattr(host, "can_swap", False):
+        if self.pieces < samples:
+            return replace(self, pieces=min(2 * self.pieces, samples))
+        if self.checkpointing and not self.swapped and host.can_swap:
             return replace(self, compiled=False, swapped=True)
         return None
 
     def set_on(self, host: Host) -> None:
         """Let the host follow the plan from the next `Host.training` on."""
-        for name in _OF_HOST:
-            if hasattr(host, name):
-                setattr(host, name, getattr(self, name))
+        host.compiled, host.checkpointing, host.swapped = self.compiled, self.checkpointing, self.swapped
 
-    def cut(self, batch: int) -> Iterator[slice]:
-        """Rows of each piece of a batch."""
-        size = -(-batch // self.pieces)
-        return (slice(start, start + size) for start in range(0, batch, size))
+    def cut(self, batch: _Samples) -> Iterator[_Samples]:
+        """The pieces of a batch, or of a list with an entry for each of its samples."""
+        size = -(-len(batch) // self.pieces)
+        return (batch[start : start + size] for start in range(0, len(batch), size))
 
     @property
     def text(self) -> str:
@@ -78,8 +89,156 @@ class StepPlan:
         return ", ".join(words + ([f"the batch in {self.pieces} pieces"] if self.pieces > 1 else []))
 
 
+class Resumable(Protocol):
+    """State of a training that remembers where it last was good."""
+
+    @property
+    def kept_step(self) -> int:
+        """Step of the last good state."""
+        ...
+
+    def go_back(self) -> None:
+        """Continue from the last good state."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the state; it is the last good one."""
+        ...
+
+
+def train_with_retries(
+    host: Host, samples: int, train: Callable[[StepPlan], None], state: Resumable
+) -> tuple[StepPlan, tuple[str, ...]]:
+    """Train to the end, with another plan whenever the one before does not work.
+
+    Args:
+        host: Starts with the plan it is set to and has it again at the end.
+        samples: In the largest batch.
+        train: From the state's step to the last; called again after a failure.
+        state: Taken back to its last good state after a failure.
+
+    Returns:
+        The plan that worked, and a line for each change; each is logged too.
+
+    Raises:
+        OutOfMemory: If a step does not fit even with every saving.
+    """
+    asked = plan = StepPlan.of(host)
+    notes: list[str] = []
+    try:
+        while True:
+            plan.set_on(host)
+            failure = _attempt(train, plan)
+            if failure is None:
+                return plan, tuple(notes)
+            # Here nothing of the failed step is alive any more: its frames went with the exception.
+            free_memory(host.device)
+            state.go_back()
+            plan, reason = _other_plan(plan, host, samples, failure, state.kept_step)
+            notes.append(f"{reason}; continuing from step {state.kept_step}, {plan.text}.")
+            _LOG.warning("%s", notes[-1])
+    finally:
+        asked.set_on(host)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a plan did not work.
+
+    Args:
+        said: The error's first line.
+        of_compiler: The passes could not be compiled; otherwise the memory did not suffice.
+    """
+
+    said: str
+    of_compiler: bool
+
+
+def _attempt(train: Callable[[StepPlan], None], plan: StepPlan) -> _Failure | None:
+    try:
+        train(plan)
+    except Exception as error:
+        uncompiled = plan.compiled and is_compile_failure(error)
+        if not (uncompiled or is_out_of_memory(error)):
+            raise
+        return _Failure(first_line(error), of_compiler=uncompiled)
+    return None
+
+
+def _other_plan(plan: StepPlan, host: Host, samples: int, failure: _Failure, step: int) -> tuple[StepPlan, str]:
+    """The plan to continue with, and why in words."""
+    if failure.of_compiler:
+        return replace(plan, compiled=False), f"The passes could not be compiled ({failure.said})"
+    smaller = plan.smaller(host, samples)
+    if smaller is None:
+        raise OutOfMemory(
+            f"Step {step + 1} does not fit into memory, even {plan.text}. Use smaller pictures, free memory, or load "
+            f"the base in fewer bits. The error was: {failure.said}"
+        )
+    return smaller, "A step did not fit into memory"
+
+
+def first_line(error: BaseException) -> str:
+    """What was said, of a compiler's backend what it met; the error is not kept, nor the frames that hang on it."""
+    cause = getattr(error, "inner_exception", error)
+    return (str(cause) or type(cause).__name__).splitlines()[0][:200]
+
+
 def free_memory(device: torch.device) -> None:
     """Give back what a failed step has left behind."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def kept_on_failure(
+    state: Resumable, checkpoint: Path | None, result: Callable[[], object], *, forget: bool
+) -> Generator[None]:
+    """Keep the last good state whatever stops a training: in the error, or as a checkpoint to resume from.
+
+    Args:
+        state: Of the training.
+        checkpoint: Where to write it, unless no step was finished since it was read; None for nowhere.
+        result: Makes what the error carries, once the state is back at its last good step.
+        forget: Remove the checkpoint of a run that diverged: resumed, it would only diverge again.
+
+    Raises:
+        TrainingDiverged: As it came, with ``last_good``.
+    """
+    began = state.kept_step
+    try:
+        yield
+    except TrainingDiverged as error:
+        state.go_back()
+        error.last_good = result()
+        if checkpoint is not None and forget:
+            checkpoint.unlink(missing_ok=True)
+        raise
+    except BaseException:  # a host's own interrupt may be anything; finished steps are kept
+        if checkpoint is not None and state.kept_step != began:
+            state.go_back()
+            state.save(checkpoint)
+        raise
+
+
+@contextmanager
+def last_good_saved(path: Path, save: Callable[[Path, Any], object]) -> Generator[None]:
+    """Save what a training had learned by its last good step if it diverges inside.
+
+    Args:
+        path: Of the whole result; what is saved gets ".last_good" into its name, if there was a good step.
+        save: Writes it.
+
+    Raises:
+        TrainingDiverged: As it came; the text says where the result is.
+    """
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.last_good is None or not error.last_good_step:
+            raise
+        kept = path.with_suffix(f".last_good{path.suffix}")
+        save(kept, error.last_good)
+        text = f"{error} What was learned by step {error.last_good_step} was saved as {kept}."
+        raise TrainingDiverged(text, error.step, error.last_good_step, error.last_good) from error

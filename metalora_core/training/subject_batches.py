@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidOptions
-from ..model.objective import Objective, StratifiedTimesteps
-from .batches import Batch
+from ..model.host import Host
+from ..model.objective import StratifiedTimesteps
+from .batches import Batch, CaptionCache
 from .meta_options import MetaTrainingOptions
 from .seeds import step_generator
 
@@ -40,15 +41,15 @@ class SubjectBatches:
     """Chooses the batches of a meta-training; everything depends on seed and step only.
 
     Args:
+        host: Encodes each caption once; its timesteps are stratified over all passes of a role.
         subjects: The data set.
         options: Batch size, photos per subject, seed, caption dropout and the photos of an episode.
-        objective: Its timesteps are stratified over all passes of a role.
 
     Raises:
         InvalidOptions: If there are fewer subjects than a batch holds.
     """
 
-    def __init__(self, subjects: SubjectDataset, options: MetaTrainingOptions, objective: Objective) -> None:
+    def __init__(self, host: Host, subjects: SubjectDataset, options: MetaTrainingOptions) -> None:
         if not 1 <= options.subjects_per_batch <= len(subjects):
             raise InvalidOptions(
                 f"The batch size is {options.subjects_per_batch} subjects, but the data set has {len(subjects)}. Lower "
@@ -56,12 +57,19 @@ class SubjectBatches:
             )
         self._subjects, self._size, self._photos = subjects, options.subjects_per_batch, options.photos_per_subject
         self._seed, self._dropout = options.seed, options.caption_dropout
-        samples = self._size * self._photos
+        self._device, self._captions = host.device, CaptionCache(host, torch.device("cpu"))
+        self.samples = self._size * self._photos
+        """In a batch; as many of each subject, side by side."""
         self._timesteps = {
-            "support": StratifiedTimesteps(objective, samples, options.seed + 1),
-            "query": StratifiedTimesteps(objective, samples, options.seed),
+            "support": StratifiedTimesteps(host.objective, self.samples, options.seed + 1),
+            "query": StratifiedTimesteps(host.objective, self.samples, options.seed),
         }
         self._episodes, self._support_photos = options.inner_steps > 0, options.support_photos
+
+    def encode_captions(self) -> None:
+        """Encode all captions ahead, so that the text encoder and the model need not be in memory together."""
+        subjects = self._subjects
+        self._captions.prepare(text for subject in range(len(subjects)) for text in subjects.captions_of(subject))
 
     def subjects_at(self, step: int) -> list[int]:
         """Distinct subjects of a step; every epoch is a new permutation."""
@@ -71,7 +79,9 @@ class SubjectBatches:
         return order[place * self._size : (place + 1) * self._size].tolist()
 
     def draw(self, subjects: Sequence[int], step: int, role: str, episode: int) -> Batch:
-        """Samples of these subjects.
+        """Samples of these subjects; all weights are 1.
+
+        So each slot gets the gradient that an adaptation with batch 1 would see; Adam does not mind the factor.
 
         Args:
             subjects: From ``subjects_at``.
@@ -92,7 +102,8 @@ class SubjectBatches:
             captions = [caption if keep else "" for caption, keep in zip(captions, kept, strict=True)]
         stacked = torch.cat(latents)
         noise = torch.randn(stacked.shape, generator=generator)
-        return Batch(stacked, noise, self._timesteps[role].at(step), captions)
+        weights = torch.ones(len(captions), device=self._device)
+        return Batch(stacked, noise, self._timesteps[role].at(step), self._captions.encode(captions), weights)
 
     def _photos_for(self, role: str, subject: int, count: int, episode: int) -> list[int]:
         """A subject's photos that a pass of this role may show."""

@@ -1,4 +1,4 @@
-"""All trained factors of one identity in one vector, with their gradients in another."""
+"""All trained factors in one vector, with their gradients in another."""
 
 from __future__ import annotations
 
@@ -20,29 +20,41 @@ class TrainedVector:
     its gradient a view of its place in the gradient vector. An optimizer sees two parameters, all mids and all ups.
 
     Args:
-        layout: Where each factor lies.
-        start: First values, (total,), float32; copied.
+        layout: Where each factor of a subject lies.
+        start: First values of every subject, (total,), float32; copied.
         dtype: What the model computes in; another one than float32 gets a copy that ``cast`` brings up to date.
+        subjects: How many lie side by side; factors of one have no batch axis.
     """
 
-    def __init__(self, layout: SlotLayout, start: Tensor, dtype: torch.dtype) -> None:
-        self.flat = start.detach().clone()
-        """All values, (total,), float32; may be written to between two steps."""
+    def __init__(self, layout: SlotLayout, start: Tensor, dtype: torch.dtype, subjects: int = 1) -> None:
+        self._layout, self._subjects, self._sizes = layout, subjects, layout.mid_sizes + layout.up_sizes
+        self.flat = self.spread(start.detach())
+        """All values, (subjects · total,), float32, the subjects of a layer side by side; may be written to between two
+        steps."""
         self._gradient = torch.zeros_like(self.flat)
-        cut = layout.mid_total
-        self.parameters: tuple[Tensor, Tensor] = (_leaf(self.flat[:cut]), _leaf(self.flat[cut:]))
+        cut = subjects * layout.mid_total
+        self.parameters: tuple[Tensor, Tensor] = (
+            _leaf(self.flat[:cut], self._gradient[:cut]),
+            _leaf(self.flat[cut:], self._gradient[cut:]),
+        )
         """All mids and all ups, for an optimizer."""
-        for parameter, gradient in zip(self.parameters, (self._gradient[:cut], self._gradient[cut:]), strict=True):
-            parameter.grad = gradient
         self.loss_scale = loss_scale(dtype)
-        """What the loss has to be multiplied by before its backward pass."""
+        """What a loss has to be multiplied by before its backward pass."""
         same = dtype == torch.float32
         self._used = self.flat if same else self.flat.to(dtype)
         self._used_gradient = self._gradient if same else torch.zeros_like(self._used)
-        self.factors: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = _leaves(
-            layout, self._used, self._used_gradient
-        )
-        """mid and up per target, for the forward pass."""
+        self.factors: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = self._leaves()
+        """mid and up per target, for the forward pass: (r_mid, r_meta) and (out, r_mid), of several subjects with
+        (subjects, …) in front."""
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(total,) numbers of one subject for all of them, in the order of ``flat``; a copy."""
+        return torch.cat([piece.repeat(self._subjects) for piece in values.split(self._sizes)])
+
+    def by_subject(self) -> Tensor:
+        """A copy of all values, (subjects, total)."""
+        pieces = self.flat.split([self._subjects * size for size in self._sizes])
+        return torch.cat([piece.view(self._subjects, -1) for piece in pieces], dim=1)
 
     def cast(self) -> None:
         """Bring the factors of the forward pass up to date with the vector."""
@@ -58,15 +70,17 @@ class TrainedVector:
         """Forget the gradients."""
         self._used_gradient.zero_()
 
+    def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        layout, side_by_side = self._layout, (self._subjects,) if self._subjects > 1 else ()
+        shapes = [(*side_by_side, *shape) for kind in (layout.mid_shapes, layout.up_shapes) for shape in kind.values()]
+        sizes = [self._subjects * size for size in self._sizes]
+        places = zip(self._used.split(sizes), self._used_gradient.split(sizes), shapes, strict=True)
+        leaves = [_leaf(values.view(shape), gradient.view(shape)) for values, gradient, shape in places]
+        names, count = layout.names, len(layout.names)
+        return dict(zip(names, leaves[:count], strict=True)), dict(zip(names, leaves[count:], strict=True))
 
-def _leaf(view: Tensor) -> Tensor:
-    return view.detach().requires_grad_()
 
-
-def _leaves(layout: SlotLayout, flat: Tensor, gradient: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    values, gradients = layout.unpack(flat), layout.unpack(gradient)
-    leaves = tuple({name: _leaf(view) for name, view in kind.items()} for kind in values)
-    for kind, places in zip(leaves, gradients, strict=True):
-        for name, leaf in kind.items():
-            leaf.grad = places[name]
-    return leaves[0], leaves[1]
+def _leaf(values: Tensor, gradient: Tensor) -> Tensor:
+    leaf = values.detach().requires_grad_()
+    leaf.grad = gradient
+    return leaf

@@ -13,11 +13,12 @@ from ...metalora_core import __version__
 from ...metalora_core.adaptation import adapt
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import TrainingCancelled
-from ...metalora_core.files.identity import Identity, last_good_saved, load_identity, save_identity
+from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import chosen_flip
 from ...metalora_core.training.adaptation_options import AdaptationOptions
 from ...metalora_core.training.progress import AdaptationProgress
+from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.step_preset import step_preset
 from .audit import note_identity
 from .folders import ADAPTED, IDENTITIES, new_file, shown
@@ -118,7 +119,7 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     notes = [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
     notes += [note for note in (request.references.enlarged(resolution),) if note]
     try:
-        with torch.enable_grad(), last_good_saved(path):
+        with torch.enable_grad(), last_good_saved(path, save_identity):
             result = adapt(
                 host,
                 request.prior,
@@ -126,7 +127,6 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
                 request.options(),
                 on_progress=_on_progress,
                 checkpoint=unfinished,
-                on_note=notes.append,
             )
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
@@ -139,7 +139,7 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     notes.append(note_identity("identity learned", identity, shown(IDENTITIES, path)))
     unfinished.unlink(missing_ok=True)
     done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px."
-    return identity, " ".join([done, *filter(None, notes)])
+    return identity, " ".join([done, *filter(None, notes), *result.notes])
 
 
 def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:

@@ -15,6 +15,7 @@ from ...metalora_core.photos.subject_folders import FolderSubjects, find_subject
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
+from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.subject_batches import SubjectDataset
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
 from .host.comfy_host import ComfyHost
@@ -78,7 +79,6 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     host = ComfyHost(
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
-    host.compiled = False  # only an adaptation goes on without where the passes cannot be compiled
     losses: list[float] = []
 
     def on_progress(progress: MetaTrainingProgress) -> None:
@@ -92,7 +92,8 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
         host.encode_prompts(captions)
         options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
-        prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
+        with last_good_saved(path, save_prior):
+            prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
     prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))

@@ -19,7 +19,7 @@ from metalora_core.errors import (
     TrainingDiverged,
     UnusableReferences,
 )
-from metalora_core.files.identity import Identity, chain_factors, last_good_saved, load_identity, save_identity
+from metalora_core.files.identity import Identity, chain_factors, load_identity, save_identity
 from metalora_core.files.prior import Prior
 from metalora_core.inject import Injection
 from metalora_core.meta_training import meta_train
@@ -29,6 +29,7 @@ from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.meta_options import MetaTrainingOptions
 from metalora_core.training.optimizers import make_optimizer
 from metalora_core.training.progress import AdaptationProgress
+from metalora_core.training.retries import last_good_saved
 
 OPTIONS = AdaptationOptions(
     steps=30, read_every=5, checkpoint_every=10, mid_learning_rate=1e-2, up_learning_rate=1e-2, seed=3
@@ -159,13 +160,12 @@ def test_cold_start_of_no_steps_is_the_base_and_warm_start_is_the_prior(prior: P
             assert torch.equal(host.predict(*arguments), before)
 
 
-def test_step_sizes_of_an_earlier_release_are_left_alone_and_said(prior: Prior):
+def test_step_sizes_of_an_earlier_release_are_left_alone_and_said(prior: Prior, caplog: pytest.LogCaptureFixture):
     layers = {name: replace(layer, step_size=torch.tensor([0.0, 0.5])) for name, layer in prior.layers.items()}
-    notes: list[str] = []
-    sized = adapt(ToyHost(), replace(prior, layers=layers), photos(), OPTIONS, on_note=notes.append)
+    sized = adapt(ToyHost(), replace(prior, layers=layers), photos(), OPTIONS)
+    assert caplog.messages == ["The step sizes in the prior are not used: learning them proved of no use."]
     plain = adapt(ToyHost(), prior, photos(), OPTIONS)
     assert all(torch.equal(a, b) for a, b in zip(tensors(sized.identity), tensors(plain.identity), strict=True))
-    assert notes == ["The prior's step sizes are not used: learning them proved of no use."]
 
 
 def test_same_seed_twice_is_equal_and_another_is_not(prior: Prior):
@@ -238,7 +238,7 @@ def test_nan_stops_with_the_step_and_the_last_good_identity(prior: Prior, tmp_pa
     kept = tmp_path / "whole.last_good.safetensors"
     with (
         pytest.raises(TrainingDiverged, match=r"by step 10 was saved as .*whole\.last_good\.safetensors"),
-        last_good_saved(tmp_path / "whole.safetensors"),
+        last_good_saved(tmp_path / "whole.safetensors", save_identity),
     ):
         adapt(Breaking(), prior, photos(), OPTIONS)
     assert same(load_identity(kept), found.value.last_good)

@@ -91,3 +91,17 @@ def test_its_tensors_are_its_whole_state():
 def test_a_bank_of_nobody_is_refused():
     with pytest.raises(InvalidOptions, match="at least one"):
         IdentityBank(0, 3, 7)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_going_back_undoes_every_update_since_the_state_was_kept(mapped: bool, tmp_path: Path):
+    bank = filled(tmp_path if mapped else None)
+    bank.keep()
+    before = {name: tensor.clone() for name, tensor in bank.tensors().items()}
+    for subjects in ([0, 4], [4, 1]):
+        bank.update(subjects, torch.ones(2, 7), SlotRates(0.1, 0.1))
+    assert bank.kept_bytes == 3 * 3 * 7 * 4
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in bank.tensors().items())
+    bank.go_back()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bank.tensors().items())
+    assert bank.kept_bytes == 0

@@ -55,8 +55,9 @@ def delta(start: ChainStart, flat: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", ["meta_cold", "meta_warm"])
-def test_a_cohort_of_one_is_an_adaptation(name: str, flip: bool) -> None:
-    host = ToyHost()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_cohort_of_one_is_an_adaptation_bit_for_bit(dtype: torch.dtype, name: str, flip: bool) -> None:
+    host = ToyHost(dtype)
     prior = toy_prior(host)
     start = chain_of(name, host, prior, 0)
     flats = train_cohort(host, start, [photos(1)], replace(OPTIONS, flip=flip), [6])[0].flats
@@ -64,8 +65,7 @@ def test_a_cohort_of_one_is_an_adaptation(name: str, flip: bool) -> None:
     learned = adapt(host, prior, photos(1), options).identity
     mids, ups = start.layout.unpack(flats[0])
     for target, layer in learned.layers.items():
-        torch.testing.assert_close(mids[target], layer.mid, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(ups[target], layer.up, atol=1e-5, rtol=1e-4)
+        assert torch.equal(mids[target], layer.mid) and torch.equal(ups[target], layer.up)
 
 
 def test_the_plain_chain_is_plain_lora_by_peft() -> None:

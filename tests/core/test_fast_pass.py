@@ -69,13 +69,13 @@ def learned():
 
     host.denoise = piece
 
-    def learn(*, compiled: bool) -> tuple[Tensor, list[str]]:
+    def learn(*, compiled: bool) -> tuple[Tensor, tuple[str, ...]]:
         host.compiled = compiled
-        notes: list[str] = []
         photos = TrainingSet((torch.full((3, 128, 128), 0.5),), ("photo of a ohwx person",), "person", "ohwx")
         options = AdaptationOptions(steps=3, read_every=1)
-        layers = adapt(host, stand_in_prior(host), photos, options, on_note=notes.append).identity.layers
-        return torch.cat([factor.flatten() for layer in layers.values() for factor in (layer.mid, layer.up)]), notes
+        result = adapt(host, stand_in_prior(host), photos, options)
+        layers = result.identity.layers.values()
+        return torch.cat([factor.flatten() for layer in layers for factor in (layer.mid, layer.up)]), result.notes
 
     return learn, host
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from core.toy_host import ToyHost, ToySubjects
+from core.toy_host import ReadingHost, ToyHost, ToySubjects
 from torch import Tensor
 
 from metalora_core.errors import InvalidOptions, TrainingCancelled, TrainingDiverged
@@ -104,11 +104,12 @@ def test_every_caption_is_encoded_once():
 
 
 def test_an_epoch_shows_every_subject_once_and_roles_share_no_photo():
-    batches = SubjectBatches(ToySubjects(), replace(OPTIONS, inner_steps=1, warm_start="none"), ToyHost().objective)
+    host = ReadingHost()
+    batches = SubjectBatches(host, ToySubjects(), replace(OPTIONS, inner_steps=1, warm_start="none"))
     assert sorted(batches.subjects_at(0) + batches.subjects_at(1)) == list(range(6))
     assert batches.subjects_at(2) + batches.subjects_at(3) != batches.subjects_at(0) + batches.subjects_at(1)
     shown = {
-        role: {c for step in range(20) for c in batches.draw([0, 1], step, role, step).captions}
+        role: {c for step in range(20) for c in host.captions_of(batches.draw([0, 1], step, role, step))}
         for role in ("support", "query")
     }
     assert len(shown["support"]) == len(shown["query"]) == 2
@@ -207,11 +208,13 @@ def test_every_episode_ends_with_a_query(inner_steps: int, query_every: int, rou
 
 def test_support_photos_of_an_episode_stay_and_are_never_its_query_photos():
     options = replace(OPTIONS, inner_steps=3, support_photos=1, warm_start="none", photos_per_subject=2)
-    batches = SubjectBatches(ToySubjects(), options, ToyHost().objective)
+    host = ReadingHost()
+    batches = SubjectBatches(host, ToySubjects(), options)
     episodes: set[frozenset[str]] = set()
     for episode in range(12):
-        support = {c for inner in range(3) for c in batches.draw([0], 3 * episode + inner, "support", episode).captions}
-        query = set(batches.draw([0], episode, "query", episode).captions)
+        passes = [batches.draw([0], 3 * episode + inner, "support", episode) for inner in range(3)]
+        support = {caption for batch in passes for caption in host.captions_of(batch)}
+        query = set(host.captions_of(batches.draw([0], episode, "query", episode)))
         assert len(support) == 1 and not support & query
         episodes.add(frozenset(support))
     assert len(episodes) > 1

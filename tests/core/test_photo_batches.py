@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from core.toy_host import ToyHost
+from core.toy_host import ReadingHost, ToyHost
 
 from metalora_core.photos.training_set import TrainingSet, chosen_flip, mirror_caption, with_mirrored
 from metalora_core.training.adaptation_options import AdaptationOptions
@@ -20,11 +20,11 @@ def _photos() -> TrainingSet:
 
 def test_flip_mirrors_words_and_crop_moves_the_window():
     assert mirror_caption("Left eye, light from the right, leftover") == "Right eye, light from the left, leftover"
-    host = ToyHost()
+    host = ReadingHost()
     batches = PhotoBatches(host, _photos(), AdaptationOptions(flip=True, crop_px=2))
-    drawn = [batches.draw(step)[0] for step in range(12)]
+    drawn = [batches.draw(step) for step in range(12)]
     assert {batch.latents.shape for batch in drawn} == {(1, 4, 2, 2)}
-    assert {"left" in batch.captions[0] for batch in drawn} == {True, False}
+    assert {"left" in host.captions_of(batch)[0] for batch in drawn} == {True, False}
     assert len({batch.latents.sum().item() for batch in drawn}) > 4
 
 

@@ -13,6 +13,7 @@ from metalora_core.model.host import Conditioning
 from metalora_core.model.objective import FlowObjective, Objective
 from metalora_core.model.targets import Part, Target
 from metalora_core.model.weights_digest import weights_digest
+from metalora_core.training.batches import Batch
 
 WIDTH = 12
 
@@ -43,6 +44,8 @@ class ToyHost:
     family = "toy"
     latent_channels = 4
     downscale = 2
+    compiled = checkpointing = swapped = False
+    can_checkpoint = can_swap = False
 
     def __init__(self, dtype: torch.dtype = torch.float32, objective: Objective | None = None, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -77,6 +80,9 @@ class ToyHost:
         rows = [sum((_word(word) for word in prompt.split()), torch.zeros(WIDTH)) for prompt in prompts]
         return {"text": 0.3 * torch.stack(rows).to(self.dtype)}
 
+    def passes(self, conditioning: Conditioning) -> list[list[int]]:
+        return [list(range(len(conditioning["text"])))]
+
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         scale = 1.0 if self.objective.name == "flow" else 0.001
         return self.model(noisy, t * scale, conditioning["text"])
@@ -90,6 +96,21 @@ class ToyHost:
         finally:
             for parameter, flag in zip(self.model.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)
+
+
+class ReadingHost(ToyHost):
+    """Its conditioning is the number of the caption, so that a test can read what a batch shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._captions: list[str] = []
+
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        self._captions += [prompt for prompt in prompts if prompt not in self._captions]
+        return {"text": torch.tensor([[self._captions.index(prompt)] for prompt in prompts])}
+
+    def captions_of(self, batch: Batch) -> list[str]:
+        return [self._captions[int(number)] for number in batch.conditioning["text"]]
 
 
 class ToySubjects:

@@ -129,8 +129,8 @@ def train_plain_lora(
         for step in range(shared.steps):
             factor = warmup_cosine(step, shared.steps, shared.warmup_steps, shared.final_rate)
             scale_learning_rates(optimizer, [options.learning_rate], factor)
-            batch, conditioning, weights = batches.draw(step)
-            loss = denoising_losses(host, batch.latents, batch.noise, batch.t, conditioning) @ weights
+            batch = batches.draw(step)
+            loss = denoising_losses(host, batch) @ batch.weights
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -62,6 +62,7 @@ class ComfyHost:
         self.captions = Captions(model.load_device)
         self.rows_together, self.overwrites = True, False
         self.checkpointing = checkpointing
+        self.swapped, self.can_swap = False, False  # ComfyUI moves weights by itself
         self._compilers = compile_wrappers(model)
         self.compiled = bool(self._compilers)
         self.resolution = resolution
@@ -182,10 +183,14 @@ class ComfyHost:
     def _side(self) -> int:
         return max(1, self.resolution // self.downscale)
 
+    @property
+    def can_checkpoint(self) -> bool:
+        # What is written over between a pass and its recomputation would spoil it, so such a model keeps everything.
+        return not self.overwrites
+
     @contextmanager
     def training(self) -> Iterator[ComfyHost]:
-        # What is written over between a pass and its recomputation would spoil it, so such a model keeps everything.
-        recomputed = self.checkpointing and not self.overwrites
+        recomputed = self.checkpointing and self.can_checkpoint
         gradients = exact_gradients(self.model, checkpointing=recomputed, overwrites=self.overwrites)
         with self._loaded(TRAINING_MEMORY_FACTOR), _cancelling(), gradients:
             yield self
