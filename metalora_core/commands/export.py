@@ -18,7 +18,7 @@ def export(
     prior: Annotated[str, typer.Option(help='The prior it was learned with: a file, "avatars" or "products".')],
     output: Annotated[Path, typer.Option(help="LoRA file to write.")],
     layout: Annotated[
-        Literal["comfyui", "kohya", "diffusers"], typer.Option(help="Whose key names to use.")
+        Literal["comfyui", "kohya", "diffusers"], typer.Option(help="Naming scheme of the keys.")
     ] = "comfyui",
     strength: Annotated[float, typer.Option(help="Baked into the file: 1 is the identity as it was learned.")] = 1.0,
     dtype: Annotated[
@@ -28,7 +28,7 @@ def export(
     thumbnail: Annotated[str, typer.Option(help="A picture that LoRA managers show.")] = "",
     json: options.Json = False,
 ) -> None:
-    """Fold an identity and its prior into an ordinary LoRA that any loader reads."""
+    """Fold an identity and its prior into an ordinary LoRA for any loader."""
     from ..files.export import export_lora
     from ..files.identity import load_identity
     from ..hosts.target_map import layout_targets

@@ -1,7 +1,7 @@
-"""An identity folded with its prior into an ordinary LoRA file, for loaders that have never heard of Meta-LoRA.
+"""An identity folded with its prior into an ordinary LoRA file, for loaders that know nothing of Meta-LoRA.
 
 ``ΔW = scale · up · mid · meta_down`` folds to ``alpha / rank · lora_up · lora_down`` exactly. The middle factor never
-appears under a name of its own: ComfyUI would read a key called ``lora_mid`` as a convolution core.
+has a name of its own: ComfyUI would read a key called ``lora_mid`` as a convolution core.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LoRALayer:
         name: Target name.
         down: (rank, in) or (rank, in, kh, kw).
         up: (out, rank).
-        scale: Prior's scale times the strength that was asked for.
+        scale: The prior's scale times the requested strength.
     """
 
     name: str
@@ -54,7 +54,7 @@ def fold_identity(identity: Identity, prior: Prior, strength: float = 1.0) -> li
     """Fold every target of an identity to the smaller of its two ranks, in the factors' own precision.
 
     Raises:
-        IncompatibleBaseModel: If the prior is another one.
+        IncompatibleBaseModel: If the prior is a different one.
         RankMismatch: If a mid does not fit its meta_down.
     """
     layers: list[LoRALayer] = []
@@ -104,7 +104,7 @@ def export_lora(
     """
     layers = fold_identity(identity, prior, strength)
     if layout not in _LAYOUTS:
-        raise InvalidOptions(f"there is no layout {layout!r}; choose one of {', '.join(_LAYOUTS)}.")
+        raise InvalidOptions(f"unknown layout {layout!r}; choose one of {', '.join(_LAYOUTS)}.")
     by_name = None if targets is None else {target.name: target for target in targets}
     missing = [layer.name for layer in layers if by_name is not None and layer.name not in by_name]
     if missing:
@@ -135,7 +135,7 @@ def _require_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
 
 def _of_one_rank(layers: Sequence[LoRALayer]) -> list[LoRALayer]:
     # diffusers matches the ranks and alphas of single modules by parts of their names, which are not unique in Flux and
-    # rewritten in a UNet. Zero rows and columns up to one common rank change nothing and leave it nothing to match.
+    # rewritten in a UNet. Padding with zeros to one common rank changes nothing and leaves nothing to match.
     rank = max(layer.down.shape[0] for layer in layers)
     padded: list[LoRALayer] = []
     for layer in layers:
@@ -174,7 +174,7 @@ def _kohya(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Targ
 
 def _diffusers(layers: Sequence[LoRALayer], prior: Prior, targets: Mapping[str, Target] | None) -> dict[str, Tensor]:
     if targets is None:
-        raise InvalidOptions("the diffusers layout needs the base model's targets: load the base model and give them.")
+        raise InvalidOptions("the diffusers layout needs the base model's targets; load the base model and pass them.")
     family = family_named(prior.metadata.family)
     prefix = family.component if family else "transformer"
     tensors: dict[str, Tensor] = {}
