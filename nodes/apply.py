@@ -65,12 +65,13 @@ class ApplyIdentity(io.ComfyNode):
         method: str = "auto",
     ) -> io.NodeOutput:
         from .bridge.consent import check_use
-        from .bridge.patching import Window, apply_identity
+        from .bridge.patching import Window, apply_identity, beside_note
 
         check_use(identity)
         window = Window.checked(start_percent, end_percent)
         applied, coverage = apply_identity(model, identity.factors(), strength, window, method, identity.title)
-        return io.NodeOutput(applied, coverage.text, ui=ui.PreviewText(coverage.text))
+        told = f"{coverage.text}{beside_note(model, applied)}"
+        return io.NodeOutput(applied, told, ui=ui.PreviewText(told))
 
 
 class IdentityHook(io.ComfyNode):

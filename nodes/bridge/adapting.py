@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ...metalora_core.training.step_preset import step_preset
 from .audit import note_identity
 from .folders import ADAPTED, IDENTITIES, new_file, shown
 from .host.comfy_host import ComfyHost
-from .host.digests import model_digest, part_digest
+from .host.digests import model_digest, part_digest, uncompared
 from .host.memory import wants_checkpointing
 from .host.targets import compile_wrappers, targets_of
 from .host.trial import try_out
@@ -93,7 +94,9 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     targets_of_prior(request.prior, targets_of(model))
     request.references.check_consent()
     resolution = request.resolution or request.references.usual_resolution(request.prior)
-    key = _key(model, clip, vae, request, resolution)
+    # What cannot be compared may differ from the last run's, so nothing learned before is given out or continued.
+    unknown = uncompared(model, clip, vae)
+    key = uuid.uuid4().hex if unknown else _key(model, clip, vae, request, resolution)
     name = f"{ADAPTED}/{_file_stem(request.references.trigger)}_{key[:16]}"
     path = new_file(IDENTITIES, name)
     place = shown(IDENTITIES, path)
@@ -101,7 +104,8 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
         identity = _bound(load_identity(path), request.references.consent_id, path)
         return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {place}")
     identity, note = _train(model, clip, vae, request, resolution, path)
-    return _outcome(identity, request.prior, f"{note} Saved {place}")
+    told = f" Trained from the start each time: {', '.join(unknown)} cannot be compared." if unknown else ""
+    return _outcome(identity, request.prior, f"{note} Saved {place}.{told}".replace("..", "."))
 
 
 def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, path: Path) -> tuple[Identity, str]:

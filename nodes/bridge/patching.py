@@ -65,6 +65,13 @@ def apply_identity(
     return _patched(model, factors, strength)
 
 
+def beside_note(model: Any, applied: Any) -> str:
+    """What a user of core's Save Model has to know where an identity acts beside the weights; empty for a patch."""
+    if len(applied.injections) == len(model.injections):
+        return ""
+    return "; beside the weights, so Save Model writes the model without it: choose patch to save it with the model"
+
+
 def patchable(model: Any, factors: Mapping[str, ChainFactors]) -> bool:
     """Whether every targeted weight is an ordinary tensor in which a small delta survives."""
     weights = [model.model.diffusion_model.get_submodule(name).weight for name in factors]
@@ -122,7 +129,10 @@ class BesideWeights:
         self._placed = {}
 
     def _place(self, chain: ChainFactors, device: torch.device, dtype: torch.dtype) -> ChainFactors:
-        tensors = {name: getattr(chain, name).to(device, dtype) for name in ("meta_down", "mid", "up")}
+        # Copies outside inference mode, so that a training on top of this identity can save them for its backward pass.
+        with torch.inference_mode(False):
+            names = ("meta_down", "mid", "up")
+            tensors = {name: getattr(chain, name).to(device, dtype, copy=True) for name in names}
         return replace(chain, **tensors, strength=self.strength)
 
     def scheduled(self, limits: tuple[float, float]) -> Any:

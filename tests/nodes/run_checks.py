@@ -9,7 +9,10 @@ import time
 import traceback
 from typing import Any
 
-MODULES = ("gradients", "restoring", "applying", "parity", "trial", "adapting", "meta_training", "refusals", "lists")
+MODULES = (
+    "gradients", "restoring", "applying", "parity", "trial", "adapting",
+    "meta_training", "refusals", "lists", "reuse",
+)  # fmt: skip
 MARK = "RESULTS "
 
 

@@ -60,6 +60,10 @@ CHECKS = (
     "check_pictures_of_a_list_are_scored_together",
     "check_several_values_for_one_set_are_refused",
     "check_one_small_photo_does_not_make_the_others_small",
+    "check_every_change_of_the_model_is_learned_on_its_own",
+    "check_every_change_of_the_text_encoder_is_learned_on_its_own",
+    "check_what_cannot_be_compared_is_trained_each_time",
+    "check_a_model_that_would_be_saved_without_its_identity_says_so",
 )
 
 

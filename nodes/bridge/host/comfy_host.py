@@ -15,6 +15,7 @@ from ....metalora_core.model.compiled_pass import hooks_guarded
 from ....metalora_core.model.host import Conditioning
 from ....metalora_core.model.objective import MixedObjective
 from ....metalora_core.model.targets import Target
+from .carried import carried_wrappers, ordinary_adapters
 from .conditioning import Captions, Conds, encode_prompt, model_conds
 from .digests import model_digest
 from .gradients import exact_gradients
@@ -63,7 +64,7 @@ class ComfyHost:
         self.rows_together, self.overwrites = True, False
         self.checkpointing = checkpointing
         self.swapped, self.can_swap = False, False  # ComfyUI moves weights by itself
-        self._compilers = compile_wrappers(model)
+        self._compilers, self._wrappers = compile_wrappers(model), carried_wrappers(model)
         self.compiled = bool(self._compilers)
         self.resolution = resolution
         self._rules = model.get_model_object("model_sampling")
@@ -139,7 +140,8 @@ class ComfyHost:
     def passes(self, conditioning: Conditioning) -> list[list[int]]:
         """Rows of a batch that go through the model together; the others follow in passes of their own."""
         groups = self.captions.groups(conditioning)
-        return groups if self.rows_together else [[row] for group in groups for row in group]
+        # A wrapper such as a time window may look at one noise level only.
+        return groups if self.rows_together and not self._wrappers else [[row] for group in groups for row in group]
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         if self._active is None:
@@ -175,8 +177,8 @@ class ComfyHost:
         # A model may keep a prompt's keys and values between steps unless a block is replaced; here its weights change.
         blocks = options.get("patches_replace", {})
         options["patches_replace"] = {**blocks, "dit": {**blocks.get("dit", {}), "metalora": None}}
-        if compiled:
-            options["wrappers"] = merge_nested_dicts(dict(options.get("wrappers", {})), self._compilers)
+        for wrappers in (self._wrappers, self._compilers if compiled else {}):
+            options["wrappers"] = merge_nested_dicts(dict(options.get("wrappers", {})), wrappers)
         return options
 
     @property
@@ -192,7 +194,7 @@ class ComfyHost:
     def training(self) -> Iterator[ComfyHost]:
         recomputed = self.checkpointing and self.can_checkpoint
         gradients = exact_gradients(self.model, checkpointing=recomputed, overwrites=self.overwrites)
-        with self._loaded(TRAINING_MEMORY_FACTOR), _cancelling(), gradients:
+        with self._loaded(TRAINING_MEMORY_FACTOR), _cancelling(), ordinary_adapters(self._active), gradients:
             yield self
 
     @contextmanager

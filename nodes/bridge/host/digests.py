@@ -1,41 +1,64 @@
-"""Which weights a MODEL, CLIP or VAE has; the same before and after loading."""
+"""Which MODEL, CLIP and VAE this is with all that nodes have hung on it, the same before and after it is loaded."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from ....metalora_core.model.weights_digest import sampled_bytes, weights_digest
+from ....metalora_core.model.weights_digest import weights_digest
+from .carried import carried_wrappers
+from .state_hash import StateHash
 
 
 def model_digest(model: Any) -> str:
-    """Digest of a MODEL with the patches on it; the unpatched weights count, so it does not change when loaded."""
-    network = _unpatched(model.model.diffusion_model, model.backup, "diffusion_model.")
-    digest = hashlib.sha256(weights_digest(network).encode())
-    for key, patches in sorted(model.patches.items()):
-        for patch in patches:
-            digest.update(f"{key} {patch[0]} {patch[2]} {patch[3]}".encode())
-            for tensor in _tensors_in(getattr(patch[1], "weights", patch[1])):
-                digest.update(sampled_bytes(tensor))
-    return digest.hexdigest()
+    """Digest of whatever decides a MODEL's predictions in a training."""
+    return _model_state(model).hexdigest()
 
 
 def part_digest(part: Any) -> str:
-    """Digest of the network in a CLIP or VAE."""
+    """Digest of a CLIP or VAE."""
+    return _part_state(part).hexdigest()
+
+
+def uncompared(model: Any, *parts: Any) -> list[str]:
+    """What hangs on a MODEL, CLIP or VAE and cannot be compared with another run's, by type."""
+    states = [_model_state(model), *map(_part_state, parts)]
+    return sorted({name for state in states for name in state.unknown})
+
+
+def _model_state(model: Any) -> StateHash:
+    network = _unpatched(model.model.diffusion_model, model.backup, "diffusion_model.")
+    state = _patcher_state(model, weights_digest(network))
+    state.add(model.get_model_object("model_sampling"))
+    return state.add(type(model.model).__qualname__)
+
+
+def _part_state(part: Any) -> StateHash:
     patcher = part.patcher
-    return weights_digest(_unpatched(patcher.model, patcher.backup, ""))
+    state = _patcher_state(patcher, weights_digest(_unpatched(patcher.model, patcher.backup, "")))
+    # Of a CLIP: where to stop, and what the tokenizer was told.
+    for name in ("layer_idx", "tokenizer_options", "use_clip_schedule", "apply_hooks_to_conds"):
+        state.add(getattr(part, name, None))
+    return state
+
+
+def _patcher_state(patcher: Any, weights: str) -> StateHash:
+    """Patches, replaced parts, attention and block patches, wrappers, and what is computed beside the weights.
+
+    Keys of injections and wrappers are left out where they are drawn anew by each node.
+    """
+    state = StateHash().add(weights)
+    state.add(patcher.patches).add(patcher.object_patches)
+    state.add(getattr(patcher, "weight_wrapper_patches", {}))
+    state.add(patcher.model_options.get("transformer_options", {}))
+    state.add([list(injections) for injections in patcher.injections.values()])
+    wrappers = carried_wrappers(patcher)
+    return state.add([[kind, list(by_key.values())] for kind, by_key in wrappers.items()])
 
 
 def _unpatched(network: nn.Module, backup: dict[str, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in network.named_parameters():
         kept = backup.get(prefix + name)
         yield name, parameter if kept is None else kept.weight
-
-
-def _tensors_in(weights: Any) -> list[Tensor]:
-    if isinstance(weights, Tensor):
-        return [weights]
-    return [tensor for item in weights for tensor in _tensors_in(item)] if isinstance(weights, (list, tuple)) else []

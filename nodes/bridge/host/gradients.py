@@ -108,6 +108,11 @@ def _without_inference_mode(tensor: Tensor) -> Tensor:
     return packed
 
 
+def ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can save, over the same storage where it was made in inference mode."""
+    return _without_inference_mode(tensor) if _needs_wrapping(tensor) else tensor
+
+
 def _needs_wrapping(tensor: Any) -> bool:
     # A quantised weight of core's is several tensors behind one; it is expanded in the forward pass and never saved.
     return isinstance(tensor, Tensor) and not hasattr(tensor, "_qdata") and tensor.is_inference()

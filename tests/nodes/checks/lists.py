@@ -57,7 +57,7 @@ def check_pictures_of_a_list_are_scored_together() -> None:
 
 def check_several_values_for_one_set_are_refused() -> None:
     told = message_of(lambda: _prepared(_photos(), class_word=["person", "dog"]))
-    assert told.startswith("InvalidOptions") and "class_word got 2 values that differ" in told, told
+    assert told.startswith("InvalidOptions") and "class_word got 2 different values" in told, told
     assert _prepared(_photos(), class_word=["person", "person"])[0].class_word == "person"
 
 
