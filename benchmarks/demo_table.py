@@ -26,14 +26,13 @@ def run_subject(domain: str, index: int, photos: int, steps: int) -> list[dict[s
     import torch
 
     from metalora_core.demo.report import demo_fields
-    from metalora_core.demo.run import DemoOptions, compare, tuned_options
-    from metalora_core.demo.subjects import pocket_subject
+    from metalora_core.demo.run import compare
+    from metalora_core.evaluation.subjects.pocket import demo_subject
     from metalora_core.pocket import load_pocket_host, load_pocket_prior, load_readers
 
     torch.set_num_threads(1)
-    subject = pocket_subject(domain, index, photos, PROMPTS, load_readers())
-    options = tuned_options(DemoOptions(steps), domain, photos)
-    results = compare(load_pocket_host(), load_pocket_prior(domain), subject, options)
+    subject = demo_subject(domain, index, photos, PROMPTS, load_readers())
+    results = compare(load_pocket_host(), load_pocket_prior(domain), subject, steps=steps)
     return [row | {"subject": index} for row in demo_fields([(subject, results)])]
 
 

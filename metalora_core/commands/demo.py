@@ -10,7 +10,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..demo.subjects import DemoSubject
+    from ..evaluation.subjects.world import LearnedSubject
 
 
 def demo(
@@ -31,11 +31,11 @@ def demo(
     json: options.Json = False,
 ) -> None:
     """Learn a subject with Meta-LoRA and with plain LoRA; write a picture and print a table."""
-    from ..demo.report import demo_fields, demo_figure, demo_table
-    from ..demo.run import DemoOptions, compare, tuned_options
+    from ..demo.figure import demo_figure
+    from ..demo.report import demo_fields, demo_table
+    from ..demo.run import compare
     from ..errors import InvalidOptions
     from ..photos.pictures import save_picture
-    from ..pocket import load_pocket_prior
     from .loading import POCKET, load_base_model, load_prior_for, require_output
     from .terminal import answer, progress_bars
 
@@ -49,8 +49,8 @@ def demo(
     runs = []
     for one in _subjects(photos, class_word, domain, subject, photo_count, prompts):
         with progress_bars(quiet=json) as bars:
-            chosen = tuned_options(DemoOptions(steps, seed, flip=not photos), one.domain, len(one.training_set.images))
-            runs.append((one, compare(host, load_pocket_prior(one.domain), one, chosen, bars)))
+            prior = load_prior_for("", POCKET, one.photos.class_word)
+            runs.append((one, compare(host, prior, one, steps=steps, seed=seed, flip=not photos, on_progress=bars)))
     save_picture(demo_figure(runs, steps), picture)
     fields = {"picture": str(picture), "rows": demo_fields(runs)}
     answer(fields, f"\n{demo_table(runs)}\n\nThe picture: {picture}", json)
@@ -58,8 +58,8 @@ def demo(
 
 def _subjects(
     photos: str, class_word: str, domain: str, index: int, photo_count: int, prompts: int
-) -> list[DemoSubject]:
-    from ..demo.subjects import own_subject, pocket_subject
+) -> list[LearnedSubject]:
+    from ..evaluation.subjects.pocket import demo_subject, own_subject
     from ..pocket import load_readers
     from ..pocket.world.factors import DOMAINS, Domain
     from .terminal import remark
@@ -68,4 +68,4 @@ def _subjects(
     if photos:
         return [own_subject(Path(photos), class_word, prompts, readers, remark)]
     chosen: list[Domain] = [one for one in DOMAINS if domain in ("both", one)]
-    return [pocket_subject(one, index, photo_count, prompts, readers) for one in chosen]
+    return [demo_subject(one, index, photo_count, prompts, readers) for one in chosen]

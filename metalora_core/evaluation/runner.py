@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidOptions, UnreadableFile
 from .plan import BenchPlan, Unit
 from .rows import Row, append_rows, read_rows
-from .subjects.world import Bench, LearnedSubject, World
+from .subjects.pocket import Bench
+from .subjects.world import LearnedSubject, World
 
 if TYPE_CHECKING:
     from torch import Tensor

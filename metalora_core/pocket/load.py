@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -18,7 +19,7 @@ from .world.factors import DOMAINS, Domain
 if TYPE_CHECKING:
     from ..files.prior import Prior
     from ..hosts.diffusers import DiffusersHost
-    from .readers import Readers
+    from .readers import FactorReader
     from .text import WordTextEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -122,8 +123,8 @@ def load_pocket_prior(domain: Domain) -> Prior:
 
 
 @lru_cache(maxsize=1)
-def load_readers() -> Readers:
+def load_readers() -> Mapping[Domain, FactorReader]:
     """The shipped scorers of all domains."""
-    from .readers import FactorReader, Readers
+    from .readers import FactorReader
 
-    return Readers({domain: _load_into(FactorReader(domain), reader_file(domain)) for domain in DOMAINS})
+    return {domain: _load_into(FactorReader(domain), reader_file(domain)) for domain in DOMAINS}

@@ -6,7 +6,7 @@ They do what face recognition and CLIP do for real photos. Here the truth is kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,12 +79,10 @@ def prompt_error(read: Tensor, asked: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean errors of a set of pictures, and of each."""
+    """Mean errors of a set of pictures."""
 
     identity: float
     prompt: float
-    identity_each: tuple[float, ...]
-    prompt_each: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -99,38 +97,11 @@ def score(reader: FactorReader, pictures: Tensor, truth: Tensor, scenes: Sequenc
     """
     identity, found = reader(pictures.clamp(0, 1))
     asked = torch.stack([scene_truth(scene, reader.domain) for scene in scenes])
-    identity_each = identity_error(identity, truth, reader.domain)
-    prompt_each = prompt_error(found, asked)
-    return Scores(
-        float(identity_each.mean()),
-        float(prompt_each.mean()),
-        tuple(identity_each.tolist()),
-        tuple(prompt_each.tolist()),
-    )
+    errors = identity_error(identity, truth, reader.domain), prompt_error(found, asked)
+    return Scores(*(float(error.mean()) for error in errors))
 
 
 def error_floor(reader: FactorReader, subjects: Sequence[Subject], scenes: Sequence[Scene]) -> Scores:
     """The scorer's own error on true photos of the subjects; no picture can be expected to score lower."""
     truth = torch.stack([subject.vector for subject in subjects])
     return score(reader, render(subjects, scenes), truth, scenes)
-
-
-@dataclass(frozen=True)
-class Readers:
-    """One scorer for each domain."""
-
-    by_domain: Mapping[Domain, FactorReader]
-
-    @torch.no_grad()
-    def read_identity(self, pictures: Tensor, domain: Domain) -> Tensor:
-        """Identity vectors of pictures (B, 3, 128, 128), shape (B, vector_size(domain))."""
-        return self.by_domain[domain](pictures.clamp(0, 1))[0]
-
-    @torch.no_grad()
-    def read_scene(self, pictures: Tensor, domain: Domain) -> Tensor:
-        """Scene numbers of pictures (B, 3, 128, 128), shape (B, 9 or 7), in the order of ``SCENE_NAMES``."""
-        return self.by_domain[domain](pictures.clamp(0, 1))[1]
-
-    def score(self, pictures: Tensor, domain: Domain, truth: Tensor, scenes: Sequence[Scene]) -> Scores:
-        """See :func:`score`."""
-        return score(self.by_domain[domain], pictures, truth, scenes)

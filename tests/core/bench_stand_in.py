@@ -13,7 +13,7 @@ from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.model.host import Conditioning
 from metalora_core.model.targets import fingerprint
-from metalora_core.pocket.readers import FactorReader, Readers
+from metalora_core.pocket.readers import FactorReader
 from metalora_core.pocket.world.factors import DOMAINS
 
 
@@ -63,6 +63,6 @@ def stand_in_prior(host: Any, seed: int = 0, domain: str = "avatars") -> Prior:
 def stand_in_bench() -> Bench:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    readers = Readers({domain: FactorReader(domain).eval().requires_grad_(False) for domain in DOMAINS})
+    readers = {domain: FactorReader(domain).eval().requires_grad_(False) for domain in DOMAINS}
     host = stand_in_host()
     return Bench(host, {domain: stand_in_prior(host, i, domain) for i, domain in enumerate(DOMAINS)}, readers)

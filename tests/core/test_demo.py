@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 
 from metalora_core.commands import cli
-from metalora_core.demo.figure import Column, Panel, draw_figure
-from metalora_core.demo.subjects import TRIGGER, other_scenes, pocket_subject
+from metalora_core.demo.figure import demo_figure
+from metalora_core.demo.run import MethodResult
+from metalora_core.evaluation.subjects.pocket import demo_subject, other_scenes, pocket_subject
+from metalora_core.evaluation.subjects.world import TRIGGER, LearnedSubject
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.pictures import save_picture, to_pil
+from metalora_core.photos.training_set import TrainingSet
 from metalora_core.pocket import load_readers
 from metalora_core.pocket.world.factors import DOMAINS, Domain
 from metalora_core.pocket.world.scenes import draw_scenes
@@ -38,28 +41,28 @@ def test_photos_of_every_scene_still_leave_prompts() -> None:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_test_subject_is_nobody_of_the_other_splits(domain: Domain) -> None:
     readers = load_readers()
-    test, other = (pocket_subject(domain, 0, 1, 1, readers, split) for split in ("test", "validation"))
-    assert test.truth is not None
-    assert other.truth is not None
-    assert not torch.equal(test.training_set.images[0], other.training_set.images[0])
-    assert all(TRIGGER in caption for caption in (*test.training_set.captions, *test.prompts))
-    assert not any(TRIGGER in caption for caption in test.captions(""))
-
-
-def picture(shade: int) -> Image.Image:
-    return Image.new("RGB", (20, 20), (shade, shade, shade))
+    test = demo_subject(domain, 0, 1, 1, readers)
+    other = pocket_subject(domain, "validation", 0, 1, readers[domain], photos=1)
+    assert len(test.truth) == len(other.truth) == 1
+    assert not torch.equal(test.photos.images[0], other.photos.images[0])
+    assert all(TRIGGER in caption for caption in (*test.photos.captions, *test.prompts))
+    assert not any(TRIGGER in caption for caption in test.nameless)
+    assert test.nameless[0].startswith(f"photo of a {test.photos.class_word}, ")
 
 
 def test_the_figure_is_the_same_each_time_and_grows_with_its_content() -> None:
-    def panel(prompts: int, columns: int) -> Panel:
-        pictures = tuple(picture(40 * i) for i in range(prompts))
-        columns_of = tuple(Column(f"method {i}", "note", pictures, winner=i == 1) for i in range(columns))
-        return Panel("A mug", "note", pictures[:1], tuple("a prompt" for _ in pictures), columns_of)
+    def panel(prompts: int, columns: int) -> tuple[LearnedSubject, list[MethodResult]]:
+        pictures = torch.linspace(0, 0.9, prompts)[:, None, None, None].expand(-1, 3, 20, 20)
+        photos = TrainingSet((pictures[0],), ("photo of a ohwx mug",), "mug", TRIGGER)
+        asked = ("a prompt",) * prompts
+        subject = LearnedSubject("products", 0, photos, asked, asked, "", pictures, lambda *_: pytest.fail("scored"))
+        names = ("base model", "Meta-LoRA", "truth", *(f"method {i}" for i in range(9)))
+        return subject, [MethodResult(name, pictures, 0.1, 0.2) for name in names[:columns]]
 
-    small, again = (draw_figure("Title", "subtitle", [panel(1, 3)]) for _ in range(2))
+    small, again = (demo_figure([panel(1, 3)], 100) for _ in range(2))
     assert small.tobytes() == again.tobytes()
-    assert draw_figure("Title", "subtitle", [panel(3, 3)]).height > small.height
-    assert draw_figure("Title", "subtitle", [panel(1, 8), panel(1, 3)]).width > small.width
+    assert demo_figure([panel(3, 3)], 100).height > small.height
+    assert demo_figure([panel(1, 8), panel(1, 3)], 100).width > small.width
 
 
 def test_a_saved_picture_has_the_pixels_and_the_notes(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def made_up_rows(spread: float = 0.0, people: int = 12) -> list[Row]:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_true_photo_scores_the_floor_and_copies_nothing(domain: Domain) -> None:
     torch.manual_seed(0)
-    subject = pocket_subject(domain, "validation", 3, 2)
-    scores = subject.score(subject.truth, 1, FactorReader(domain).eval())
+    subject = pocket_subject(domain, "validation", 3, 2, FactorReader(domain).eval())
+    scores = subject.score(subject.truth, 1)
     assert scores.identity_error == scores.prompt_error == 0
     assert scores.diversity == pytest.approx(1)
     assert scores.identity_floor > 0 and scores.prompt_floor > 0

@@ -128,12 +128,12 @@ def pocket_embedder(domain: Domain) -> Callable[[Tensor], Tensor]:
     """The pocket model's own scorer: pictures (B, 3, H, W) in 0..1 to vectors (B, features) of unit length."""
     from ...pocket.load import load_readers
 
-    readers = load_readers()
+    reader = load_readers()[domain]
 
     def embed(pictures: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             small = F.interpolate(pictures.clone(), size=(128, 128), mode="bilinear", antialias=True)
-            read = readers.read_identity(small, domain)
+            read, _ = reader(small.clamp(0, 1))
         # Factors lie in 0..1; around their middle, opposite people point in opposite directions.
         return F.normalize(read - 0.5, dim=-1)
 

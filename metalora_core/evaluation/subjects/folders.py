@@ -19,9 +19,8 @@ from ...photos.subject_folders import subject_folders
 from ...photos.training_set import TrainingSet, is_one_sided
 from ..conditions import CONDITIONS
 from .embedders import Embedder
-from .pocket import TRIGGER
 from .scores import PictureScores, likeness, pair_cosines
-from .world import LearnedSubject
+from .world import TRIGGER, LearnedSubject
 
 if TYPE_CHECKING:
     from ...files.prior import Prior
@@ -102,9 +101,9 @@ class PhotoFolders:
     ) -> Sequence[LearnedSubject]:
         """Folders number so and so, by name."""
         folders = subject_folders(self.options.folder)
-        return [self._subject(folders[number], number, plan.most_photos, condition) for number in numbers]
+        return [self._subject(folders[number], domain, number, plan.most_photos, condition) for number in numbers]
 
-    def _subject(self, folder: Path, number: int, most: int, condition: str) -> LearnedSubject:
+    def _subject(self, folder: Path, domain: str, number: int, most: int, condition: str) -> LearnedSubject:
         options, changed = self.options, CONDITIONS[condition]
         everything = load_training_set([folder], options.class_word, TRIGGER, self.size_px)
         photos, kept = split_training_set(everything, options.held_out)
@@ -122,7 +121,7 @@ class PhotoFolders:
         prompts = tuple(prompt.replace("{subject}", f"{TRIGGER} {options.class_word}") for prompt in options.prompts)
         truth = torch.stack(kept.images)
         score = partial(embedded_scores, learned.images, truth, asked, self.whose, self.what)
-        return LearnedSubject(number, learned, prompts, asked, "", truth, score)
+        return LearnedSubject(domain, number, learned, prompts, asked, "", truth, score)
 
 
 @torch.no_grad()

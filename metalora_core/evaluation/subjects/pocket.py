@@ -1,84 +1,194 @@
-"""The benchmark's subjects: subjects of the pocket world with reference photos, prompts and known truth."""
+"""Subjects of the pocket world: reference photos, prompts and known truth, for the benchmark and the demonstration."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
+from ...photos.reading import load_training_set
 from ...photos.training_set import TrainingSet, is_one_sided
 from ...pocket.readers import FactorReader, prompt_error
 from ...pocket.world.factors import Domain, Split, Subject, draw_subject, identity_error
 from ...pocket.world.render import PICTURE_SIZE, render
-from ...pocket.world.scenes import Scene, draw_scenes, scene_truth
-from ..conditions import CLEAN, Condition
-from ..plan import MOST_PHOTOS, first_index
+from ...pocket.world.scenes import BACKGROUNDS, EXPRESSIONS, Scene, draw_scenes, scene_truth
+from ..conditions import CLEAN, CONDITIONS, Condition
+from ..plan import MOST_PHOTOS
 from .scores import PictureScores, copying, diversity
+from .world import TRIGGER, LearnedSubject
 
-__all__ = [
-    "MOST_PHOTOS",
-    "TRIGGER",
-    "BenchSubject",
-    "chosen_scenes",
-    "first_index",
-    "pocket_subject",
-    "reference_words",
-]
+if TYPE_CHECKING:
+    from ...files.prior import Prior
+    from ...model.host import Host
+    from ..plan import BenchPlan
 
-TRIGGER = "ohwx"
-_DRAWS_PER_PROMPT = 40
+__all__ = ["Bench", "chosen_scenes", "demo_subject", "other_scenes", "own_subject", "pocket_subject"]
+
+_DRAWS_PER_PROMPT = 60
+# The demonstration's photos and prompts have seeds of their own, so that no prompt repeats a photo's small changes.
+_DEMO_PHOTOS, _DEMO_PROMPTS = 31_000_000, 32_000_000
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The pocket world as a `World`.
+
+    Args:
+        host: The base model.
+        priors: Of each domain.
+        readers: Score the pictures of each domain.
+    """
+
+    host: Host
+    priors: Mapping[str, Prior]
+    readers: Mapping[Domain, FactorReader]
+
+    def subjects(
+        self, plan: BenchPlan, domain: str, numbers: Sequence[int], condition: str
+    ) -> Sequence[LearnedSubject]:
+        """The subjects of these numbers of the plan's split."""
+        own, split = cast("Domain", domain), cast("Split", plan.split)
+        most, where = plan.most_photos, CONDITIONS[condition]
+        return [pocket_subject(own, split, n, plan.prompts, self.readers[own], most, where) for n in numbers]
+
+
+@lru_cache(maxsize=160)
+def pocket_subject(
+    domain: Domain,
+    split: Split,
+    index: int,
+    prompts: int,
+    reader: FactorReader,
+    photos: int = MOST_PHOTOS,
+    condition: Condition = CLEAN,
+) -> LearnedSubject:
+    """A subject of the benchmark.
+
+    Args:
+        domain: "avatars" or "products".
+        split: "test", or "validation" for tuning.
+        index: Its number in the split.
+        prompts: Scenes to ask for.
+        reader: Scores the pictures.
+        photos: How many of its photos are taken; fewer change nothing about them.
+        condition: What is done to its photos, and which of them comes first.
+    """
+    subject = draw_subject(domain, split, index)
+    shown, asked = chosen_scenes(subject, prompts, condition.first_photo)
+    return _rendered(subject, shown[:photos], asked, reader, condition)
+
+
+def demo_subject(
+    domain: Domain, index: int, photos: int, prompts: int, readers: Mapping[Domain, FactorReader]
+) -> LearnedSubject:
+    """A test subject of the demonstration, which no training or tuning has seen."""
+    shown = tuple(draw_scenes(domain, photos, _DEMO_PHOTOS + index))
+    asked = other_scenes(domain, shown, prompts, _DEMO_PROMPTS + index, apart=3, same_light=True)
+    return _rendered(draw_subject(domain, "test", index), shown, asked, readers[domain])
+
+
+def own_subject(
+    photos: Path,
+    class_word: str,
+    prompts: int,
+    readers: Mapping[Domain, FactorReader],
+    on_note: Callable[[str], None] | None = None,
+) -> LearnedSubject:
+    """A user's own subject; for the truth stands what the scorer reads in its photos, averaged.
+
+    Args:
+        photos: Folder of photos.
+        class_word: What it is; "person" belongs to the avatars, every other word to the products.
+        prompts: Scenes to ask for.
+        readers: Read the photos and score the pictures.
+        on_note: Called with what could be better in the photos.
+
+    Raises:
+        UnusableReferences: If the folder holds no usable photo.
+    """
+    from ...pocket.load import load_pocket_prior
+
+    domain: Domain = "avatars" if class_word.lower() == "person" else "products"
+    own = load_training_set([photos], class_word, TRIGGER, PICTURE_SIZE, on_note, load_pocket_prior(domain))
+    who, shown = _read(readers[domain], torch.stack(own.images))
+    asked = other_scenes(domain, (), prompts, _DEMO_PROMPTS)
+    score = _Scorer(readers[domain], who.mean(dim=0), shown, _numbers(asked, domain), torch.empty(0, 3, 1, 1))
+    return _subject(domain, 0, own, asked, "", score)
+
+
+def _rendered(
+    subject: Subject, shown: Sequence[Scene], asked: Sequence[Scene], reader: FactorReader, condition: Condition = CLEAN
+) -> LearnedSubject:
+    domain, word = subject.domain, subject.class_word
+    pictures = render([subject] * (len(shown) + len(asked)), [*shown, *asked], PICTURE_SIZE)
+    photos = condition.spoil(pictures[: len(shown)], _seed("spoil", subject))
+    training_set = TrainingSet(
+        images=tuple(photos),
+        captions=tuple(scene.caption(domain, word, TRIGGER) for scene in shown),
+        class_word=word,
+        trigger=TRIGGER,
+        photo_hashes=tuple(hashlib.sha256(photo.numpy().tobytes()).hexdigest() for photo in photos),
+        one_sided=is_one_sided(word),
+    )
+    scorer = _Scorer(reader, subject.vector, _numbers(shown, domain), _numbers(asked, domain), pictures[len(shown) :])
+    first = shown[0]
+    words = "|".join((first.turn, first.tilt, first.light, first.background, first.expression))
+    return _subject(domain, subject.seed, training_set, asked, words, scorer)
+
+
+def _subject(
+    domain: Domain, number: int, photos: TrainingSet, asked: Sequence[Scene], words: str, scorer: _Scorer
+) -> LearnedSubject:
+    prompts = tuple(scene.caption(domain, photos.class_word, TRIGGER) for scene in asked)
+    short = tuple(scene.words(domain) for scene in asked)
+    return LearnedSubject(domain, number, photos, prompts, short, words, scorer.truth, scorer)
 
 
 @dataclass(frozen=True, eq=False)
-class BenchSubject:
-    """One subject to learn.
+class _Scorer:
+    """Scores pictures of one subject by what a reader reads in them.
 
     Args:
-        subject: Who it is.
-        photo_scenes: Scenes of the reference photos.
-        photos: Reference photos (photos, 3, H, W); the first n are those of a run with n photos.
-        asked: What the prompts ask for; pose, light and background differ from the first photo's.
-        truth: True photos of the asked scenes, (prompts, 3, H, W).
+        reader: Of the subject's domain.
+        who: Its identity vector.
+        shown: Scene numbers of the reference photos, (photos, 9 or 7).
+        asked: Of the prompts, (prompts, 9 or 7).
+        truth: True photos of the asked scenes; none where there are none.
     """
 
-    subject: Subject
-    photo_scenes: tuple[Scene, ...]
-    photos: Tensor
-    asked: tuple[Scene, ...]
+    reader: FactorReader
+    who: Tensor
+    shown: Tensor
+    asked: Tensor
     truth: Tensor
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Prompts with the subject's trigger."""
-        return tuple(s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.asked)
-
-    def training_set(self, photos: int) -> TrainingSet:
-        """The first photos with their captions."""
-        captions = [s.caption(self.subject.domain, self.subject.class_word, TRIGGER) for s in self.photo_scenes]
-        word = self.subject.class_word
-        return TrainingSet(
-            tuple(self.photos[:photos]), tuple(captions[:photos]), word, TRIGGER, one_sided=is_one_sided(word)
-        )
-
-    def score(self, pictures: Tensor, photos: int, reader: FactorReader) -> PictureScores:
-        """Score one picture per prompt, (prompts, 3, H, W), of a run with that many photos."""
-        domain = self.subject.domain
-        asked = torch.stack([scene_truth(scene, domain) for scene in self.asked])
-        shown = torch.stack([scene_truth(scene, domain) for scene in self.photo_scenes[:photos]])
-        who, what = _read(reader, pictures)
-        floors = _floors(self, reader)
+    def __call__(self, pictures: Tensor, photos: int) -> PictureScores:
+        """Score one picture a prompt, (prompts, 3, H, W), of a run with that many photos."""
+        (identity, prompt, seen), (identity_floor, prompt_floor) = self._errors(pictures), self._floors
         return PictureScores(
-            identity_error=float(identity_error(who, self.subject.vector, domain).mean()) - floors[0],
-            prompt_error=float(prompt_error(what, asked).mean()) - floors[1],
-            copying=copying(what, asked, shown, domain),
-            diversity=diversity(pictures, self.truth),
-            identity_floor=floors[0],
-            prompt_floor=floors[1],
+            identity_error=identity - identity_floor,
+            prompt_error=prompt - prompt_floor,
+            copying=copying(seen, self.asked, self.shown[:photos], self.reader.domain),
+            diversity=diversity(pictures, self.truth) if len(self.truth) else float("nan"),
+            identity_floor=identity_floor,
+            prompt_floor=prompt_floor,
         )
+
+    def _errors(self, pictures: Tensor) -> tuple[float, float, Tensor]:
+        who, what = _read(self.reader, pictures)
+        identity = identity_error(who, self.who, self.reader.domain)
+        return float(identity.mean()), float(prompt_error(what, self.asked).mean()), what
+
+    @cached_property
+    def _floors(self) -> tuple[float, float]:
+        """The reader's own errors on the true photos."""
+        return self._errors(self.truth)[:2] if len(self.truth) else (0.0, 0.0)
 
 
 @torch.no_grad()
@@ -86,43 +196,15 @@ def _read(reader: FactorReader, pictures: Tensor) -> tuple[Tensor, Tensor]:
     return reader(pictures.clamp(0, 1))
 
 
-@lru_cache(maxsize=160)
-def _floors(subject: BenchSubject, reader: FactorReader) -> tuple[float, float]:
-    """Identity and prompt error of the true photos of the asked scenes."""
-    who, what = _read(reader, subject.truth)
-    asked = torch.stack([scene_truth(scene, subject.subject.domain) for scene in subject.asked])
-    identity = identity_error(who, subject.subject.vector, subject.subject.domain)
-    return float(identity.mean()), float(prompt_error(what, asked).mean())
-
-
-@lru_cache(maxsize=160)
-def pocket_subject(
-    domain: Domain, split: Split, index: int, prompts: int, photos: int = MOST_PHOTOS, condition: Condition = CLEAN
-) -> BenchSubject:
-    """Render a subject of the pocket world with everything that its runs need.
-
-    Args:
-        domain: "avatars" or "products".
-        split: "test", or "validation" for tuning.
-        index: Its number in the split.
-        prompts: Scenes to ask for.
-        photos: How many of its photos are taken; fewer change nothing about them.
-        condition: What is done to its photos, and which of them comes first.
-    """
-    subject = draw_subject(domain, split, index)
-    shown, asked = chosen_scenes(subject, prompts, condition.first_photo)
-    shown = shown[:photos]
-    pictures = render([subject] * (photos + prompts), [*shown, *asked], PICTURE_SIZE)
-    return BenchSubject(
-        subject, shown, condition.spoil(pictures[:photos], _seed("spoil", subject)), asked, pictures[photos:]
-    )
+def _numbers(scenes: Sequence[Scene], domain: Domain) -> Tensor:
+    return torch.stack([scene_truth(scene, domain) for scene in scenes])
 
 
 def chosen_scenes(subject: Subject, prompts: int, first_photo: int = 0) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
-    """Scenes of a subject's photos and of its prompts; the prompts ask for what the first photo does not show."""
+    """Scenes of a benchmark subject's photos and of its prompts, which ask for what the first photo does not show."""
     drawn = draw_scenes(subject.domain, MOST_PHOTOS, _seed("photos", subject))
     shown = tuple(drawn[first_photo:] + drawn[:first_photo])
-    return shown, _other_scenes(subject.domain, shown[0], prompts, _seed("prompts", subject))
+    return shown, other_scenes(subject.domain, shown[:1], prompts, _seed("prompts", subject))
 
 
 def _seed(purpose: str, subject: Subject) -> int:
@@ -130,22 +212,34 @@ def _seed(purpose: str, subject: Subject) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def _other_scenes(domain: Domain, shown: Scene, count: int, seed: int) -> tuple[Scene, ...]:
-    """Scenes in which everything differs from one photo, with changing backgrounds."""
+def other_scenes(
+    domain: Domain, shown: Sequence[Scene], count: int, seed: int, *, apart: int = 4, same_light: bool = False
+) -> tuple[Scene, ...]:
+    """Draw scenes that ask for what the photos do not show: another pose, light, expression and background.
+
+    Where the photos leave no other background or expression, any will do.
+
+    Args:
+        domain: Whose scenes.
+        shown: Scenes of the photos.
+        count: How many.
+        seed: Of the draws.
+        apart: So many scenes before one have other backgrounds than it.
+        same_light: The photos' light will do too.
+    """
+    backgrounds = _unless_all({scene.background for scene in shown}, len(BACKGROUNDS))
+    expressions = _unless_all({scene.expression for scene in shown}, len(EXPRESSIONS) if domain == "avatars" else 1)
+    lights = set[str]() if same_light else {scene.light for scene in shown}
+    poses = {(scene.turn, scene.tilt) for scene in shown}
     chosen: list[Scene] = []
-    for scene in draw_scenes(domain, _DRAWS_PER_PROMPT * count, seed):
-        same = [
-            (scene.turn, scene.tilt) == (shown.turn, shown.tilt),
-            scene.light == shown.light,
-            scene.background in {shown.background, *(other.background for other in chosen[-4:])},
-            domain == "avatars" and scene.expression == shown.expression,
-        ]
-        if not any(same):
+    drawn = draw_scenes(domain, _DRAWS_PER_PROMPT * count, seed)
+    for scene in drawn:
+        recent = {other.background for other in chosen[-apart:]}
+        new = scene.background not in backgrounds | recent and scene.expression not in expressions
+        if new and scene.light not in lights and (scene.turn, scene.tilt) not in poses:
             chosen.append(scene)
-    return tuple(chosen[:count])
+    return tuple([*chosen, *drawn][:count])
 
 
-def reference_words(shown: Sequence[Scene]) -> str:
-    """What the first photo shows, for tables by angle, expression and light: "left|level|above|blue|smiling"."""
-    first = shown[0]
-    return "|".join((first.turn, first.tilt, first.light, first.background, first.expression))
+def _unless_all(seen: set[str], all_there_are: int) -> set[str]:
+    return seen if len(seen) < all_there_are else set[str]()
