@@ -27,7 +27,7 @@ from metalora_core.pocket.world.scenes import draw_scenes
 def test_prompts_ask_for_what_the_photos_do_not_show(domain: Domain, photos: int) -> None:
     for seed in range(5):
         shown = draw_scenes(domain, photos, seed)
-        asked = other_scenes(domain, shown, 8, seed + 1000)
+        asked = other_scenes(domain, shown, 8, seed + 1000, apart=3, same_light=True)
         assert len(asked) == 8
         assert not {scene.background for scene in asked} & {scene.background for scene in shown}
         assert not {(scene.turn, scene.tilt) for scene in asked} & {(scene.turn, scene.tilt) for scene in shown}

@@ -17,7 +17,7 @@ from ...photos.training_set import TrainingSet, is_one_sided
 from ...pocket.readers import FactorReader, prompt_error
 from ...pocket.world.factors import Domain, Split, Subject, draw_subject, identity_error
 from ...pocket.world.render import PICTURE_SIZE, render
-from ...pocket.world.scenes import BACKGROUNDS, EXPRESSIONS, Scene, draw_scenes, scene_truth
+from ...pocket.world.scenes import BACKGROUNDS, EXPRESSIONS, LIGHTS, Scene, draw_scenes, scene_truth
 from ..conditions import CLEAN, CONDITIONS, Condition
 from ..plan import MOST_PHOTOS
 from .scores import PictureScores, copying, diversity
@@ -217,7 +217,7 @@ def other_scenes(
 ) -> tuple[Scene, ...]:
     """Draw scenes that ask for what the photos do not show: another pose, light, expression and background.
 
-    Where the photos leave no other background or expression, any will do.
+    Where the photos leave no other background, expression or light, any will do.
 
     Args:
         domain: Whose scenes.
@@ -229,7 +229,7 @@ def other_scenes(
     """
     backgrounds = _unless_all({scene.background for scene in shown}, len(BACKGROUNDS))
     expressions = _unless_all({scene.expression for scene in shown}, len(EXPRESSIONS) if domain == "avatars" else 1)
-    lights = set[str]() if same_light else {scene.light for scene in shown}
+    lights = set[str]() if same_light else _unless_all({scene.light for scene in shown}, len(LIGHTS))
     poses = {(scene.turn, scene.tilt) for scene in shown}
     chosen: list[Scene] = []
     drawn = draw_scenes(domain, _DRAWS_PER_PROMPT * count, seed)
