@@ -57,7 +57,7 @@ def adapt(
     told in the result.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         prior: What the subjects of its domain share.
         training_set: One to eight photos with captions.
         options: Settings.
@@ -71,7 +71,7 @@ def adapt(
 
     Raises:
         InvalidOptions: If settings contradict each other, or the checkpoint belongs to another run.
-        UnusableReferences: If photos cannot be learned from.
+        UnusableReferences: If photos are not usable.
         IncompatibleBaseModel: If the prior was made for another model.
         UnwritableFile: If the checkpoint's folder is not writable or too full.
         TrainingDiverged: If the loss or a factor becomes NaN or infinite; ``last_good`` is the last good identity.
@@ -82,7 +82,7 @@ def adapt(
     targets = targets_of_prior(prior, host.targets())
     report_other_weights(host.model, targets, prior.layers, prior.metadata.training.get(SAMPLE), _words(prior))
     if any(layer.step_size is not None for layer in prior.layers.values()):
-        _LOG.warning("The step sizes in the prior are not used: learning them proved of no use.")
+        _LOG.warning("The step sizes in the prior are ignored: learning them did not help.")
     if validation is None and options.hold_out and len(training_set.images) > 1:
         count = len(training_set.images)
         training_set, validation = training_set.part(0, count - 1), training_set.part(count - 1, count)
@@ -166,7 +166,7 @@ class _Run:
                 return self.host.decode_latents(latents)[0].float().cpu()
         except TrainingCancelled:
             raise
-        except Exception as error:  # a picture on the way is worth less than the run
+        except Exception as error:  # a preview is worth less than the run
             if is_compile_failure(error):
                 raise
             self.draws = False
@@ -177,7 +177,7 @@ class _Run:
 def _digest(
     host: Host, options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None
 ) -> str:
-    """Hash of whatever decides the run; how often somebody looks at it does not."""
+    """Hash of whatever decides the run; how often it reports does not."""
     options = replace(options, preview_every=0, preview_steps=1)
     text = repr((options, prior_sha256(prior), host.weights_digest()))
     # A setting of earlier releases: with it in the hash their checkpoints resume.

@@ -23,7 +23,7 @@ class ChainFactors:
         mid: (r_mid, r_meta), or (B, r_mid, r_meta) with one identity per sample.
         up: (out, r_mid), or (B, out, r_mid).
         scale: Factor inside ΔW, stored in the prior.
-        strength: The user's knob; 0 leaves the layer's output untouched.
+        strength: The user's setting; 0 leaves the layer's output unchanged.
         direct: meta_down is the identity matrix of a linear layer, and its product is left out.
     """
 
@@ -45,7 +45,7 @@ class ChainFactors:
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """Where every target's mid and up lie in one flat vector: all mids first, then all ups.
+    """Places of every target's mid and up in one flat vector: all mids first, then all ups.
 
     A flat vector makes an optimizer step, an average or a finiteness check one operation however many layers there
     are, and a whole identity of the bank one row.

@@ -1,4 +1,4 @@
-"""Which values a setting may have, which packages are there, and how a stranger's text is made harmless."""
+"""The range of each setting, which packages are there, and how untrusted text is made harmless."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ _PIP_LINES = {
     "transformers": "pip install -U transformers",
     "typer": "pip install typer tqdm",
 }
-"""What is imported through ``optional`` alone: packages that the nodes of a ComfyUI do without."""
+"""What is imported only through ``optional``: packages that ComfyUI's nodes do not need."""
 
 
 def optional(module: str, feature: str) -> Any:
@@ -110,7 +110,7 @@ def optional(module: str, feature: str) -> Any:
         feature: What needs it, in the user's words, as the subject of a sentence.
 
     Raises:
-        MissingDependency: If the package is not there; the text has the line that installs it.
+        MissingDependency: If the package is missing; the text has the command that installs it.
     """
     try:
         return import_module(module)

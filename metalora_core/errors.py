@@ -31,7 +31,7 @@ class IncompatibleBaseModel(MetaLoRAError):
 
 
 class HostChanged(MetaLoRAError):
-    """The program that holds the model computes otherwise than this library was written for."""
+    """The program that runs the model computes differently from what this library expects."""
 
 
 class RankMismatch(MetaLoRAError):
@@ -47,7 +47,7 @@ class UnreadableFile(MetaLoRAError):
 
 
 class DamagedFile(UnreadableFile):
-    """A file was cut off or changed after it was written."""
+    """A file is truncated, or was changed after it was written."""
 
 
 class ConsentRefused(MetaLoRAError):

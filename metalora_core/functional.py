@@ -217,7 +217,7 @@ _WIDE = 4  # input features per row of meta_down from which the input is too lar
 def keeps_input(meta_down: Tensor) -> bool:
     """Whether the input itself is kept for the backward pass, rather than its projection.
 
-    In a narrow layer the projection costs as much as a good part of the layer itself, and the input is hardly larger.
+    In a narrow layer the projection costs as much as a good part of the layer itself, and the input is barely larger.
 
     Args:
         meta_down: (r_meta, in).

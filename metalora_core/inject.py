@@ -1,4 +1,4 @@
-"""Put chains into a model by forward hooks, and take them out again without a trace."""
+"""Put chains into a model with forward hooks, and take them out without a trace."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Injection:
         if self.coverage.missing:
             raise IncompatibleBaseModel(
                 f"Only some layers were found in the connected model: {self.coverage.text}. Load the base model that "
-                "the prior was made for, or train a prior for this one."
+                "the prior was made for, or train a prior for this model."
             )
 
     def eject(self) -> None:
@@ -175,8 +175,8 @@ def _check_fit(target: Target, chain: ChainFactors) -> None:
     wanted = (chain.up.shape[-2], *chain.meta_down.shape[1:])
     if wanted != target.shape:
         raise IncompatibleBaseModel(
-            f"{target.name}: the factors are for a weight of shape {tuple(wanted)}, the connected model has "
-            f"{target.shape}. Load the base model that the prior was made for, or train a prior for this one."
+            f"{target.name}: the factors fit a weight of shape {tuple(wanted)}, but the connected model has "
+            f"{target.shape}. Load the base model that the prior was made for, or train a prior for this model."
         )
     rows = sorted((part.start, part.stop) for part in target.parts)
     edges = [0, *(stop for _, stop in rows)]

@@ -1,8 +1,8 @@
 """Stage 1: learn what the subjects of a domain share.
 
-Each target's chain is ``scale · up_s · mid_s · meta_down``: meta_down is shared, (mid_s, up_s) is subject s's slot. A
-slot is ``common + residual_s``; the residuals live in the bank, the common identity is the warm start. At the end the
-slots are thrown away.
+Each target's chain is ``scale · up_s · mid_s · meta_down``: meta_down is shared, (mid_s, up_s) are subject s's own
+factors. They are ``common + residual_s``; the residuals are in the bank, the common identity is the warm start. At the
+end the per-subject factors are discarded.
 
 Source: Meta-LoRA, arXiv 2503.22352, section 3.2; the warm start goes beyond it.
 """
@@ -56,10 +56,10 @@ def meta_train(
     What had to be changed on the way, such as recomputing blocks where a step did not fit into memory, is logged.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         subjects: Subjects of one domain, as latents and captions.
         options: Settings.
-        earlier: A prior to go on from, with other settings or more subjects; its ranks and layers must be the same.
+        earlier: A prior to start from, with other settings or more subjects; its ranks and layers must be the same.
         on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
             if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.

@@ -20,7 +20,7 @@ def adapt(
     photos: Annotated[list[Path], typer.Argument(help="One to eight photos, or a folder of them.")],
     class_word: Annotated[str, typer.Option(help='What it is, such as "person" or "mug".')],
     output: Annotated[Path, typer.Option(help="Identity file to write.")],
-    trigger: Annotated[str, typer.Option(help="Rare word that will call the subject in prompts.")] = "ohwx",
+    trigger: Annotated[str, typer.Option(help="Rare word to call the subject by in prompts.")] = "ohwx",
     prior: options.PriorChoice = "",
     model: options.Model = "pocket",
     steps: Annotated[int, typer.Option(help="Training steps; 0 for the preset.", min=0)] = 0,
@@ -29,16 +29,21 @@ def adapt(
     mirror: Annotated[
         Literal["auto", "on", "off"],
         typer.Option(
-            help="Learn mirror images too; not for what has a side. auto: the preset's, off for what has a handle."
+            help="Also train on mirrored photos. Turn it off for anything with a left and a right. auto follows the "
+            "preset, and is off for objects with a handle."
         ),
     ] = "auto",
-    crop: Annotated[int, typer.Option(help="Latent pixels by which a photo's window may move; 0 for none.", min=0)] = 0,
+    crop: Annotated[
+        int, typer.Option(help="Random crop: latent pixels by which the crop window may move; 0 for none.", min=0)
+    ] = 0,
     preserve: Annotated[
         float,
         typer.Option(help="Prior preservation: weight of the class's own pictures in the loss; 0 for none.", min=0),
     ] = 0.0,
     settings: Settings = [],  # noqa: B006  (typer reads it and never changes it)
-    held_out: Annotated[int, typer.Option(help="Photos kept aside to stop in time; needs two or more.", min=0)] = 0,
+    held_out: Annotated[
+        int, typer.Option(help="Photos held out for early stopping; needs two photos or more.", min=0)
+    ] = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
     pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
@@ -47,17 +52,23 @@ def adapt(
         bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")
     ] = False,
     swap_blocks: Annotated[
-        bool, typer.Option("--swap-blocks", help="Keep the model's blocks in main memory: for a card smaller than it.")
+        bool,
+        typer.Option(
+            "--swap-blocks", help="Keep the model's blocks in main memory, for when the model does not fit on the card."
+        ),
     ] = False,
     fp8_blocks: Annotated[
-        bool, typer.Option("--fp8-blocks", help="Keep the blocks' matrices in 8 bits: half the memory, another model.")
+        bool,
+        typer.Option(
+            "--fp8-blocks", help="Store the blocks' matrices in 8 bits: half the memory, slightly different results."
+        ),
     ] = False,
     json: options.Json = False,
 ) -> None:
     """Learn a subject and write its identity file.
 
-    A text beside a photo, with the same name and .txt, .caption or .json, is its caption; it should hold the trigger.
-    Ctrl-C stops after the present step, and the same command goes on from there.
+    A text beside a photo, with the same name and .txt, .caption or .json, is its caption; it should contain the
+    trigger. Ctrl-C stops after the running step; run the same command again to resume.
     """
     from dataclasses import replace
 
@@ -116,7 +127,7 @@ def _read(photos: list[Path], class_word: str, trigger: str, size: int, prior: P
 
 
 def _keep(result: AdaptationResult, output: Path, checkpoint: Path, as_json: bool) -> None:
-    """Save what was learned, only then remove the checkpoint, and say how it went."""
+    """Save what was learned, then remove the checkpoint and report."""
     from ..files.identity import save_identity
     from .terminal import answer
 
@@ -130,7 +141,7 @@ def _require_words(trigger: str, class_word: str) -> None:
     from ..photos.captions import word_findings
 
     if wrong := word_findings(trigger, class_word):
-        raise InvalidOptions(f"These words cannot call a subject: {'; '.join(wrong)}.")
+        raise InvalidOptions(f"Trigger and class word are not usable: {'; '.join(wrong)}.")
 
 
 def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
 
 def _text(fields: dict[str, Any]) -> str:
     return (
-        f"{fields['path']}: learned in {fields['steps']} steps, {fields['seconds']} s"
-        f"{', with mirror images' if fields['mirrored'] else ''} "
-        f"({fields['parameters']:,} parameters, {fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
+        f"{fields['path']}: learned in {fields['steps']} steps, {fields['seconds']} "
+        f"s{', with mirrored photos' if fields['mirrored'] else ''} ({fields['parameters']:,} parameters, "
+        f"{fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
     )

@@ -81,7 +81,7 @@ def tune(
     save_rates(trials, options, command_line(), RATES_FILE, model_digest())
     for key in at_the_edge(trials):
         typer.echo(
-            f"{key}: the best rate is the highest or lowest one tried; a better one may lie beyond it.", err=True
+            f"{key}: the best rate is the highest or lowest one tried; there may be a better one beyond it.", err=True
         )
     typer.echo(f"Written to {RATES_FILE}")
 

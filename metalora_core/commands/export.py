@@ -20,12 +20,12 @@ def export(
     layout: Annotated[
         Literal["comfyui", "kohya", "diffusers"], typer.Option(help="Naming scheme of the keys.")
     ] = "comfyui",
-    strength: Annotated[float, typer.Option(help="Baked into the file: 1 is the identity as it was learned.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="Built into the file; 1 is the identity as learned.")] = 1.0,
     dtype: Annotated[
         str, typer.Option(help="float32 keeps the identity exactly; bfloat16 and float16 halve the file.")
     ] = "float32",
     author: Annotated[str, typer.Option(help="For the file's metadata.")] = "",
-    thumbnail: Annotated[str, typer.Option(help="A picture that LoRA managers show.")] = "",
+    thumbnail: Annotated[str, typer.Option(help="Preview picture for LoRA managers.")] = "",
     json: options.Json = False,
 ) -> None:
     """Fold an identity and its prior into an ordinary LoRA for any loader."""

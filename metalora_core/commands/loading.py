@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
-USUAL_PX = 512  # where neither the prior nor the model has said yet how large its pictures are
+USUAL_PX = 512  # if neither the prior nor the model gives a picture size
 _POCKET_PX = 128
 LARGEST_PICTURE_PX = 8192
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -124,9 +124,8 @@ def _require_whole(path: Path, pipeline_config: str) -> None:
     lone_file = path.suffix == ".safetensors" and not pipeline_config and not holds_text_encoders(path)
     if lone_folder or lone_file:
         raise InvalidOptions(
-            f"{path} is a denoiser alone: text encoders and autoencoder are missing. Give a diffusers pipeline folder "
-            "as --model, or keep the file and add --pipeline-config FOLDER, a pipeline folder of the same family that "
-            "brings the rest."
+            f"{path} has only the denoiser; text encoders and autoencoder are missing. Give a diffusers pipeline "
+            "folder as --model, or add --pipeline-config FOLDER, a pipeline folder of the same family with the rest."
         )
 
 
@@ -209,7 +208,7 @@ def _pocket_domain(class_word: str) -> str:
 
 
 def require_drawable(size: int) -> None:
-    """Refuse a size that no model draws; 0 stands for the model's usual one.
+    """Refuse a size that no model can generate; 0 stands for the model's usual one.
 
     Raises:
         InvalidOptions: If the size is beyond 8,192 px.

@@ -25,24 +25,26 @@ def meta_train(
     domain: Annotated[str, typer.Option(help="Name of the domain; the class word if empty.")] = "",
     steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 2000,
     batch: Annotated[int, typer.Option(help="Subjects per step.", min=1)] = 16,
-    r_meta: Annotated[int, typer.Option(help="Rank shared by all subjects; a wide one is worth it.", min=1)] = 64,
-    r_mid: Annotated[int, typer.Option(help="Rank of one identity.", min=1)] = 8,
+    r_meta: Annotated[int, typer.Option(help="Rank shared by all subjects; a high one pays off.", min=1)] = 64,
+    r_mid: Annotated[int, typer.Option(help="Rank of each identity.", min=1)] = 8,
     warm_start: Annotated[
-        Literal["none", "mean", "learned"], typer.Option(help="Where identities start: zero, the mean, or learned.")
+        Literal["none", "mean", "learned"],
+        typer.Option(help="Where identities start: at zero, at the mean, or at a learned identity."),
     ] = "mean",
     inner_steps: Annotated[
-        int, typer.Option(help="Adaptation steps inside each training step (episodes); 0 trains all jointly.", min=0)
+        int,
+        typer.Option(help="Adaptation steps inside each training step (episodes); 0 trains everything jointly.", min=0),
     ] = 0,
     caption_dropout: Annotated[
         float, typer.Option(help="Share of captions that are left empty, for guidance.", min=0, max=0.99)
     ] = 0.0,
     include: Annotated[list[str], typer.Option(help='Only layers that match, such as "*attn*"; may be repeated.')] = [],  # noqa: B006
-    exclude: Annotated[list[str], typer.Option(help="Leave these layers out; may be repeated.")] = [],  # noqa: B006
+    exclude: Annotated[list[str], typer.Option(help="Leave out layers that match; may be repeated.")] = [],  # noqa: B006
     bank_folder: Annotated[
-        str, typer.Option(help="Keep the subjects' factors in files of this folder, when they do not fit into memory.")
+        str, typer.Option(help="Keep the per-subject factors in files in this folder, if they do not fit into memory.")
     ] = "",
     settings: Settings = [],  # noqa: B006
-    earlier: Annotated[str, typer.Option(help="Prior file to go on from; its ranks have to be the same.")] = "",
+    earlier: Annotated[str, typer.Option(help="Prior file to start from; its ranks must be the same.")] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
@@ -51,7 +53,7 @@ def meta_train(
     dtype: options.Dtype = "float32",
     json: options.Json = False,
 ) -> None:
-    """Train a prior for a domain on folders of photos; Ctrl-C stops, the same command goes on."""
+    """Train a prior for a domain on folders of photos. Ctrl-C stops it; run the same command again to resume."""
     from ..files.prior import load_prior, save_prior
     from ..meta_training import meta_train as learn
     from ..training.meta_options import MetaTrainingOptions
@@ -90,7 +92,7 @@ def meta_train(
 
 
 def _read(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
-    """Read every photo once before the model is loaded, so that a broken one is named at the start."""
+    """Read every photo once before the model is loaded, so that a broken one is reported at the start."""
     from ..photos.subject_folders import find_subjects, left_out
     from .terminal import counting_bar, remark
 
@@ -110,7 +112,7 @@ def _encoded(found: list[SubjectFolder], host: Host, size_px: int, domain: str, 
 
 
 def _keep(prior: Prior, output: Path, checkpoint: Path, subjects: int, steps: int, as_json: bool) -> None:
-    """Save the prior, only then remove the checkpoint, and say how it went."""
+    """Save the prior, then remove the checkpoint and report."""
     from ..files.prior import save_prior
     from .terminal import answer
 

@@ -16,8 +16,8 @@ Model = Annotated[
 PipelineConfig = Annotated[
     str,
     typer.Option(
-        help="For a single file: a diffusers pipeline folder of the same family. A denoiser alone takes its text "
-        "encoders and autoencoder from there."
+        help="For a single file: a diffusers pipeline folder of the same family. A file with only the denoiser takes "
+        "text encoders and autoencoder from there."
     ),
 ]
 PriorChoice = Annotated[

@@ -1,4 +1,4 @@
-"""``--set NAME=VALUE``: every setting of a training, also those without an option of their own."""
+"""``--set NAME=VALUE``: every setting of a training, including those without an option of their own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def with_settings(options: Options, texts: Sequence[str]) -> Options:
         return TypeAdapter(type(options)).validate_python({**usual, **given})
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InvalidOptions(f"--set was given values that do not fit: {found}.") from error
+        raise InvalidOptions(f"--set has values that are not valid: {found}.") from error
 
 
 def _value(text: str) -> Any:

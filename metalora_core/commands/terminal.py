@@ -97,7 +97,7 @@ def shown(text: str) -> str:
 
 @contextmanager
 def counting_bar(label: str, unit: str, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
-    """A bar on standard error for things that are done one after the other: a function of how many, and of how many."""
+    """A bar on standard error for things done one after the other: a function of how many are done, and of how many."""
     bars: Any = optional("tqdm", "The progress bar")
     with bars.tqdm(desc=label, unit=unit, disable=quiet, dynamic_ncols=True) as bar:
 

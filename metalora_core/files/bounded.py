@@ -1,6 +1,6 @@
-"""Reading files from strangers: regular files only, and no tensor is allocated before the header is proved.
+"""Reading untrusted files: regular files only, and no tensor is allocated before the header is validated.
 
-The safetensors library proves the header, its offsets and the length of the file. No pickle is ever opened.
+The safetensors library validates the header, its offsets and the length of the file. No pickle is ever opened.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def read_safetensors(
         check: Called with the file's name and its metadata before a tensor is read; it may raise.
 
     Raises:
-        DamagedFile: If it is cut off, changed or not finite.
+        DamagedFile: If it is truncated, changed or not finite.
         UnreadableFile: If it is missing, not a file, too large or a pickle.
     """
     limits, name = limits or ReadLimits(), plain_line(Path(path).name, 120)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limits.file_bytes:
-            raise UnreadableFile(f"{name} has {size} bytes, at most {limits.file_bytes} are accepted.")
+            raise UnreadableFile(f"{name} has {size} bytes; at most {limits.file_bytes} are accepted.")
         blanks, metadata = _proved(path, name, file, limits)
         if check is not None:
             check(name, metadata)
@@ -117,21 +117,21 @@ def _proved(
         )
     try:
         if length > limits.header_bytes:
-            raise ValueError(f"it announces a header of {length} bytes, at most {limits.header_bytes} are accepted")
+            raise ValueError(f"its header has {length} bytes; at most {limits.header_bytes} are accepted")
         with safe_open(path, "pt") as proved:
             metadata, keys = dict(proved.metadata() or {}), list[str](proved.keys())
             if len(keys) > limits.tensors:
-                raise ValueError(f"it lists {len(keys)} tensors, at most {limits.tensors} are accepted")
+                raise ValueError(f"it lists {len(keys)} tensors; at most {limits.tensors} are accepted")
             views: dict[str, Tensor] = {key: proved.get_tensor(key) for key in keys}
             blanks = {key: view.to("meta") for key, view in sorted(views.items(), key=lambda pair: pair[1].data_ptr())}
         if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-            raise OSError("it was replaced meanwhile, try again")
+            raise OSError("it was replaced in the meantime; try again")
     except OSError as error:
         raise UnreadableFile(f"{name} could not be read ({error.strerror or error}). Check the disk.") from error
     except (SafetensorError, RuntimeError, ValueError) as error:
         found = plain_line(str(error).removeprefix("Error while deserializing header: "), 200)
         raise DamagedFile(
-            f"{name} is not a whole safetensors file: {found}. It is cut off, damaged or of another kind; copy or "
+            f"{name} is not a complete safetensors file: {found}. It is truncated, damaged or of another kind; copy or "
             "download it again."
         ) from error
     return blanks, metadata
@@ -142,7 +142,7 @@ def _filled(blank: Tensor, file: BufferedReader, name: str) -> Tensor:
         tensor = torch.empty_like(blank, device="cpu")
         if file.readinto(bytes_of(tensor)) == tensor.nbytes:
             return tensor
-        raise OSError("it was cut off meanwhile")
+        raise OSError("it was truncated in the meantime")
     except (OSError, RuntimeError) as error:
         raise UnreadableFile(
             f"{name} could not be read ({plain_line(str(error), 200)}). Free memory, or check the disk."
@@ -155,6 +155,6 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # torch asks some eight-bit numbers only after they are widened.
+    # torch can test some eight-bit numbers only after a conversion.
     flat = (tensor.float() if tensor.itemsize == 1 else tensor).reshape(-1)
     return bool(flat.isfinite().all())

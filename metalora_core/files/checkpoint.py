@@ -123,7 +123,7 @@ def load_checkpoint(
     if digest is not None and record.digest != digest:
         raise InvalidOptions(
             f"{name} belongs to a run with other options or photos, another prior or base model (digest "
-            f"{record.digest[:12]!r}, this run has {digest[:12]}). Set these back, or delete the file to start over."
+            f"{record.digest[:12]!r}; this run has {digest[:12]}). Restore these, or delete the file to start over."
         )
     with refusing_damage(path):
         state = _unflatten(json.loads(record.state or file.metadata[_STATE_KEY]), file.tensors)
@@ -155,8 +155,8 @@ def require_tensors(
             findings.append(f"{name!r} has shape {tuple(tensor.shape)}, not {tuple(known[name].shape)}")
     if findings:
         raise DamagedFile(
-            f"{plain_line(Path(path).name, 120)} does not hold the state of this run: {summarise(findings)}. It is "
-            "damaged or was written by another release: delete it to start over."
+            f"{plain_line(Path(path).name, 120)} does not contain the state of this run: {summarise(findings)}. It is "
+            "damaged or from another release. Delete it to start over."
         )
 
 
@@ -177,11 +177,11 @@ def refusing_damage(path: Path | str) -> Generator[None]:
 
 
 def resumed(path: Path, load: Callable[[Path], int]) -> int:
-    """Continue from a checkpoint, or move a damaged one aside and say so in the log, so that the run can start over.
+    """Resume from a checkpoint, or move a damaged one aside and log it, so that the run can start over.
 
     Args:
-        path: Where the run keeps its checkpoint.
-        load: Takes over what is in the file and returns the steps done.
+        path: The run's checkpoint file.
+        load: Restores the state in the file and returns the steps done.
 
     Returns:
         The steps done. For 0 the run starts over with a new state; `load` may have changed half of the old one.
@@ -203,7 +203,7 @@ def resumed(path: Path, load: Callable[[Path], int]) -> int:
 
 
 def keep_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; a disk that is full or gone costs the checkpoint and a line in the log, never the run."""
+    """Write a checkpoint; if the disk is full or gone, only the checkpoint is lost, and the log says so."""
     try:
         save_checkpoint(path, checkpoint)
     except UnwritableFile as error:

@@ -88,7 +88,7 @@ def export_lora(
         targets: The base's targets with their diffusers modules, see `named_targets`; needed for "diffusers". With
             them, "kohya" names layers as diffusers does where kohya's tools expect it (SD1.5); without, as the original
             checkpoint does, which they expect of all other models.
-        strength: Baked into the file.
+        strength: Built into the file.
         dtype: float32 keeps the chain exactly; float16 and bfloat16 halve the file.
         author: For the file's metadata.
         thumbnail: A small JPEG, for the file's metadata.
@@ -128,7 +128,7 @@ def _require_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         name = str(dtype).removeprefix("torch.")
         raise InvalidOptions(
             f"{len(bad)} of {len(tensors)} tensors have numbers too large for {name}, first {bad[0]!r}, so the file "
-            "could not be read back. Export in float32 or at a lower strength; if float32 fails too, adapt again at a "
+            "would be unreadable. Export in float32 or at a lower strength; if float32 fails too, adapt again at a "
             "lower learning rate."
         )
 

@@ -27,7 +27,7 @@ class IdentityMetadata(FileMetadata):
     """What was learned, with what, from what.
 
     Args:
-        prior_sha256: SHA-256 of the prior file; without that prior an identity means nothing.
+        prior_sha256: SHA-256 of the prior file; an identity is useless without that prior.
         prior_name: For people.
         base_fingerprint: Of the prior's targets.
         family: Base family, as in the prior.
@@ -110,7 +110,7 @@ def load_identity(path: Path | str) -> Identity:
     """Read and check an identity file.
 
     Raises:
-        UnreadableFile: If it is damaged, oversized, no identity, or holds NaN or wrong shapes.
+        UnreadableFile: If it is damaged, oversized, not an identity, or contains NaN or wrong shapes.
     """
     metadata, file = read_record(IdentityMetadata, path, _LIMITS)
     return Identity(_checked_layers(Path(path).name, file.tensors), metadata)
@@ -130,11 +130,13 @@ def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Ident
             findings.append(f"{target} has only {', '.join(group)}; mid and up are needed")
         elif not _fits(group["mid"], group["up"]):
             shapes = f"mid {tuple(group['mid'].shape)} and up {tuple(group['up'].shape)}"
-            findings.append(f"{target}: {shapes} are no floating-point (r_mid, r_meta) and (out, r_mid)")
+            findings.append(f"{target}: {shapes} are not floating-point (r_mid, r_meta) and (out, r_mid)")
     if not groups:
-        findings.append("there is no '<target>.mid' tensor")
+        findings.append("the '<target>.mid' tensors are missing")
     if findings:
-        raise UnreadableFile(f"{file} is no valid identity: {summarise(findings)}. Adapt again or choose another file.")
+        raise UnreadableFile(
+            f"{file} is not a valid identity: {summarise(findings)}. Adapt again or choose another file."
+        )
     return {target: IdentityLayer(**group) for target, group in sorted(groups.items())}
 
 
@@ -153,14 +155,14 @@ def check_prior(identity: Identity, prior: Prior) -> None:
     wanted, found = identity.metadata.prior_sha256, prior_sha256(prior)
     if wanted != found:
         raise IncompatibleBaseModel(
-            f"The identity was learned with the prior {identity.metadata.prior_name!r} (SHA-256 {wanted[:12]}…), the "
-            f"loaded prior is {prior.metadata.name!r} (SHA-256 {found[:12]}…). Load the prior it was learned with."
+            f"The identity was learned with the prior {identity.metadata.prior_name!r} (SHA-256 {wanted[:12]}…), but "
+            f"the loaded prior is {prior.metadata.name!r} (SHA-256 {found[:12]}…). Load the prior it was learned with."
         )
     missing = [name for name in identity.layers if name not in prior.layers]
     if missing:
         raise IncompatibleBaseModel(
-            f"The identity has {len(missing)} layers that its prior lacks, first {missing[0]!r}. "
-            "One of the two files was altered: load the originals."
+            f"The identity has {len(missing)} layers that its prior lacks, first {missing[0]!r}. One of the two files "
+            "was altered. Load the originals."
         )
     for name, layer in identity.layers.items():
         require_rank(name, layer.mid, prior.layers[name])
@@ -174,14 +176,14 @@ def chain_factors(
     Args:
         identity: mid and up of a subject.
         prior: meta_down and scale; it must be the prior that the identity was learned with.
-        strength: The user's knob; 0 leaves the model as it is.
-        device: Where the factors are to lie; None for where they are.
+        strength: The user's setting; 0 leaves the model unchanged.
+        device: Where the factors should be; None for where they are.
 
     Returns:
         Target name to factors; tensors are shared with the arguments, not copied, unless they have to move.
 
     Raises:
-        IncompatibleBaseModel: If the prior is another one.
+        IncompatibleBaseModel: If the prior is a different one.
         RankMismatch: If a mid does not fit its meta_down.
     """
     check_prior(identity, prior)

@@ -16,15 +16,15 @@ from ..errors import DamagedFile, InvalidOptions, UnreadableFile
 from .bounded import ReadLimits, SafetensorsFile, read_safetensors
 
 METADATA_KEY = "metalora"
-# Control characters, of which a terminal would take orders, and marks that reverse the reading direction.
+# Control characters, which a terminal would act on, and marks that reverse the reading direction.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class FileMetadata(BaseModel):
     """Base of the records: unknown fields, wrong types and non-finite numbers are refused.
 
-    Subclasses set `FORMAT` (what the file is) and `VERSION` (of that format), which stand in the record as
-    ``format`` and ``format_version``, and `OLDER`, the earlier versions that are still read.
+    Subclasses set `FORMAT` (what the file is) and `VERSION` (of that format), which are in the record as ``format`` and
+    ``format_version``, and `OLDER`, the earlier versions that are still read.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
@@ -64,9 +64,9 @@ def raw_record(file_name: str, metadata: Mapping[str, str]) -> dict[str, Any] | 
         fields: Any = from_json(metadata[METADATA_KEY], allow_inf_nan=False)
     except ValueError as error:
         said = plain_line(str(error), 200)
-        raise DamagedFile(f"{file_name}: its Meta-LoRA record is not JSON ({said}). Make the file again.") from error
+        raise DamagedFile(f"The Meta-LoRA record of {file_name} is not JSON ({said}). Make the file again.") from error
     if not isinstance(fields, dict):
-        raise DamagedFile(f"{file_name}: its Meta-LoRA record is not a JSON object. Make the file again.")
+        raise DamagedFile(f"The Meta-LoRA record of {file_name} is not a JSON object. Make the file again.")
     return _cleaned(fields)
 
 
@@ -93,8 +93,8 @@ def parse_record(record: type[Record], file_name: str, metadata: Mapping[str, st
     fields = raw_record(file_name, metadata)
     if fields is None:
         raise UnreadableFile(
-            f"{file_name} has no Meta-LoRA record in its header, so it is not a {record.FORMAT} file. "
-            "An ordinary LoRA or a model cannot stand in its place."
+            f"{file_name} has no Meta-LoRA record in its header, so it is not a {record.FORMAT} file. An ordinary LoRA "
+            "or a model does not work here."
         )
     kind, version = fields.pop("format", None), fields.pop("format_version", None)
     if kind != record.FORMAT:
@@ -110,7 +110,7 @@ def parse_record(record: type[Record], file_name: str, metadata: Mapping[str, st
         return record.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         findings = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise DamagedFile(f"{file_name}: its Meta-LoRA record is invalid: {summarise(findings, 5)}.") from error
+        raise DamagedFile(f"The Meta-LoRA record of {file_name} is not valid: {summarise(findings, 5)}.") from error
 
 
 def read_record(

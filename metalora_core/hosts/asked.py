@@ -72,7 +72,7 @@ class LatentMap:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a pipeline told: its call, its latents' map and the plain latent's shape (C, h, w)."""
+    """What a pipeline revealed: its call, its latents' map and the plain latent's shape (C, h, w)."""
 
     call: Call
     latents: LatentMap
@@ -221,8 +221,8 @@ def _run(
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise IncompatibleBaseModel(
-            f"A {type(pipeline).__name__} could not be asked how it works ({str(error)[:300]}). Use a text-to-image "
-            "pipeline, or the nodes in ComfyUI."
+            f"It could not be determined how a {type(pipeline).__name__} calls its model ({str(error)[:300]}). Use a "
+            "text-to-image pipeline, or the nodes in ComfyUI."
         ) from error
     if run.decoded is None or len(run.steps) < _STEPS:
         raise _NotPlain
@@ -268,8 +268,8 @@ def _understood(name: str, run: _Run, ends: list[Tensor | None]) -> Asked:
         or prediction.shape != noisy.shape
     ):
         raise IncompatibleBaseModel(
-            f"A {name} treats its latents {run.noise.shape}, predictions or timesteps in a way that cannot be trained "
-            "here. Use the nodes in ComfyUI."
+            f"A {name} uses latents {run.noise.shape}, predictions or timesteps in a way that cannot be trained here. "
+            "Use the nodes in ComfyUI."
         )
     sign = float(signs)
     order = torch.empty(noisy.numel(), dtype=torch.long)
@@ -287,7 +287,7 @@ def _line(name: str, theirs: list[float], values: list[float]) -> tuple[float, f
     offset = values[0] - slope * theirs[0]
     if abs(offset + slope * theirs[2] - values[2]) > 1e-3 * max(1.0, abs(values[2])):
         raise IncompatibleBaseModel(
-            f"A {name} tells its denoiser the time in an unusual way. Use the nodes in ComfyUI."
+            f"A {name} passes timesteps to its denoiser in an unusual way. Use the nodes in ComfyUI."
         )
     return round(offset, 6), round(slope, 9)
 

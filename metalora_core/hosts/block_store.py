@@ -51,7 +51,7 @@ class BlockPlace:
             family: Its architecture.
         """
         if self != BlockPlace() and not family.swaps_blocks:
-            raise InvalidOptions("The blocks of this model cannot be kept elsewhere; load it in float16 instead.")
+            raise InvalidOptions("The blocks of this model cannot be offloaded; load it in float16 instead.")
         if self.in_main_memory and device.type != "cuda":
             raise InvalidOptions(f"The blocks are already in main memory: this model computes on {device.type}.")
 

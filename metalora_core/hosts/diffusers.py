@@ -29,8 +29,8 @@ TextEncoder = Callable[[list[str]], Conditioning]
 
 
 _ALONE = (
-    "This model is a denoiser alone and has no {}. Give a diffusers pipeline folder as the model, or, beside the file, "
-    "--pipeline-config FOLDER: a pipeline folder of the same family that brings the rest."
+    "This model has only the denoiser and no {}. Give a diffusers pipeline folder as the model, or add "
+    "--pipeline-config FOLDER, a pipeline folder of the same family with the rest."
 )
 
 
@@ -43,7 +43,7 @@ class DiffusersHost:
         text_encoder: Prompts to conditioning; None if prompts are never needed.
         objective: How the model was trained; None means the family's usual one: rectified flow, or eps with Stable
             Diffusion's schedule.
-        guidance: What a guidance-distilled model is told; FLUX.1-dev usually gets 3.5.
+        guidance: The guidance input of a guidance-distilled model; 3.5 is usual for FLUX.1-dev.
         gradient_checkpointing: Trade a second forward pass for memory in `training`.
         compiled: Compile the passes in `training`: a minute or more for the first one, faster steps afterwards.
         calls: What the model's pipeline told, for a family without code of its own.
@@ -81,9 +81,7 @@ class DiffusersHost:
         self._space = LatentSpace.of(autoencoder) if isinstance(autoencoder, nn.Module) else autoencoder
         self._text_encoder = text_encoder
         if code is None and calls is None:
-            raise InvalidOptions(
-                f"A {self.base.title} needs its whole pipeline, which knows how to call it; load the folder."
-            )
+            raise InvalidOptions(f"{self.base.title} needs its complete pipeline; load the pipeline folder.")
         self.denoise: Denoiser = code.denoise if code else cast(PipelineCalls, calls).denoise
         self._steady = code.steady if code else nullcontext
         if calls is not None:
@@ -123,7 +121,7 @@ class DiffusersHost:
         return self._targets
 
     def weights_digest(self) -> str:
-        """Of the denoiser's parameters, and of how passes are computed, so that a training goes on as it began."""
+        """Of the denoiser's parameters, and of how passes are computed, so that a training resumes as it began."""
         digest = weights_digest(self.model.named_parameters())
         return f"{digest} {self._mode or 'compiled' * self.compiled}".rstrip()
 
@@ -184,7 +182,7 @@ class DiffusersHost:
 
     @contextmanager
     def fast_training(self) -> Generator[None]:
-        """Passes of a long training in this block are compiled and in bfloat16, see `fast_pass`; drawing stays."""
+        """Passes of a training in this block are compiled and in bfloat16, see `fast_pass`; sampling stays."""
         with self._passes_by(partial(fast_pass, device_type=self.device.type), "fast"):
             yield
 
@@ -205,7 +203,7 @@ class DiffusersHost:
 
     @contextmanager
     def training(self) -> Generator[None]:
-        """Gradients on, base parameters frozen, dropout off; all flags come back afterwards, whatever happens."""
+        """Gradients on, base parameters frozen, dropout off; all flags are restored afterwards, whatever happens."""
         model = self.model
         flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         was_training = model.training
@@ -282,7 +280,7 @@ def _latent_channels(model: nn.Module, family: Family) -> int:
     channels, out = config.in_channels, config.out_channels or config.in_channels
     if channels != out:
         raise IncompatibleBaseModel(
-            f"The model takes {channels} channels and gives {out}: an inpainting or control variant. "
-            "Use the text-to-image model of the family."
+            f"The model has {channels} input and {out} output channels: an inpainting or control variant. Use the "
+            "family's text-to-image model."
         )
     return channels // family.patch**2 if family.packed else channels

@@ -12,7 +12,7 @@ from ..errors import MissingDependency
 
 @contextmanager
 def offline() -> Generator[None]:
-    """Nothing inside asks a server, whatever diffusers or transformers would like to look up."""
+    """No network access inside, whatever diffusers or transformers would like to fetch."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

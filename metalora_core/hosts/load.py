@@ -94,7 +94,7 @@ def load_diffusers_host(
         text_encoder = text_encoder or (calls.encode if calls else partial(cast(Any, code).encode, pipeline))
         objective = objective or objective_of(pipeline.scheduler.config)
         if calls and compiled:
-            raise InvalidOptions(f"Passes of {base_of(model).title} are not compiled; leave --compile out.")
+            raise InvalidOptions(f"Passes of {base_of(model).title} cannot be compiled; remove --compile.")
     else:
         model = load_denoiser_folder(path) if path.is_dir() else load_denoiser(path)
     if isinstance(autoencoder, (str, Path)):

@@ -1,4 +1,4 @@
-"""Predictions and latents of any family through what its pipeline told, see `asked`."""
+"""Predictions and latents of any family by what its pipeline revealed, see `asked`."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _joined(values: list[Any]) -> Any:
 
 @dataclass(frozen=True)
 class PipelineSpace(LatentSpace):
-    """A pipeline's autoencoder with the map that the pipeline told.
+    """A pipeline's autoencoder with the map that the pipeline revealed.
 
     Args:
         map_at: Height and width of a latent to its map.

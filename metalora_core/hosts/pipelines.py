@@ -41,13 +41,13 @@ def read_index(path: Path) -> tuple[dict[str, Any], Family]:
     known = ", ".join(base.title for base in bases())
     if not found:
         raise IncompatibleBaseModel(
-            f"{path} holds a {pipeline}. The command line works with {known}; in ComfyUI the nodes take more models."
+            f"{path} is a {pipeline}. The command line works with {known}; in ComfyUI the nodes take more models."
         )
     component, family = found[0]
     if architecture_of(family) is None and pipeline not in {base.pipeline for base in family.bases}:
         wanted = " or ".join(base.pipeline for base in family.bases)
         raise IncompatibleBaseModel(
-            f"{path} holds a {pipeline}, which takes more than a prompt. Use the {wanted} of this family."
+            f"{path} is a {pipeline}, which needs more than a prompt. Use the {wanted} of this family."
         )
     _require_plain(path / component / "config.json")
     return index, family
@@ -57,12 +57,12 @@ def _require_plain(config_file: Path) -> None:
     try:
         config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # diffusers says what is wrong with it
+        return  # diffusers reports what is wrong with it
     taken, given = config.get("in_channels"), config.get("out_channels")
     if config.get("patch_size") != 2 and taken and given and taken != given:
         raise IncompatibleBaseModel(
             f"{config_file.parent} takes {taken} channels and gives {given}: an inpainting, editing or control "
-            "variant. Use the text-to-image model of the family."
+            "variant. Use the family's text-to-image model."
         )
 
 
@@ -124,9 +124,7 @@ def base_of_checkpoint(path: Path) -> Base:
         if any(key.startswith(marks) for key in keys):
             return base
     known = ", ".join(base.title for base in bases())
-    raise IncompatibleBaseModel(
-        f"{path.name} is a whole checkpoint of a model that is unknown here; known are {known}."
-    )
+    raise IncompatibleBaseModel(f"{path.name} is a whole checkpoint of an unknown model; known are {known}.")
 
 
 def load_whole_checkpoint(path: Path, dtype: torch.dtype, pipeline_config: Path | None) -> Any:

@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 @torch.no_grad()
 def weights_sample(model: nn.Module, targets: Iterable[Target], names: Iterable[str]) -> list[float]:
-    """Weights of a model at places that depend on its layers alone, so equal in every host and dtype but for rounding.
+    """Weights of a model at places that depend only on its layers, so equal in every host and dtype but for rounding.
 
     Args:
         model: The network that parts' module paths are relative to.
@@ -85,8 +85,8 @@ def report_other_weights(
     found = difference(weights_sample(model, targets, names), cast("list[float]", recorded))
     if found is not None and found > _ROUNDING:
         _LOG.warning(
-            "The model's weights differ by %.0f %% from those that the %s was made on: a finetune, another version, or "
-            "fewer bits. It is used all the same; likeness may be lower.",
+            "The model's weights differ by %.0f %% from those that the %s was made on, as with a finetune, another "
+            "version, or fewer bits. It is used anyway; the likeness may be lower.",
             100 * found,
             made,
         )

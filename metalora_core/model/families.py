@@ -1,4 +1,4 @@
-"""What is known of each model family: one row a family, and the only place that names one beside the family's own host.
+"""What is known of each model family: one row per family. Only this file and the family's own host name a family.
 
 A family that the pack has no row for can still be used in ComfyUI; a row adds default targets, names for other loaders
 and the diffusers host.
@@ -40,7 +40,7 @@ class Base:
         shift: See scale.
         side_px: Usual side of a picture.
         marks: Beginnings of keys, below ``model.diffusion_model.``, that only its checkpoints have.
-        context_width: Width of its text embedding, where that tells bases of one family apart.
+        context_width: Width of its text embedding, if that distinguishes bases of one family.
         kohya_by_diffusers: Whether kohya's tools name its layers as diffusers does, not as its checkpoints do.
     """
 
@@ -70,7 +70,7 @@ class Family:
             They make the names that diffusers' own converter is asked for, which checks them.
         seeds: Keys of the original checkpoint without which the converter fails.
         probe_rows: Rows with which a converter is asked, for those that cut at the published width.
-        qkv_ratio: Rows of a fused attention projection per input, where that tells it from its twin in ComfyUI.
+        qkv_ratio: Rows of a fused attention projection per input, if that distinguishes it from its twin in ComfyUI.
         comfyui: Classes of ComfyUI's models.
         component: The denoiser's name in a diffusers pipeline and in LoRA keys for it.
         patch: Latent pixels a token is wide; sides of a latent must be multiples.
@@ -103,7 +103,7 @@ class Family:
         return (*self.attention, *self.feed_forward)
 
     def base_of_widths(self, widths: Iterable[int]) -> Base:
-        """The base that has a text embedding of one of these widths, else the last, which all others were told from."""
+        """The base that has a text embedding of one of these widths, else the last one."""
         found = set(widths)
         return next((base for base in self.bases if base.context_width in found), self.bases[-1])
 
@@ -316,7 +316,7 @@ def family_named(name: str) -> Family | None:
 
 
 def family_of_shapes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
-    """The row of a recorded family, or of its twin: ComfyUI has one class for some pairs, which layers tell apart.
+    """The row of a recorded family, or of its twin: ComfyUI has one class for some pairs; their layers differ.
 
     Args:
         name: As recorded.

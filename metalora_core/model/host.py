@@ -23,7 +23,7 @@ class Host(Protocol):
     Attributes:
         compiled: Passes with gradients are compiled.
         checkpointing: Blocks are computed again in the backward pass, which saves their activations.
-        swapped: The blocks' weights lie in main memory, and are on the card only while they compute.
+        swapped: The blocks' weights are in main memory, and on the card only while they compute.
     """
 
     # What a training may change between two of its attempts; `training` follows it from its next entry on.
@@ -81,7 +81,7 @@ class Host(Protocol):
         ...
 
     def weights_digest(self) -> str:
-        """Which weights the model holds; the same whenever the same model is loaded in the same dtype."""
+        """Which weights the model has; the same whenever the same model is loaded in the same dtype."""
         ...
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Host(Protocol):
         ...
 
     def training(self) -> AbstractContextManager[object]:
-        """Whatever exact gradients need; base parameters are frozen inside and get their flags back after."""
+        """Whatever exact gradients need; base parameters are frozen inside and get their flags back afterwards."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which layers of a model deserve a delta, told by what a trial pass saw of them and not by the family's name."""
+"""Which layers of a model should get a delta, judged by a trial pass and not by the family's name."""
 
 from __future__ import annotations
 

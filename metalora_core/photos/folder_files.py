@@ -1,4 +1,4 @@
-"""Which files of a folder are photos, which are their captions, and why each other file is left out."""
+"""Which files of a folder are photos, which are captions, and why every other file is left out."""
 
 from __future__ import annotations
 
@@ -74,26 +74,26 @@ def _is_the_systems(name: str) -> bool:
 def _left_out(entry: Path, photos: Sequence[Path]) -> str:
     name = plain_line(entry.name, 80)
     if entry.is_dir():
-        return f"{name} is a folder; give it by itself to read the photos in it"
+        return f"{name} is a folder; give it separately to read its photos"
     if not entry.is_file():
         return f"{name} is a pipe, a device or a broken link"
     if entry.suffix.lower() in _CAPTION_SUFFIXES:
         photo = next((photo for photo in photos if entry in _beside(photo)), None)
         if photo is None:
-            return f"{name} has the name of no photo here, so it captions none"
+            return f"{name} does not have the name of a photo here, so it is not a caption"
         read = next(iter(caption_files(photo)), None)
         return (
             f'{name} has no text under "caption" or "text"'
             if read is None
-            else f"{name} is not read, as {read.name} is"
+            else f"{name} is not read, because {read.name} is"
         )
     if is_picture(entry):
-        return f"{name} is a picture without the ending of one; rename it"
-    return f"{name} is no photo that can be read; export a picture as JPEG or PNG"
+        return f"{name} is a picture with another file ending; rename it"
+    return f"{name} is not a supported photo; export pictures as JPEG or PNG"
 
 
 def _beside(photo: Path) -> Iterable[Path]:
-    # a.txt and, as some tools write it, a.jpg.txt; a system that tells capitals apart may have either ending.
+    # a.txt and, as some tools write it, a.jpg.txt; a case-sensitive system may have either ending.
     for suffix in _CAPTION_SUFFIXES:
         for ending in (suffix, suffix.upper()):
             yield photo.with_suffix(ending)
@@ -122,13 +122,13 @@ def read_text(path: Path) -> str:
     """The text of a small file.
 
     Raises:
-        UnusableReferences: If it is no regular file, not UTF-8, above 64 kB, or cannot be read.
+        UnusableReferences: If it is not a regular file, not UTF-8, above 64 kB, or cannot be read.
     """
     try:
         with open_regular(path) as file:
             data = file.read(LARGEST_CAPTION_BYTES + 1)
         if len(data) > LARGEST_CAPTION_BYTES:
-            raise UnusableReferences(f"{path} has more than 64 kB, too much for a caption. Shorten it.")
+            raise UnusableReferences(f"{path} is larger than 64 kB, too long for a caption. Shorten it.")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnusableReferences(f"{path} is not UTF-8 text. Save it as UTF-8.") from error

@@ -26,7 +26,7 @@ LEAST_TEXT_PX = 13
 
 
 def to_uint8(pictures: Tensor) -> Tensor:
-    """Turn pictures of any shape with values in [0, 1] into bytes, on the CPU; what lies outside is cut off."""
+    """Turn pictures of any shape with values in [0, 1] into bytes, on the CPU; values outside are clamped."""
     return (pictures.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
 
 

@@ -36,14 +36,14 @@ class ReadPhotos:
     note: str = ""
 
     def remarks(self, size_px: int, prior: Prior | None = None) -> list[str]:
-        """What was changed or left out while reading, and what could be better, one text each.
+        """What was changed or left out while reading, and what could be better, one line each.
 
         Args:
-            size_px: Side of the pictures that will be learned from.
-            prior: That the photos will be learned with.
+            size_px: Side of the training pictures.
+            prior: The prior that the photos will be used with.
 
         Raises:
-            UnusableReferences: If a photo cannot be learned from.
+            UnusableReferences: If a photo is unusable.
         """
         report = assess_references(
             self.photos,
@@ -136,7 +136,7 @@ def load_training_set(
         trigger: The word to call it by.
         size_px: Width and height that every photo is cropped and scaled to.
         on_note: Called with each of `ReadPhotos.remarks`; None skips looking for them.
-        prior: That the photos will be learned with.
+        prior: The prior that the photos will be used with.
 
     Raises:
         UnusableReferences: If there is no photo, or a photo or caption is not usable.

@@ -87,7 +87,8 @@ class FolderSubjects:
 def find_subjects(
     folder: Path, class_word: str, limit: int = 0, on_photos: Callable[[int, int], None] | None = None
 ) -> list[SubjectFolder]:
-    """The subjects in a folder, each photo and caption of them read once, so that a broken one is named at the start.
+    """The subjects in a folder, each photo and caption of them read once, so that a broken one is reported at the
+    start.
 
     Args:
         folder: Holds one folder per subject.

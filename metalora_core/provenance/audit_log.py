@@ -32,10 +32,10 @@ TEXT_LIMIT = 1000
 DETAILS_AT_MOST = 40
 LINE_BYTES_AT_MOST = 256 * 1024
 LOCK_SECONDS = 2.0
-"""How long an entry waits for other processes before it is given up."""
+"""How long an entry waits for other processes before giving up."""
 
 GAP = "entries missing"
-"""Event of the entry that follows a gap; its details say what is known of it."""
+"""Event of the entry that follows a gap; its details say what is known about it."""
 
 Detail: TypeAlias = str | int | float | bool | None
 

@@ -30,7 +30,7 @@ class QualityThresholds:
             more. A shaken photo fails both.
         dark_bright: Least brightness of the brightest 5 %.
         light_middle, light_dark: A subject with a median and a darkest 5 % above both is too bright.
-        nothing_dark: A subject whose darkest 5 % lie above it is too bright whatever its median.
+        nothing_dark: A subject with its darkest 5 % above this is too bright, whatever its median.
         burnt: Largest share of pure white that is not backdrop.
         blocked: Largest share of pure black that is not backdrop.
         contrast: Least distance between the darkest and brightest 5 %.

@@ -1,4 +1,4 @@
-"""What goes into an adaptation and what comes out, as plain data."""
+"""Settings and result of an adaptation, as plain data."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ class AdaptationOptions:
 
     Args:
         steps: Optimizer steps.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         start: "warm" from the prior's learned start, "cold" with up = 0, "auto" for warm where the prior has one.
         r_mid: Rank of the identity for a cold start; 0 for the prior's.
         mid_learning_rate: Of mid.
         up_learning_rate: Of up.
-        optimizer: One of ``optimizers.OPTIMIZERS``; prodigy wants both rates at 1.
+        optimizer: One of ``optimizers.OPTIMIZERS``; prodigy needs both rates at 1.
         weight_decay: Of the optimizer.
         warmup_steps: Linear warm-up.
         final_rate: Rate at the end as a share of the full one; cosine in between.
-        flip: Mirrored photos too, unless the set is one-sided; "left" and "right" change places in their captions.
+        flip: Also train on mirrored photos, unless the set is one-sided; "left" and "right" are swapped in their
+            captions.
         crop_px: Latent pixels by which the window may move; the window is smaller by as much.
         hold_out: Keep the last photo for early stopping if there are two or more and no validation set is given.
         validate_every: Steps between two validations.
-        validation_samples: Noise levels a held-out photo is measured at.
+        validation_samples: Noise levels at which a held-out photo is measured.
         early_stop_patience: Validations without improvement before it stops; 0 to measure only.
         preservation_weight: Weight of the class's own pictures, made by the base model before; 0 for none.
         preservation_pictures: How many of them.
@@ -42,9 +43,9 @@ class AdaptationOptions:
         preview_every: Steps between two previews; 0 for none.
         preview_prompt: The first caption if empty.
         preview_steps: Sampling steps of pictures made on the way.
-        read_every: Steps between two looks at the loss; each is one sync with the device.
+        read_every: Steps between two reports of the loss; each is one sync with the device.
         checkpoint_every: Steps between two checkpoints, if a path is given.
-        seed: Of the start and of all draws.
+        seed: Of the start and all random choices.
     """
 
     steps: int = 100
@@ -91,7 +92,7 @@ class AdaptationOptions:
         refuse("this adaptation", findings)
 
     def stops_at(self, step: int) -> bool:
-        """Whether the loop looks up after this many steps."""
+        """Whether the loop reports after this many steps."""
         every = (self.read_every, self.checkpoint_every, self.validate_every, self.preview_every)
         return step == self.steps or any(n and step % n == 0 for n in every)
 
@@ -106,7 +107,7 @@ class AdaptationResult:
         validation_losses: (step, loss on the held-out photos) pairs.
         stop_reason: "finished", or why it stopped early.
         seconds: Of this call.
-        memory: How the steps were computed in the end, in words; see `metalora_core.training.retries`.
+        memory: How the steps were computed in the end, as text; see `metalora_core.training.retries`.
         notes: What had to be changed on the way, a line each.
     """
 

@@ -108,11 +108,11 @@ class AdaptationState:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """What a checkpoint takes on the disk, nearly: the factors, their moments and their best."""
+        """Approximate size of a checkpoint on disk: the factors, their moments and their best."""
         return self.trainer.vector.flat.nbytes * (3 + (self._best is not None))
 
     def load(self, path: Path) -> int:
-        """Continue from a file; returns the steps done.
+        """Resume from a file; returns the steps done.
 
         Raises:
             DamagedFile: If it is damaged, or its tensors are not those of this run.
@@ -133,7 +133,7 @@ class AdaptationState:
         return self.trainer.steps
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What changes beside the optimizer; the tensors are the state's own."""
+        """What changes besides the optimizer; the tensors are the state's own."""
         mids, ups = self.trainer.vector.parameters
         tensors = {"mids": mids, "ups": ups, "best": self._best}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -20,7 +20,7 @@ class Batch:
     """Samples of one forward pass; some of its rows are a smaller batch.
 
     Args:
-        latents: (B, C, h, w) on any device; the photos of one subject stand side by side.
+        latents: (B, C, h, w) on any device; the photos of one subject are side by side.
         noise: (B, C, h, w).
         t: Timesteps in the objective's unit, (B,).
         conditioning: B rows, on the host's device.

@@ -1,4 +1,4 @@
-"""Everything that a step of meta-training changes, and the prior that is made of it at the end."""
+"""Everything that a step of meta-training changes, and the prior made from it at the end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MetaState:
         targets: Adapted layers.
         options: Settings.
         subjects: Rows of the bank.
-        earlier: Prior to start from; its layers and ranks must be those of this run.
+        earlier: Prior to start from; its layers and ranks must be this run's.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class MetaState:
         self.keep()
 
     def _start_from(self, prior: Prior) -> None:
-        """Take over the shared factors of an earlier prior: meta_down, and the warm start where it has one.
+        """Take over the shared factors of an earlier prior: meta_down, and the warm start if it has one.
 
         Raises:
             InvalidOptions: If its layers or ranks are not those of this run.
@@ -113,8 +113,8 @@ class MetaState:
         findings += [f"{name} is not trained here" for name in sorted(surplus)]
         if findings:
             raise InvalidOptions(
-                f"Meta-training cannot go on from the prior {prior.metadata.name!r}: {summarise(findings, 3)}. "
-                "Choose the same layers, ranks and scale, or start without it."
+                f"Meta-training cannot start from the prior {prior.metadata.name!r}: {summarise(findings, 3)}. Choose "
+                "the same layers, ranks and scale, or start without it."
             )
         self.earlier = dict(prior.metadata.training)
 
@@ -225,12 +225,12 @@ class MetaState:
         return self._kept[0]
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; a full disk costs it, not the run."""
+        """Write a checkpoint; a full disk loses it, not the run."""
         state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
         keep_checkpoint(path, Checkpoint(_KIND, self.step, self.digest, self._tensors(), state))
 
     def load(self, path: Path) -> int:
-        """Continue from a checkpoint; returns the steps done.
+        """Resume from a checkpoint; returns the steps done.
 
         Raises:
             DamagedFile: If the file is damaged, or its tensors are not those of this run.
@@ -250,7 +250,7 @@ class MetaState:
             if not all(math.isfinite(loss) for _, loss in self.losses):
                 raise ValueError("a loss is not finite")
             if bool((saved.tensors["bank.visits"] < 0).any()):
-                raise ValueError("the bank holds a subject that was visited less than never")
+                raise ValueError("a subject of the bank has a negative visit count")
         for name, tensor in own.items():
             tensor.detach().copy_(saved.tensors[name])
         self.step = saved.step
@@ -259,7 +259,7 @@ class MetaState:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """What a checkpoint takes on the disk, nearly: the bank, the shared factors and their moments."""
+        """Approximate size of a checkpoint on disk: the bank, the shared factors and their moments."""
         shared = sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
         return 2 * shared + sum(tensor.nbytes for tensor in self._tensors().values())
 
@@ -277,11 +277,11 @@ class MetaState:
         return {f"meta_down.{name}": down for name, down in self.meta_downs.items()} | {"common": self.common}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What changes beside the optimizer; the tensors are the state's own."""
+        """What changes besides the optimizer; the tensors are the state's own."""
         return self._shared() | {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
 
     def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target], picture_px: int) -> Prior:
-        """What is kept: meta_down and, if asked, the warm start; the rest goes on record."""
+        """What is kept: meta_down and, if requested, the warm start; the rest goes into the record."""
         options, warm = self.options, self.common.detach().cpu()
         if options.warm_start == "mean":
             warm = warm + self.bank.mean()
@@ -321,7 +321,7 @@ def gradient_of(leaf: Tensor) -> Tensor:
     """
     if leaf.grad is None:
         raise TrainingDiverged(
-            "No gradient reached the identities: the model never called the adapted layers. "
-            "The host's targets do not belong to its model."
+            "No gradient reached the identities: the model never called the adapted layers. The host's targets do not "
+            "belong to its model."
         )
     return leaf.grad

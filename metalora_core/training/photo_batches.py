@@ -1,4 +1,4 @@
-"""What an adaptation looks at: latents and captions encoded once, samples drawn by the step's number."""
+"""What an adaptation trains on: latents and captions encoded once, samples chosen by the step's number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["HeldOut", "PhotoBatches"]
 
 
 class PhotoBatches:
-    """Draws the samples of each step; everything depends on seed and step only.
+    """Chooses the samples of each step; everything depends on seed and step only.
 
     Args:
         host: Encodes photos and captions, once, here.
@@ -47,7 +47,7 @@ class PhotoBatches:
         return self._samples[0][0]
 
     def preview_conditioning(self) -> Conditioning:
-        """What a preview shows: the asked prompt, or the first photo's caption."""
+        """What a preview shows: the requested prompt, or the first photo's caption."""
         return self._captions.encode([self._preview_prompt])
 
     def draw(self, step: int) -> Batch:
@@ -95,7 +95,7 @@ class PhotoBatches:
 
 
 class HeldOut:
-    """Loss on photos that are not learned from, at fixed noise and noise levels, so that steps can be compared.
+    """Loss on held-out photos, at fixed noise and noise levels, so that steps can be compared.
 
     Args:
         host: Encodes photos and captions, once, here.

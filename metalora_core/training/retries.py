@@ -42,8 +42,8 @@ class StepPlan:
     Args:
         compiled: Passes are compiled; worth it for long runs only, see `metalora_core.model.compiled_pass`.
         checkpointing: Blocks are computed again in the backward pass: a third more time, a fraction of the memory.
-        swapped: The blocks' weights lie in main memory, and are on the card only while they compute.
-        pieces: Forward and backward passes that a batch is cut into; their gradients are summed.
+        swapped: The blocks' weights are in main memory, and on the card only while they compute.
+        pieces: Number of passes that a batch is split into; their gradients are summed.
     """
 
     compiled: bool = False
@@ -82,7 +82,7 @@ class StepPlan:
 
     @property
     def text(self) -> str:
-        """In words, e.g. "recomputing blocks, the batch in 2 pieces"."""
+        """As text, e.g. "recomputing blocks, the batch in 2 pieces"."""
         words = ["compiled"] if self.compiled else []
         words += ["blocks in main memory"] if self.swapped else []
         words += ["recomputing blocks"] if self.checkpointing else ["keeping all activations"]
@@ -131,7 +131,7 @@ def train_with_retries(
             failure = _attempt(train, plan)
             if failure is None:
                 return plan, tuple(notes)
-            # Here nothing of the failed step is alive any more: its frames went with the exception.
+            # Nothing of the failed step is alive here: its frames went with the exception.
             free_memory(host.device)
             state.go_back()
             plan, reason = _other_plan(plan, host, samples, failure, state.kept_step)
@@ -147,7 +147,7 @@ class _Failure:
 
     Args:
         said: The error's first line.
-        of_compiler: The passes could not be compiled; otherwise the memory did not suffice.
+        of_compiler: The passes could not be compiled; otherwise the run was out of memory.
     """
 
     said: str
@@ -185,7 +185,7 @@ def first_line(error: BaseException) -> str:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what a failed step has left behind."""
+    """Free what a failed step left behind."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -215,7 +215,7 @@ def kept_on_failure(
         if checkpoint is not None and forget:
             checkpoint.unlink(missing_ok=True)
         raise
-    except BaseException:  # a host's own interrupt may be anything; finished steps are kept
+    except BaseException:  # a host's own interrupt may be anything; finished steps are saved
         if checkpoint is not None and state.kept_step != began:
             state.go_back()
             state.save(checkpoint)
@@ -240,5 +240,5 @@ def last_good_saved(path: Path, save: Callable[[Path, Any], object]) -> Generato
             raise
         kept = path.with_suffix(f".last_good{path.suffix}")
         save(kept, error.last_good)
-        text = f"{error} What was learned by step {error.last_good_step} was saved as {kept}."
+        text = f"{error} What was learned up to step {error.last_good_step} is saved as {kept}."
         raise TrainingDiverged(text, error.step, error.last_good_step, error.last_good) from error

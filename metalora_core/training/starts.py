@@ -2,7 +2,7 @@
 
 A start is a three-layer chain ``ΔW = scale · up · mid · down`` with one frozen ``down`` for all subjects, first values
 of mid and up, and a rate for each number of them. An adaptation starts where its prior says; plain LoRA is the chain
-whose down is the identity matrix, so one training loop serves the methods that are compared as well.
+with the identity matrix as down, so one training loop serves the compared methods too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ChainStart:
     Args:
         targets: Adapted layers.
         downs: Target name to the frozen first factor, (r, in) or (r, in, kh, kw).
-        layout: Where every mid and up lies in a flat vector.
+        layout: Place of every mid and up in the flat vector.
         flat: First values of all mids and ups, shape (layout.total,), float32.
         rates: Multiplier of every number's step, shape (layout.total,); 0 is frozen.
         scale: Factor inside ΔW.

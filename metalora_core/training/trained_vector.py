@@ -16,13 +16,14 @@ __all__ = ["TrainedVector"]
 class TrainedVector:
     """The factors as leaves that autograd writes straight into one gradient vector.
 
-    Nothing is cut, joined or allocated in a step: every layer's mid and up is a leaf over its place in the vector, and
-    its gradient a view of its place in the gradient vector. An optimizer sees two parameters, all mids and all ups.
+    A step neither splits, joins nor allocates anything: every layer's mid and up is a leaf over its place in the
+    vector, and its gradient a view of its place in the gradient vector. An optimizer sees two parameters, all mids and
+    all ups.
 
     Args:
         layout: Where each factor of a subject lies.
         start: First values of every subject, (total,), float32; copied.
-        dtype: What the model computes in; another one than float32 gets a copy that ``cast`` brings up to date.
+        dtype: What the model computes in; with any other than float32, ``cast`` updates a copy.
         subjects: How many lie side by side; factors of one have no batch axis.
     """
 
@@ -57,17 +58,17 @@ class TrainedVector:
         return torch.cat([piece.view(self._subjects, -1) for piece in pieces], dim=1)
 
     def cast(self) -> None:
-        """Bring the factors of the forward pass up to date with the vector."""
+        """Update the forward pass's factors from the vector."""
         if self._used is not self.flat:
             self._used.copy_(self.flat)
 
     def gather_gradients(self) -> None:
-        """Bring the gradients of the backward pass to where an optimizer looks for them."""
+        """Put the backward pass's gradients where the optimizer expects them."""
         if self._used is not self.flat:
             self._gradient.copy_(self._used_gradient).div_(self.loss_scale)
 
     def zero_gradients(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self._used_gradient.zero_()
 
     def _leaves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -35,7 +35,7 @@ class ConsentForm:
 
 
 def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
-    """Validate a form and store its record; returns it and what to tell, its summary and maybe a warning.
+    """Validate a form and store its record; returns it and its summary, with a warning if there is one.
 
     Raises:
         InvalidOptions: If an entry is missing or wrong.

@@ -1,4 +1,4 @@
-"""The scorers of Evaluate Identity: what turns a picture into a vector that says whose it is."""
+"""The scorers of Evaluate Identity: pictures to vectors for identity similarity."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class References:
         """Which photos are smaller than the training pictures, in one line; empty for none."""
         small = [f"{photo.name} ({min(photo.pixels.shape[-2:])} px)" for photo in self.photos]
         small = [text for text, photo in zip(small, self.photos, strict=True) if min(photo.pixels.shape[-2:]) < side]
-        return f"Enlarged to {side} px, which teaches their blur: {', '.join(small)}." if small else ""
+        return f"Enlarged to {side} px, so their blur is learned too: {', '.join(small)}." if small else ""
 
     def training_set(self, side: int) -> TrainingSet:
         return TrainingSet(

@@ -1,4 +1,4 @@
-"""What Evaluate Identity says and shows."""
+"""Report and grid of Evaluate Identity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .embedders import Embed
 
 
 def score(embed: Embed, pictures: Sequence[Tensor], held_out: Sequence[Tensor], learned: Sequence[Tensor]) -> Likeness:
-    """Score pictures by held-out photos, and by the learned ones if given; all (3, H, W) of any size.
+    """Score pictures against held-out photos, and against the trained ones if given; all (3, H, W) of any size.
 
     Raises:
         InvalidOptions: If there is no picture or no held-out photo.
@@ -31,7 +31,7 @@ def score(embed: Embed, pictures: Sequence[Tensor], held_out: Sequence[Tensor], 
 
 
 def report(found: Likeness) -> str:
-    """The mean and what photos of the subject reach, then one line a picture."""
+    """The mean and what photos of the subject reach, then one line per picture."""
     lines = [f"Identity similarity {fmean(found.similarity):.3f} over {len(found.error)} pictures."]
     if found.ceiling < 1:
         lines.append(f"Photos of the subject among themselves: {found.ceiling:.3f}.")

@@ -163,7 +163,7 @@ def test_cold_start_of_no_steps_is_the_base_and_warm_start_is_the_prior(prior: P
 def test_step_sizes_of_an_earlier_release_are_left_alone_and_said(prior: Prior, caplog: pytest.LogCaptureFixture):
     layers = {name: replace(layer, step_size=torch.tensor([0.0, 0.5])) for name, layer in prior.layers.items()}
     sized = adapt(ToyHost(), replace(prior, layers=layers), photos(), OPTIONS)
-    assert caplog.messages == ["The step sizes in the prior are not used: learning them proved of no use."]
+    assert caplog.messages == ["The step sizes in the prior are ignored: learning them did not help."]
     plain = adapt(ToyHost(), prior, photos(), OPTIONS)
     assert all(torch.equal(a, b) for a, b in zip(tensors(sized.identity), tensors(plain.identity), strict=True))
 
@@ -237,7 +237,7 @@ def test_nan_stops_with_the_step_and_the_last_good_identity(prior: Prior, tmp_pa
     assert not path.exists()
     kept = tmp_path / "whole.last_good.safetensors"
     with (
-        pytest.raises(TrainingDiverged, match=r"by step 10 was saved as .*whole\.last_good\.safetensors"),
+        pytest.raises(TrainingDiverged, match=r"up to step 10 is saved as .*whole\.last_good\.safetensors"),
         last_good_saved(tmp_path / "whole.safetensors", save_identity),
     ):
         adapt(Breaking(), prior, photos(), OPTIONS)

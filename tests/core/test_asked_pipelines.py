@@ -231,7 +231,7 @@ def folder_of(tmp_path: Path, pipeline: str, denoiser: str, **config: int) -> Pa
 @pytest.mark.parametrize(
     ("pipeline", "denoiser", "config", "complaint"),
     [
-        ("WanPipeline", "WanTransformer3DModel", {}, "holds a WanPipeline"),
+        ("WanPipeline", "WanTransformer3DModel", {}, "is a WanPipeline"),
         ("QwenImageEditPipeline", "QwenImageTransformer2DModel", {}, "Use the QwenImagePipeline"),
         ("FluxFillPipeline", "FluxTransformer2DModel", {"in_channels": 384, "out_channels": 64}, "inpainting"),
     ],
@@ -249,7 +249,7 @@ def test_what_is_not_supported_is_refused_from_its_index(
 def test_an_unknown_checkpoint_is_taken_for_no_model(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     atomic_save_safetensors(path, {"model.diffusion_model.a.weight": torch.zeros(1), "text_encoders.b": torch.zeros(1)})
-    with pytest.raises(IncompatibleBaseModel, match="unknown here; known are"):
+    with pytest.raises(IncompatibleBaseModel, match="unknown model; known are"):
         load_diffusers_host(path)
 
 

@@ -80,7 +80,7 @@ def test_a_malformed_file_is_refused_with_its_name_and_the_reason(tmp_path: Path
     path = tmp_path / "x.safetensors"
     path.write_bytes(MALFORMED[case])
     for load in (read_safetensors, load_prior, load_identity, lambda p: load_checkpoint(p, kind="adaptation")):
-        with pytest.raises(DamagedFile, match=r"^x\.safetensors is not a whole safetensors file: .+; copy") as caught:
+        with pytest.raises(DamagedFile, match=r"^x\.safetensors is not a complete safetensors file.+; copy") as caught:
             load(path)
         assert_clean(str(caught.value))
 
@@ -122,9 +122,9 @@ def test_limits_hold_before_anything_is_allocated(tmp_path: Path) -> None:
     atomic_save_safetensors(path, {f"t{i}": torch.zeros(4) for i in range(20)}, {"note": "n" * 500})
     size = path.stat().st_size
     for limits, words in (
-        (ReadLimits(tensors=19), "lists 20 tensors, at most 19"),
+        (ReadLimits(tensors=19), "lists 20 tensors; at most 19"),
         (ReadLimits(header_bytes=100), "at most 100"),
-        (ReadLimits(file_bytes=size - 1), f"{size} bytes, at most {size - 1}"),
+        (ReadLimits(file_bytes=size - 1), f"{size} bytes; at most {size - 1}"),
     ):
         with pytest.raises(UnreadableFile, match=words):
             read_safetensors(path, limits)
@@ -192,11 +192,11 @@ def test_a_prior_with_wrong_tensors_is_refused(tmp_path: Path, change: Change, w
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put(f"{KEY}.mid", 3, 4), "no floating-point"),
-        (put(f"{KEY}.up", 24), "no floating-point"),
+        (put(f"{KEY}.mid", 3, 4), "not floating-point"),
+        (put(f"{KEY}.up", 24), "not floating-point"),
         (put("stray.down", 3), "unknown tensor"),
         (lambda tensors: tensors.pop(f"{KEY}.up"), "has only mid"),
-        (without_targets, "no '<target>.mid'"),
+        (without_targets, "the '<target>.mid' tensors are missing"),
     ],
 )
 def test_an_identity_with_wrong_tensors_is_refused(tmp_path: Path, change: Change, words: str) -> None:
@@ -245,12 +245,12 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "huge version": ('{"format": "metalora.prior", "format_version": 1' + "0" * 4000 + "}", "version unknown"),
     "huge number": (
         '{"format": "metalora.prior", "format_version": 1, "r_meta": 1' + "0" * 4000 + "}",
-        "record is invalid",
+        "is not valid",
     ),
     "long kind with escapes": (json.dumps({"format": "\x1b[31m\n" * 50_000}), "expected a metalora.prior"),
     "long field with escapes": (
         json.dumps({"format": "metalora.prior", "format_version": 1, "\x1b[31m\u202e" * 50_000: 1}),
-        "record is invalid",
+        "is not valid",
     ),
 }
 

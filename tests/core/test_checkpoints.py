@@ -92,7 +92,7 @@ def test_a_base_of_the_same_shapes_but_other_weights_is_refused(kind: str, tmp_p
         ("adaptation", lambda c: c.state["optimizer"]["state"][0].update(step=torch.tensor(7.0)), "has taken"),
         ("meta-training", lambda c: c.state["losses"].clear(), "losses of the steps"),
         ("meta-training", lambda c: c.state["losses"].append([5.0, 0.1]), "losses of the steps"),
-        ("meta-training", lambda c: c.tensors["bank.visits"].fill_(-1), "less than never"),
+        ("meta-training", lambda c: c.tensors["bank.visits"].fill_(-1), "negative visit count"),
     ],
 )
 def test_other_contents_are_moved_aside_in_words_and_the_run_starts_over(
@@ -179,7 +179,7 @@ def test_a_checkpoint_far_larger_than_the_run_is_not_read(kind: str, tmp_path: P
     monkeypatch.setattr(checkpoint, "_SMALL_BYTES", 0)
     with path.open("ab") as file:
         file.truncate(10_000_000)
-    with pytest.raises(UnreadableFile, match="10000000 bytes, at most"):
+    with pytest.raises(UnreadableFile, match="10000000 bytes; at most"):
         RUNS[kind](path, ToyHost())
 
 

@@ -72,13 +72,13 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a system's own")
     os.mkfifo(tmp_path / "pipe.xyz")
     reasons = {
-        "10_ohwx mug": "folder; give it by itself",
-        "A.txt": "captions none",
-        "a.caption": "not read, as a.txt is",
-        "b.txt": "captions none",
-        "c.jxl": "no photo that can be read",
-        "metadata.jsonl": "no photo that can be read",
-        "noending": "without the ending of one",
+        "10_ohwx mug": "folder; give it separately",
+        "A.txt": "is not a caption",
+        "a.caption": "not read, because a.txt is",
+        "b.txt": "is not a caption",
+        "c.jxl": "not a supported photo",
+        "metadata.jsonl": "not a supported photo",
+        "noending": "with another file ending",
         "pipe.xyz": "a pipe",
     }
     found = photo_files(tmp_path)
@@ -128,7 +128,7 @@ def test_a_json_file_without_a_caption_is_named(tmp_path: Path) -> None:
         (b"", "does not mention 'ohwx'"),
         (CAPTION.encode("utf-16"), "not UTF-8"),
         ("ohwx café".encode("latin-1"), "not UTF-8"),
-        (b"ohwx " * 20_000, "more than 64 kB"),
+        (b"ohwx " * 20_000, "larger than 64 kB"),
     ],
 )
 def test_a_caption_that_cannot_be_used_is_refused_by_name(tmp_path: Path, content: bytes, words: str) -> None:
@@ -156,7 +156,7 @@ def test_a_broken_photo_is_named_before_any_other_is_encoded(tmp_path: Path) -> 
     seen: list[tuple[int, int]] = []
     found = find_subjects(tmp_path, "mug", on_photos=lambda done, count: seen.append((done, count)))
     assert [subject.class_word for subject in found] == ["mug", "cup"] and seen == [(1, 2), (2, 2)]
-    assert left_out(found).startswith("Left out: a/notes.md is no photo")
+    assert left_out(found).startswith("Left out: a/notes.md is not a supported photo")
     (tmp_path / "b" / "2.png").write_bytes((tmp_path / "b" / "1.png").read_bytes()[:400])
     with pytest.raises(UnusableReferences, match=r"b: 2\.png is damaged"):
         find_subjects(tmp_path, "mug")

@@ -56,15 +56,15 @@ def train_cohort(
     Photos, noise, noise levels and schedule of each subject are those of `adapt` with its seed.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         start: The method.
         photos: One training set a subject, all pictures of one size.
         options: Steps, batch, optimizer, rates, schedule.
         snapshots: Steps after which the factors are kept, rising; 0 for the start.
-        seeds: Of each subject's draws; ``options.seed`` for all if None.
+        seeds: Seed of each subject; ``options.seed`` for all if None.
 
     Raises:
-        UnusableReferences: If photos cannot be learned from.
+        UnusableReferences: If photos are not usable.
         TrainingDiverged: If a loss or a factor becomes NaN or infinite.
     """
     own = [replace(options, seed=seed) for seed in seeds or [options.seed] * len(photos)]
@@ -97,17 +97,17 @@ def draw_pictures(
     guidance: float = 1.0,
     seeds: Sequence[int],
 ) -> Tensor:
-    """Draw every subject under its prompts, all in one batch.
+    """Sample every subject's prompts, all in one batch.
 
     Args:
-        host: The base model; it leaves as it came.
+        host: The base model; it is left unchanged.
         start: The method that the factors belong to.
         flats: (subjects, layout.total).
         prompts: As many for each subject.
         size_px: Width and height.
         steps: Sampling steps.
         guidance: Classifier-free guidance; 1 is none.
-        seeds: Of each subject's starting noise, which so does not depend on who is drawn with it.
+        seeds: Of each subject's starting noise, which therefore does not depend on the other subjects.
 
     Returns:
         (subjects, prompts, 3, size_px, size_px) in [0, 1], on the CPU.

@@ -47,7 +47,7 @@ class PlainLoRAOptions:
     alpha: float = 8.0
 
     def check(self) -> None:
-        """Raise ``InvalidOptions`` with every finding at once."""
+        """Raise ``InvalidOptions`` with all findings at once."""
         refuse("plain LoRA", POSITIVE.findings(self, "learning_rate", "alpha") + RANK.findings(self, "rank"))
 
 

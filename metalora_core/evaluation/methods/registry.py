@@ -34,7 +34,7 @@ RANK = 8
 """Rank of the plain LoRAs and of the identities, alike."""
 
 SMALL_RANK = 32
-"""Rank of LoRA-XS, whose trained matrix is only rank × rank."""
+"""Rank of LoRA-XS; its trained matrix is only rank × rank."""
 
 PLAIN, META_COLD, META_WARM, META_OUTSIDE = "plain_lora", "meta_cold", "meta_warm", "meta_warm_outside"
 CORE = "core_train_lora"

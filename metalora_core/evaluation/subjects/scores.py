@@ -139,11 +139,11 @@ class Likeness:
 
 
 def likeness(drawn: Tensor, held_out: Tensor, learned: Tensor | None = None) -> Likeness:
-    """Score pictures by photos of their subject that nothing was learned from.
+    """Score pictures against held-out photos of their subject.
 
     Args:
         drawn: Vectors of the pictures, (pictures, features), of unit length as all of these.
-        held_out: Of photos that were not learned from, (photos, features).
+        held_out: Of held-out photos, (photos, features).
         learned: Of the photos that were learned from.
 
     Source: R-FaceSim of Meta-LoRA, arXiv 2503.22352, section 4.

@@ -34,8 +34,8 @@ def objective_of(model_sampling: Any) -> MixedObjective:
     if not fits:
         names = ", ".join(base.__name__ for base in type(model_sampling).__mro__[1:3])
         raise IncompatibleBaseModel(
-            f"The connected model samples by the rules {names}, which do not turn noise into a picture step by step, "
-            "so there is nothing to train it by. Connect a text-to-image model, or remove a ModelSampling node."
+            f"The connected model's sampling type is {names}, which does not turn noise into a picture step by step, "
+            "so it cannot be trained. Connect a text-to-image model, or remove a ModelSampling node."
         )
     return objective
 
