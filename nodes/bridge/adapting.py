@@ -166,6 +166,8 @@ def _outcome(identity: Identity, prior: Prior, note: str) -> Outcome:
     tail = losses[-10:]
     first = f"{record.steps} steps, loss {losses[0]:.4f} to {sum(tail) / len(tail):.4f}. " if losses else ""
     learned = LearnedIdentity(identity, prior)
+    size = sum(layer.mid.numel() + layer.up.numel() for layer in identity.layers.values())
+    first += f"{len(identity.layers)} layers, {size / 1e6:.2g} million numbers. "
     return Outcome(learned, f"{first}{note}\nPrompt: photo of a {learned.words}, …")
 
 

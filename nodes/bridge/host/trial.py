@@ -26,7 +26,8 @@ _LEVEL, _OTHER_LEVEL = 0.6, 0.3
 _SMALLEST = 16  # latent pixels; larger latents are tried at half their side
 _SHARE = {True: 0.02, False: 0.1}  # of the loss, by which a slope is measured; in float32, and in fewer bits
 _SLOPE = {True: 0.05, False: 0.35}  # relative error that rounding and curvature may leave
-_SHORTER = {True: (1, 8, 64), False: (1, 4)}
+_SHORTER = {True: (1, 8, 64, 512), False: (1, 8, 64)}
+_SETTLED = 0.1  # relative change between two steps, below which a slope is that of the tangent
 _EFFECT = {True: 0.999, False: 0.6}  # cosine of what a hook and a patched weight change in the prediction
 
 
@@ -194,12 +195,19 @@ class _Passes:
         )
 
     def _check_slopes(self, hooked: Tensor, step: float) -> None:
-        """Hold the gradient against differences of the loss, over shorter ways where a longer one is curved."""
+        """Hold the gradient against differences of the loss, over shorter steps where a longer one is curved.
+
+        In few bits rounding may hide the slope of a short step; then only one that settles elsewhere is an error.
+        """
+        before, settled = float("inf"), self.exact
         for shorter in _SHORTER[self.exact]:
             found = self._slope(hooked if shorter == 1 else self._hooked_apart(step / shorter), step / shorter)
             if abs(found - 1) <= _SLOPE[self.exact]:
                 return
-        raise _changed(f"along its gradient the loss rises {found:.3g} times as fast as the gradient says")
+            settled = settled or abs(found - before) <= _SETTLED * abs(found)
+            before = found
+        if settled:
+            raise _changed(f"along its gradient the loss rises {before:.3g} times as fast as the gradient says")
 
     def _slope(self, hooked: Tensor, step: float) -> float:
         """Rise of the loss along its gradient, in units of what the gradient says."""
