@@ -112,7 +112,7 @@ def _words(prior: Prior) -> str:
 
 @dataclass
 class _Run:
-    """The loop, and what it does at every look at the loss."""
+    """The loop, and what it does at every report."""
 
     host: Host
     state: AdaptationState

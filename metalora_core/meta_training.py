@@ -96,7 +96,7 @@ def meta_train(
         made.metadata.training[SAMPLE] = [*weights_sample(host.model, targets, made.layers)]
         return made
 
-    # A checkpoint is kept even if the run diverges: hours may be in it, and a card's error need not come again.
+    # A checkpoint is kept even if the run diverges: it may hold hours of work, and a card's error may not happen again.
     with kept_on_failure(state, checkpoint, trained, forget=False):
         train_with_retries(host, batches.samples, run.train, state)
     return trained()
@@ -104,7 +104,7 @@ def meta_train(
 
 @dataclass
 class _Run:
-    """The loop, and what it does at every look at the loss."""
+    """The loop, and what it does at every report."""
 
     host: Host
     targets: Sequence[Target]
@@ -115,7 +115,7 @@ class _Run:
     began: float = field(default_factory=time.monotonic)
 
     def train(self, plan: StepPlan) -> None:
-        """Train to the last step: slots on support photos, shared factors on query photos, or both at once."""
+        """Train to the last step: per-subject factors on support, shared factors on query photos, or both at once."""
         state, options, batches = self.state, self.state.options, self.batches
         with self.host.training(), Injection(self.host.model, self.targets, state.factors) as injection:
             injection.require_all()
@@ -139,7 +139,7 @@ class _Run:
                 state.keep_if_large()
 
     def _pass(self, plan: StepPlan, slots: Tensor, batch: Batch, *, shared: bool = False) -> Tensor:
-        """Gradients of a batch's loss to the slots and, if asked, to meta_down; returns the mean loss, unread."""
+        """Gradients of a batch's loss for per-subject factors and, if asked, meta_down; returns the unread mean."""
         losses = list[Tensor]()
         self.state.train_shared(shared)
         owners = [sample * len(slots) // len(batch) for sample in range(len(batch))]
@@ -161,7 +161,7 @@ class _Run:
         self.report(loss)
 
     def report(self, loss: float) -> None:
-        """Tell the listener how far the run is."""
+        """Report progress to the listener."""
         if self.on_progress is not None:
             seconds = time.monotonic() - self.began
             self.on_progress(MetaTrainingProgress(self.state.step, self.state.options.steps, loss, seconds))

@@ -30,7 +30,7 @@ _WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "se
 
 
 def demo_figure(runs: Sequence[tuple[LearnedSubject, Sequence[MethodResult]]], steps: int) -> Image.Image:
-    """Compose the whole figure: one panel a subject from left to right, the first prompts as rows.
+    """Compose the whole figure: one panel per subject from left to right, the first prompts as rows.
 
     Args:
         runs: Subjects with what each method made of them.

@@ -102,7 +102,7 @@ def compare(
 
 def _scored(method: str, pictures: Tensor, subject: LearnedSubject) -> MethodResult:
     scores = subject.score(pictures, len(subject.photos.images))
-    # The scorer's own error, which the benchmark takes off, is left in: own photos have no truth that would show it.
+    # The scorer's own error, which the benchmark subtracts, stays in: your own photos have no truth that would show it.
     identity, prompt = scores.identity_error + scores.identity_floor, scores.prompt_error + scores.prompt_floor
     return MethodResult(method, pictures, identity, prompt)
 

@@ -26,7 +26,7 @@ class Host(Protocol):
         swapped: The blocks' weights are in main memory, and on the card only while they compute.
     """
 
-    # What a training may change between two of its attempts; `training` follows it from its next entry on.
+    # What a training may change between two attempts; `training` uses it from its next entry on.
     compiled: bool
     checkpointing: bool
     swapped: bool

@@ -107,7 +107,7 @@ class IdentityBank:
         self.visits[list(subjects)] += 1
 
     def keep(self) -> None:
-        """Take what is there as the state to go back to; only rows that change from now on are copied."""
+        """Keep the present state to return to; only rows that change from now on are copied."""
         self._kept = {}
 
     def go_back(self) -> None:

@@ -1,4 +1,4 @@
-"""What a training step looks at: noised latents with their prompts, and the loss on them."""
+"""What a training step sees: noised latents with their prompts, and the loss on them."""
 
 from __future__ import annotations
 

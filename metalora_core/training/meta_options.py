@@ -91,7 +91,7 @@ class MetaTrainingOptions:
     license: str = ""
 
     def stops_at(self, step: int) -> bool:
-        """Whether the loop looks at the loss after this many steps."""
+        """Whether the loop reports after this many steps."""
         return step == self.steps or step % self.read_every == 0 or step % self.checkpoint_every == 0
 
     @property

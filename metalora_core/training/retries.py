@@ -1,8 +1,8 @@
-"""How a step of a training is computed, and what is changed when that does not work.
+"""How a step of a training is computed, and what changes if that fails.
 
-The first steps are the measurement: a run starts with the plan that is asked for. Whenever a step does not fit into
-memory it takes the next saving, and where the passes cannot be compiled it continues without; each time from the last
-good state. Recomputing blocks changes nothing in the result; a batch in pieces and compiled passes change its rounding.
+A run starts with the requested plan. Whenever a step does not fit into memory, it saves memory in the next way; if the
+passes cannot be compiled, it continues without. Each time it resumes from the last good state. Recomputing blocks
+changes nothing in the result; a batch in pieces and compiled passes change its rounding.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class StepPlan:
 
 
 class Resumable(Protocol):
-    """State of a training that remembers where it last was good."""
+    """State of a training that keeps its last good state."""
 
     @property
     def kept_step(self) -> int:
@@ -98,7 +98,7 @@ class Resumable(Protocol):
         ...
 
     def go_back(self) -> None:
-        """Continue from the last good state."""
+        """Resume from the last good state."""
         ...
 
     def save(self, path: Path) -> None:
@@ -109,7 +109,7 @@ class Resumable(Protocol):
 def train_with_retries(
     host: Host, samples: int, train: Callable[[StepPlan], None], state: Resumable
 ) -> tuple[StepPlan, tuple[str, ...]]:
-    """Train to the end, with another plan whenever the one before does not work.
+    """Train to the end, with another plan whenever one fails.
 
     Args:
         host: Starts with the plan it is set to and has it again at the end.
@@ -135,7 +135,7 @@ def train_with_retries(
             free_memory(host.device)
             state.go_back()
             plan, reason = _other_plan(plan, host, samples, failure, state.kept_step)
-            notes.append(f"{reason}; continuing from step {state.kept_step}, {plan.text}.")
+            notes.append(f"{reason}; resuming from step {state.kept_step}, {plan.text}.")
             _LOG.warning("%s", notes[-1])
     finally:
         asked.set_on(host)

@@ -81,7 +81,7 @@ class SubjectBatches:
     def draw(self, subjects: Sequence[int], step: int, role: str, episode: int) -> Batch:
         """Samples of these subjects; all weights are 1.
 
-        So each slot gets the gradient that an adaptation with batch 1 would see; Adam does not mind the factor.
+        So each subject gets the gradient of an adaptation with batch 1; Adam ignores the factor.
 
         Args:
             subjects: From ``subjects_at``.

@@ -40,7 +40,7 @@ class TrainedVector:
         )
         """All mids and all ups, for an optimizer."""
         self.loss_scale = loss_scale(dtype)
-        """What a loss has to be multiplied by before its backward pass."""
+        """Factor on a loss before its backward pass."""
         same = dtype == torch.float32
         self._used = self.flat if same else self.flat.to(dtype)
         self._used_gradient = self._gradient if same else torch.zeros_like(self._used)

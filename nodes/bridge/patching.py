@@ -66,10 +66,10 @@ def apply_identity(
 
 
 def beside_note(model: Any, applied: Any) -> str:
-    """What a user of core's Save Model has to know where an identity acts beside the weights; empty for a patch."""
+    """What a user of core's Save Model must know if an identity acts beside the weights; empty for a patch."""
     if len(applied.injections) == len(model.injections):
         return ""
-    return "; beside the weights, so Save Model writes the model without it: choose patch to save it with the model"
+    return "; beside the weights, so Save Model writes the model without it. Choose patch to save it with the model"
 
 
 def patchable(model: Any, factors: Mapping[str, ChainFactors]) -> bool:

@@ -56,7 +56,7 @@ def test_goes_on_from_the_last_good_step_and_ends_bit_identical(fails_at: int, e
     unbroken = adapt(ToyHost(), prior, photos(), OPTIONS)
     assert same(result.identity, unbroken.identity) and result.losses == unbroken.losses
     good = (fails_at - 1) // OPTIONS.read_every * OPTIONS.read_every
-    assert result.notes == (f"A step did not fit into memory; continuing from step {good}, recomputing blocks.",)
+    assert result.notes == (f"A step did not fit into memory; resuming from step {good}, recomputing blocks.",)
     assert result.memory == "recomputing blocks" and not host.checkpointing
     assert not any(module._forward_hooks for module in host.model.modules())
 
@@ -128,7 +128,7 @@ def test_goes_on_uncompiled_where_the_passes_cannot_be_compiled_and_says_why(pri
     assert same(result.identity, adapt(ToyHost(), prior, photos(), OPTIONS).identity)
     (note,) = result.notes
     assert note.startswith("The passes could not be compiled (No working C++ compiler")
-    assert note.endswith("; continuing from step 0, keeping all activations.")
+    assert note.endswith("; resuming from step 0, keeping all activations.")
     assert result.memory == "keeping all activations" and host.compiled
 
 
@@ -157,7 +157,7 @@ def test_stage_1_continues_from_its_last_good_step_and_ends_bit_identical(
     prior = meta_train(host, ToySubjects(), STAGE_1[design])
     assert same_prior(prior, meta_train(ToyHost(), ToySubjects(), STAGE_1[design]))
     (note,) = caplog.messages
-    assert note.startswith("A step did not fit into memory; continuing from step ") and "recomputing blocks" in note
+    assert note.startswith("A step did not fit into memory; resuming from step ") and "recomputing blocks" in note
     assert not host.checkpointing
 
 

@@ -1,4 +1,4 @@
-"""Several subjects learned side by side, by the very step of an adaptation, and their pictures.
+"""Several subjects trained side by side, with exactly the step of an adaptation, and their pictures.
 
 One forward pass, one optimizer, as many separate identities as subjects: a cohort of one is an adaptation, and a larger
 one ends where its subjects, learned one after the other, would end, up to rounding; it takes about a third of the time.

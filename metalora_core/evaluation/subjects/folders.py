@@ -73,7 +73,7 @@ class FolderOptions:
     pipeline_config: str = ""
 
     def check(self) -> None:
-        """Raise ``InvalidOptions`` with every finding at once."""
+        """Raise ``InvalidOptions`` with all findings at once."""
         findings = [f"the prompt {p!r} does not contain {{subject}}" for p in self.prompts if "{subject}" not in p]
         if len(self.prompts) < 2:
             findings.append(f"{len(self.prompts)} prompts given, at least 2 needed")

@@ -76,7 +76,7 @@ def pocket_subject(
         index: Its number in the split.
         prompts: Scenes to ask for.
         reader: Scores the pictures.
-        photos: How many of its photos are taken; fewer change nothing about them.
+        photos: How many of its photos to use; the first ones are the same for any number.
         condition: What is done to its photos, and which of them comes first.
     """
     subject = draw_subject(domain, split, index)
@@ -100,14 +100,14 @@ def own_subject(
     readers: Mapping[Domain, FactorReader],
     on_note: Callable[[str], None] | None = None,
 ) -> LearnedSubject:
-    """A user's own subject; for the truth stands what the scorer reads in its photos, averaged.
+    """A user's own subject; the mean of what the scorer reads in its photos stands in for the truth.
 
     Args:
         photos: Folder of photos.
         class_word: What it is; "person" belongs to the avatars, every other word to the products.
         prompts: Scenes to ask for.
         readers: Read the photos and score the pictures.
-        on_note: Called with what could be better in the photos.
+        on_note: Called with what could be better about the photos.
 
     Raises:
         UnusableReferences: If the folder holds no usable photo.
@@ -152,14 +152,14 @@ def _subject(
 
 @dataclass(frozen=True, eq=False)
 class _Scorer:
-    """Scores pictures of one subject by what a reader reads in them.
+    """Scores pictures of one subject by what a scorer reads in them.
 
     Args:
         reader: Of the subject's domain.
         who: Its identity vector.
         shown: Scene numbers of the reference photos, (photos, 9 or 7).
         asked: Of the prompts, (prompts, 9 or 7).
-        truth: True photos of the asked scenes; none where there are none.
+        truth: True photos of the requested scenes; none if there are none.
     """
 
     reader: FactorReader
@@ -169,7 +169,7 @@ class _Scorer:
     truth: Tensor
 
     def __call__(self, pictures: Tensor, photos: int) -> PictureScores:
-        """Score one picture a prompt, (prompts, 3, H, W), of a run with that many photos."""
+        """Score one picture per prompt, (prompts, 3, H, W), of a run with that many photos."""
         (identity, prompt, seen), (identity_floor, prompt_floor) = self._errors(pictures), self._floors
         return PictureScores(
             identity_error=identity - identity_floor,
@@ -187,7 +187,7 @@ class _Scorer:
 
     @cached_property
     def _floors(self) -> tuple[float, float]:
-        """The reader's own errors on the true photos."""
+        """The scorer's own errors on the true photos."""
         return self._errors(self.truth)[:2] if len(self.truth) else (0.0, 0.0)
 
 
@@ -215,7 +215,7 @@ def _seed(purpose: str, subject: Subject) -> int:
 def other_scenes(
     domain: Domain, shown: Sequence[Scene], count: int, seed: int, *, apart: int = 4, same_light: bool = False
 ) -> tuple[Scene, ...]:
-    """Draw scenes that ask for what the photos do not show: another pose, light, expression and background.
+    """Choose scenes that the photos do not show: another pose, light, expression and background.
 
     Where the photos leave no other background, expression or light, any will do.
 

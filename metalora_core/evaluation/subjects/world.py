@@ -32,8 +32,8 @@ class LearnedSubject:
         prompts: With its trigger.
         asked: The prompts in short, for people.
         words: What the first photo shows, for tables: "left|level|above|blue|smiling"; empty if unknown.
-        truth: True photos that nothing was learned from, (photos, 3, H, W): of the asked scenes, where they exist;
-            none where only the reference photos are known.
+        truth: Held-out true photos, (photos, 3, H, W): of the requested scenes, where they exist; none if only the
+            reference photos are known.
         score: From one picture a prompt, (prompts, 3, H, W), and the number of photos learned from, to scores.
     """
 
@@ -53,7 +53,7 @@ class LearnedSubject:
 
     @property
     def nameless(self) -> tuple[str, ...]:
-        """The prompts without the trigger, for a base model, which has never met it."""
+        """The prompts without the trigger, for a base model, which does not know it."""
         return tuple(prompt.replace(f"{TRIGGER} ", "") for prompt in self.prompts)
 
 

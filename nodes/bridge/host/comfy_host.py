@@ -38,7 +38,7 @@ class ComfyHost:
         clip: CLIP, needed for prompts only.
         vae: VAE, needed for pictures only.
         resolution: Side of the training pictures in pixels.
-        guidance: Guidance that guidance-distilled models are trained at.
+        guidance: Guidance value for training guidance-distilled models.
         checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
 
     Attributes:
@@ -140,7 +140,7 @@ class ComfyHost:
     def passes(self, conditioning: Conditioning) -> list[list[int]]:
         """Rows of a batch that go through the model together; the others follow in passes of their own."""
         groups = self.captions.groups(conditioning)
-        # A wrapper such as a time window may look at one noise level only.
+        # A wrapper such as a time window may check one noise level only.
         return groups if self.rows_together and not self._wrappers else [[row] for group in groups for row in group]
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -236,7 +236,7 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 
 def _differentiable_attention(_default: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """PyTorch's own attention: faster kernels that a user may have switched on have no backward pass."""
+    """PyTorch's own attention: faster kernels that a user may have enabled have no backward pass."""
     from comfy.ldm.modules.attention import attention_pytorch
 
     return attention_pytorch(*args, **kwargs)
@@ -244,7 +244,7 @@ def _differentiable_attention(_default: Any, *args: Any, **kwargs: Any) -> Tenso
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say which connection is wrong where torch would only name two matrices."""
+    """Say which connection is wrong; torch would only name two matrices."""
     try:
         yield
     except RuntimeError as error:

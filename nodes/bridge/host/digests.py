@@ -1,4 +1,4 @@
-"""Which MODEL, CLIP and VAE this is with all that nodes have hung on it, the same before and after it is loaded."""
+"""Which MODEL, CLIP and VAE this is, with all that nodes have attached to it; the same before and after loading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def part_digest(part: Any) -> str:
 
 
 def uncompared(model: Any, *parts: Any) -> list[str]:
-    """What hangs on a MODEL, CLIP or VAE and cannot be compared with another run's, by type."""
+    """What is attached to a MODEL, CLIP or VAE and cannot be compared with another run's, by type."""
     states = [_model_state(model), *map(_part_state, parts)]
     return sorted({name for state in states for name in state.unknown})
 
@@ -38,7 +38,7 @@ def _model_state(model: Any) -> StateHash:
 def _part_state(part: Any) -> StateHash:
     patcher = part.patcher
     state = _patcher_state(patcher, weights_digest(_unpatched(patcher.model, patcher.backup, "")))
-    # Of a CLIP: where to stop, and what the tokenizer was told.
+    # Of a CLIP: where to stop, and the tokenizer's options.
     for name in ("layer_idx", "tokenizer_options", "use_clip_schedule", "apply_hooks_to_conds"):
         state.add(getattr(part, name, None))
     return state
@@ -47,7 +47,7 @@ def _part_state(part: Any) -> StateHash:
 def _patcher_state(patcher: Any, weights: str) -> StateHash:
     """Patches, replaced parts, attention and block patches, wrappers, and what is computed beside the weights.
 
-    Keys of injections and wrappers are left out where they are drawn anew by each node.
+    Keys of injections and wrappers are left out if each node makes new ones.
     """
     state = StateHash().add(weights)
     state.add(patcher.patches).add(patcher.object_patches)

@@ -109,7 +109,7 @@ def _without_inference_mode(tensor: Tensor) -> Tensor:
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd can save, over the same storage where it was made in inference mode."""
+    """A tensor that autograd can save, over the same storage if it was made in inference mode."""
     return _without_inference_mode(tensor) if _needs_wrapping(tensor) else tensor
 
 

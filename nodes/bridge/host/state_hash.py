@@ -1,4 +1,4 @@
-"""A hash of anything that nodes hang on a model: numbers, tensors, layers, functions with what they have captured."""
+"""A hash of anything that nodes attach to a model: numbers, tensors, layers, functions with what they have captured."""
 
 from __future__ import annotations
 
