@@ -21,10 +21,10 @@ PAGE_STAMP := tests/web/node_modules/.package-lock.json
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo         learn an unseen subject and draw output/demo.png (about a minute)"
+	@echo "make demo         learn an unseen subject and write output/demo.png (about a minute)"
 	@echo "make test         run the test suite"
-	@echo "make families     try every model family of every ComfyUI found, tiny and on the CPU (half an hour)"
-	@echo "make check        ruff and pyright, and whether each ComfyUI found still has what the pack imports"
+	@echo "make families     try every model family of every ComfyUI found, tiny models on the CPU (half an hour)"
+	@echo "make check        ruff and pyright; also checks that each ComfyUI found has what the pack imports"
 	@echo "make format       let ruff rewrite the layout of the sources"
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
 	@echo "make clean        remove the environment and every cache"

@@ -1,4 +1,4 @@
-"""Draws the demonstration's picture: photos, base model, plain LoRA and Meta-LoRA side by side."""
+"""The demonstration's picture: photos, base model, plain LoRA and Meta-LoRA side by side."""
 
 from __future__ import annotations
 

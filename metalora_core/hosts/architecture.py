@@ -73,7 +73,7 @@ def family_of(model: nn.Module) -> Family:
 
 
 def architecture_of(family: Family) -> Architecture | None:
-    """The code of a family, from the file that has its name; None for one whose pipeline is asked instead."""
+    """The code of a family, from the file with its name; None if its pipeline is asked instead."""
     if find_spec(f"{__package__}.{family.name}") is None:
         return None
     return import_module(f".{family.name}", __package__).ARCHITECTURE

@@ -4,7 +4,7 @@ The pipeline runs on latents with numbered elements, and a stand-in takes the pl
 arrive shows how latents are packed; what the scheduler gets for the stand-in's answer shows how predictions are read;
 what reaches the autoencoder shows the map to its space. Everything else that the denoiser was given stands for the
 prompt and the picture size, and is given again in every pass of a training. The numbers are float64: none is rounded,
-and tensors in the type of the text embeddings can be told from those that the pipeline makes in a type of its own.
+and tensors in the type of the text embeddings are distinguishable from those that the pipeline makes in its own type.
 """
 
 from __future__ import annotations

@@ -83,12 +83,12 @@ class BlockStore:
     are. Copies are new tensors: autograd may keep one as long as a backward pass needs it.
 
     Args:
-        model: A transformer whose blocks stand in module lists.
+        model: A transformer with its blocks in module lists.
         device: Where blocks compute.
         offload_device: Where they are kept.
         dtype: What matrices are kept in, such as ``torch.float8_e4m3fn``; None for what they have. They compute in the
             type that they had: fewer bits change the model, once.
-        prefetch: Copy the next block while one computes; None for where that goes on beside it, on a card.
+        prefetch: Copy the next block while one computes; None to do so where copying runs in parallel, on a card.
     """
 
     def __init__(

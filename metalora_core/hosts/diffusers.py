@@ -46,7 +46,7 @@ class DiffusersHost:
         guidance: The guidance input of a guidance-distilled model; 3.5 is usual for FLUX.1-dev.
         gradient_checkpointing: Trade a second forward pass for memory in `training`.
         compiled: Compile the passes in `training`: a minute or more for the first one, faster steps afterwards.
-        calls: What the model's pipeline told, for a family without code of its own.
+        calls: What the model's pipeline revealed, for a family without code of its own.
         swapped: Keep the blocks in main memory during `training`; needs gradient_checkpointing to save anything.
 
     Raises:

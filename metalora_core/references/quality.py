@@ -64,7 +64,7 @@ class PhotoMeasures:
         width_px, height_px: Size of the photo as it was given.
         sharpness: At the training size; None where there are too few edges to judge.
         exposure: Brightness and clipping.
-        subject: None where subject and background cannot be told apart.
+        subject: None if subject and background are indistinguishable.
     """
 
     width_px: int

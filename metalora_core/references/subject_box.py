@@ -52,7 +52,7 @@ def estimate_subject(pixels: Tensor) -> SubjectEstimate | None:
         pixels: Shape (3, H, W) in 0..1.
 
     Returns:
-        The estimate, or None when subject and background cannot be told apart.
+        The estimate, or None if subject and background are indistinguishable.
     """
     small = shrink(pixels.float(), ANALYSIS_SIDE_PX)
     contrast = _contrast_with_frame(small)

@@ -16,9 +16,9 @@ class CaptionOptions:
     """How captions are varied."""
 
     drop: float = 0.1  # share of samples that see the empty prompt, for guidance
-    add_trigger: float = 0.4  # share of samples whose class word gets an unknown word before it
-    describe: float = 0.6  # share of samples whose caption also says what the subject looks like
-    shorten: float = 0.2  # share of samples whose caption leaves out about half of what it says of the scene
+    add_trigger: float = 0.4  # share of samples with an unknown word before the class word
+    describe: float = 0.6  # share of samples with a caption that also says what the subject looks like
+    shorten: float = 0.2  # share of samples with about half of the scene left out of the caption
 
 
 class CaptionRows:

@@ -44,7 +44,7 @@ class BaseOptions:
     time_centre: float = 0.4  # its mean: above 0, levels where structure is decided come up more often
     channel_power: float = 0.75  # of the channels' weights: 0 counts all alike, 1 counts as the picture does
     focus: float = 4.0  # weight of the place where a face changes most, beyond the 1 of a place where it never does
-    product_share: float = 0.6  # of the photos that are drawn; what is left are avatars
+    product_share: float = 0.6  # of the photos in a batch; the rest are avatars
     fast: bool = False  # compiled passes in bfloat16, see fast_pass: 5.5 instead of 13 ms a photo with AMX
     report_every: int = 100  # steps
     seed: int = 0

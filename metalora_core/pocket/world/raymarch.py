@@ -41,7 +41,7 @@ def ellipsoid(p: Point, centre: tuple[Any, Any, Any], radii: tuple[Any, Any, Any
 
 
 def smooth_union(a: Tensor, b: Tensor, radius: float) -> Tensor:
-    """Union of two fields whose seam is rounded over ``radius``."""
+    """Union of two fields with a seam rounded over ``radius``."""
     h = (radius - (a - b).abs()).clamp(min=0) / radius
     return torch.minimum(a, b) - h * h * radius * 0.25
 
