@@ -148,13 +148,14 @@ def test_what_could_be_better_in_the_photos_is_told(
     assert ".DS_Store" not in told
 
 
-def test_a_damaged_checkpoint_says_what_to_remove(
+def test_a_damaged_checkpoint_is_moved_aside_and_the_run_starts_over(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    output = tmp_path / "x.safetensors"
     (tmp_path / "x.checkpoint.safetensors").write_bytes(b"cut off")
-    code, told = run(capsys, "adapt", photos, "--class-word", "mug", "--output", tmp_path / "x.safetensors")
-    assert code == 1 and "remove it to start anew" in told["error"]
-    assert str(tmp_path / "x.checkpoint.safetensors") in told["error"]
+    code, told = run(capsys, "adapt", photos, "--class-word", "mug", "--output", output, "--steps", 1)
+    assert code == 0 and told["steps"] == 1 and output.exists()
+    assert (tmp_path / "x.checkpoint.safetensors.damaged").read_bytes() == b"cut off"
 
 
 def test_what_a_system_puts_beside_the_subjects_is_no_subject(tmp_path: Path) -> None:

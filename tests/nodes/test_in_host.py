@@ -40,6 +40,7 @@ CHECKS = (
     "check_same_inputs_never_train_twice",
     "check_a_prior_from_folders_heeds_the_limit_and_knows_its_photos",
     "check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again",
+    "check_a_prior_is_trained_without_a_compiler_that_fails",
     "check_zero_takes_the_preset_and_the_priors_size",
     "check_photos_are_judged_at_the_priors_size",
     "check_base_is_unchanged_by_adaptation",

@@ -78,7 +78,7 @@ def _cancel_at(step: int, settings: dict[str, Any]) -> int:
     raise AssertionError("the run was not interrupted")
 
 
-def _compiled_by(backend: Any) -> Any:
+def compiled_by(backend: Any) -> Any:
     """The pocket model as core's Torch Compile Model leaves it, with a backend of choice."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
@@ -99,7 +99,7 @@ def check_compiled_passes_learn_the_same() -> dict[str, Any]:
     plain = adapt(seed=41, steps=3)[2]["loss"]
     _remove(set(_files()) - before)
     for _ in range(2):  # the second run may find passes compiled, but must not meet the first one's chains in them
-        compiled = adapt(seed=41, steps=3, model=_compiled_by(counting))[2]["loss"]
+        compiled = adapt(seed=41, steps=3, model=compiled_by(counting))[2]["loss"]
         assert max(abs(a - b) for a, b in zip(plain, compiled, strict=True)) < 1e-4, (plain, compiled)
         _remove(set(_files()) - before)
     assert graphs, "nothing was compiled"
@@ -110,7 +110,7 @@ def check_passes_that_cannot_be_compiled_are_told() -> dict[str, Any]:
     def broken(_graph: Any, _inputs: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    report = adapt(seed=43, steps=2, model=_compiled_by(broken))[3]
+    report = adapt(seed=43, steps=2, model=compiled_by(broken))[3]
     assert "The passes could not be compiled" in report and "no compiler here" in report, report
     assert "resuming from step 0" in report, report
     return {"report": report}

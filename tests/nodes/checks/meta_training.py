@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from checks.adapting import compiled_by
 from checks.support import folders, pack, pocket
 
 
@@ -18,13 +19,13 @@ def _write_subjects(count: int, photos: int) -> None:
             save.save_picture(picture, folder / f"{number}.png")
 
 
-def _train(**settings: Any) -> Any:
+def _train(model: Any = None, **settings: Any) -> Any:
     bridge = pack("nodes.bridge.prior_training")
-    model, clip, vae, *_ = pocket()
+    usual, clip, vae, *_ = pocket()
     small = {"steps": 2, "r_meta": 4, "r_mid": 2, "subjects_per_batch": 2, "resolution": 128}
     request = bridge.PriorRequest("subjects", "person", **{"filename": "from_folders"} | small | settings)
     with torch.inference_mode():
-        return bridge.train_prior(model, clip, vae, request)
+        return bridge.train_prior(model or usual, clip, vae, request)
 
 
 def check_a_prior_from_folders_heeds_the_limit_and_knows_its_photos() -> dict[str, Any]:
@@ -60,3 +61,13 @@ def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dic
     again = _train(filename="cancelled")
     assert len(again.losses) == 1 and again.report.startswith("3 subjects"), again.report
     return {"loss": again.losses[0]}
+
+
+def check_a_prior_is_trained_without_a_compiler_that_fails() -> dict[str, Any]:
+    def broken(_graph: Any, _inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    _write_subjects(3, 3)
+    plain, without = _train(filename="plain"), _train(compiled_by(broken), filename="uncompiled")
+    assert plain.losses == without.losses, (plain.losses, without.losses)
+    return {"losses": without.losses}
