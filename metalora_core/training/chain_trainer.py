@@ -186,7 +186,7 @@ class ChainTrainer:
         self.vector.flat.copy_(torch.cat([mids, ups]))
         self.vector.cast()
         self.vector.zero_gradients()
-        restore_optimizer(self._optimizer, optimizer, steps)
+        restore_optimizer(self._optimizer, optimizer)
         self._passes.clear()
         self._unread.clear()
         self.steps = steps

@@ -214,7 +214,7 @@ class MetaState:
         for name, tensor in self._shared().items():
             tensor.detach().copy_(shared[name])
         self.optimizer.zero_grad(set_to_none=True)
-        restore_optimizer(self.optimizer, optimizer, step * len(self.options.rounds))
+        restore_optimizer(self.optimizer, optimizer)
         self.bank.go_back()
         self.step, self.unread = step, list(unread)
         del self.losses[losses:]
@@ -240,17 +240,8 @@ class MetaState:
         saved = load_checkpoint(path, kind=_KIND, digest=self.digest, usual_bytes=usual)
         require_tensors(saved, path, own, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
         with refusing_damage(path):
-            restore_optimizer(self.optimizer, saved.state["optimizer"], saved.step * len(self.options.rounds))
+            restore_optimizer(self.optimizer, saved.state["optimizer"])
             self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
-            reported = [step for step, _ in self.losses]
-            if not 0 < saved.step <= self.options.steps or reported != sorted(set(reported)):
-                raise ValueError(f"step {saved.step} of {self.options.steps}, losses of the steps {reported[-5:]}")
-            if not reported or reported[0] <= 0 or reported[-1] != saved.step:
-                raise ValueError(f"step {saved.step}, but losses of the steps {reported[-5:]}")
-            if not all(math.isfinite(loss) for _, loss in self.losses):
-                raise ValueError("a loss is not finite")
-            if bool((saved.tensors["bank.visits"] < 0).any()):
-                raise ValueError("a subject of the bank has a negative visit count")
         for name, tensor in own.items():
             tensor.detach().copy_(saved.tensors[name])
         self.step = saved.step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,57 +81,25 @@ def copied_state(optimizer: torch.optim.Optimizer, device: torch.device | None =
     return {"state": state, "param_groups": copy.deepcopy(saved["param_groups"])}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], steps: int) -> None:
-    """Load a state and compare it with options, parameters and count, which torch would notice only in the next step.
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state that an optimizer with the same options had.
 
     Args:
-        optimizer: Made with the options that the state was saved under.
-        state: From ``state_dict``.
-        steps: That it has taken.
+        optimizer: Whose parameters it belongs to.
+        state: From `copied_state` or a checkpoint; copied.
 
     Raises:
-        ValueError: If the state is of other options, groups, shapes or steps.
+        ValueError: If it has other groups or shapes.
     """
-    for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        _compare_options(own, saved, changing=type(optimizer) not in _TORCH.values())
     # A copy: torch keeps the given tensors, and the next step would write into the saved ones.
     optimizer.load_state_dict(copy.deepcopy(dict(state)))
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         values = optimizer.state.get(parameter, {})
-        if steps and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            _compare_moments(values, steps)
         for name in _MOMENTS & values.keys():
             if values[name].shape != parameter.shape:
                 raise ValueError(
                     f"{name} of the optimizer has shape {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
                 )
-
-
-def _compare_options(own: Mapping[str, Any], saved: Mapping[str, Any], *, changing: bool) -> None:
-    # Optimizers of other packages keep their estimates beside their options, some from the first step on.
-    added = saved.keys() - own.keys()
-    if own.keys() - saved.keys() or not all(changing and _finite_number(saved[name]) for name in added):
-        raise ValueError(f"the optimizer has the options {sorted(saved)}, not {sorted(own)}")
-    for name in own.keys() - {"params"}:
-        value, found = own[name], saved[name]
-        may_differ = name == "lr" or (changing and _finite_number(value))
-        if not (_finite_number(found) if may_differ else found == value):
-            raise ValueError(f"{name} of the optimizer is {found!r}, not {value!r}")
-
-
-def _finite_number(value: Any) -> bool:
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 1 and bool(value.isfinite().all())
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _compare_moments(values: Mapping[str, Any], steps: int) -> None:
-    if set(values) != {"step", "exp_avg", "exp_avg_sq"}:
-        raise ValueError(f"the optimizer has {sorted(values)} for a tensor")
-    if not _finite_number(values["step"]) or int(values["step"]) != steps:
-        raise ValueError(f"the optimizer has taken {values['step']} steps, but the run {steps}")
-    if bool((values["exp_avg_sq"] < 0).any()):
-        raise ValueError("the optimizer has a negative second moment")
 
 
 def training_mode(optimizer: torch.optim.Optimizer) -> None:
