@@ -23,6 +23,7 @@ from .export import export
 from .generate import generate
 from .inspect import inspect
 from .meta_train import meta_train
+from .sweep import sweep
 
 # Groups of commands whose packages load torch: (module, name of its Typer app), imported when asked for.
 _LATER = {
@@ -69,6 +70,7 @@ app.command()(export)
 app.command()(inspect)
 app.command()(meta_train)
 app.command()(audit)
+app.command()(sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

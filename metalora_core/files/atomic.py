@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..checks import plain_line
 from ..errors import MetaLoRAError
+from .names import name_finding
 
 _ZEROS_AT_ONCE = 1 << 22  # bytes
 
@@ -72,12 +73,14 @@ def _explain(path: Path, error: OSError) -> str:
 
 
 def _require_possible(path: Path) -> None:
-    with suppress(UnicodeEncodeError):
-        if b"\0" not in os.fsencode(path):
-            return
-    raise UnwritableFile(
-        f"{plain_line(str(path), 300)} has a character in it that a file name cannot hold. Choose another name."
-    )
+    finding = name_finding(path.name) if os.name == "nt" else ""
+    try:
+        finding = "has a zero byte in it" if b"\0" in os.fsencode(path) else finding
+    except UnicodeEncodeError:
+        finding = "has half a character in it"
+    if finding:
+        shown = plain_line(str(path), 300)
+        raise UnwritableFile(f"{shown} cannot be written: its name {finding}. Choose another name.")
 
 
 def _sync_folder(folder: Path) -> None:

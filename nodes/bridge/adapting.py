@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from ...metalora_core import __version__
 from ...metalora_core.adaptation import adapt
 from ...metalora_core.checks import plain_line
-from ...metalora_core.errors import TrainingCancelled
+from ...metalora_core.errors import DamagedFile, TrainingCancelled
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import chosen_flip
@@ -22,7 +23,7 @@ from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.step_preset import step_preset
 from .audit import note_identity
-from .folders import ADAPTED, IDENTITIES, new_file, shown
+from .folders import ADAPTED, IDENTITIES, new_file, shown, unfinished_run
 from .host.comfy_host import ComfyHost
 from .host.digests import model_digest, part_digest, uncompared
 from .host.memory import wants_checkpointing
@@ -34,6 +35,7 @@ from .photos import References
 from .progress import interruption, show_progress, stop_if_cancelled
 
 PREVIEWS = 4
+UNFINISHED_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,16 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     path = new_file(IDENTITIES, name)
     place = shown(IDENTITIES, path)
     if path.is_file():
-        identity = _bound(load_identity(path), request.references.consent_id, path)
-        return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {place}")
+        with suppress(DamagedFile):  # it is learned again
+            identity = _bound(load_identity(path), request.references.consent_id, path)
+            return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {place}")
     identity, note = _train(model, clip, vae, request, resolution, path)
     told = f" Trained from the start each time: {', '.join(unknown)} cannot be compared." if unknown else ""
     return _outcome(identity, request.prior, f"{note} Saved {place}.{told}".replace("..", "."))
 
 
 def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, path: Path) -> tuple[Identity, str]:
+    unfinished = unfinished_run(IDENTITIES, path, UNFINISHED_DAYS)
     host = ComfyHost(
         model,
         clip,
@@ -117,7 +121,6 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
         guidance=request.guidance,
         checkpointing=wants_checkpointing(request.checkpointing, model),
     )
-    unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
     photos = request.references.training_set(resolution)
     trial = try_out(host, targets_of_prior(request.prior, host.targets()), photos.captions[0])
     notes = [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
+from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import InvalidOptions, UnreadableFile
+from ...metalora_core.files.atomic import require_writable
+from ...metalora_core.files.names import checked_name
+from ...metalora_core.files.sweep import sweep
 
 PRIORS = "metalora"
 IDENTITIES = "metalora_identities"
@@ -41,8 +47,8 @@ def file_in(folder: str, name: str) -> Path:
         there = ", ".join(listed(folder)[:10]) or "nothing"
         places = ", ".join(folder_paths.get_folder_paths(folder))
         raise UnreadableFile(
-            f"{name or 'No file name'} was not found in models/{folder} ({places}). Files there: {there}. Put the file "
-            "there, or press R to refresh the list and choose another one."
+            f"{plain_line(name, 200) or 'No file name'} was not found in models/{folder} ({places}). Files there: {there}. "
+            "Put the file there, or press R to refresh the list and choose another one."
         )
     return _contained(Path(found), roots_of(folder))
 
@@ -85,9 +91,15 @@ def subject_sources() -> list[str]:
     import folder_paths
 
     root = Path(folder_paths.get_input_directory())
-    found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    holding = [path.name for path in found if any(child.is_dir() for child in path.iterdir())]
+    holding = [path.name for path in _folders_in(root) if _folders_in(path)]
     return [*POCKET_SUBJECTS, *(name for name in holding if not name.startswith("."))]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:  # unreadable, or gone since it was listed
+        return []
 
 
 def input_folder(name: str) -> Path:
@@ -103,24 +115,36 @@ def input_folder(name: str) -> Path:
     path = _contained(root / name, [root])
     if not path.is_dir():
         raise UnreadableFile(
-            f"The folder {name!r} was not found in {root}. Put one folder of photos per subject into it, and press R."
+            f"The folder {plain_line(name, 200)!r} was not found in {root}. Put one folder of photos per subject into "
+            "it, and press R."
         )
     return path
 
 
 def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
-    """Path for a widget's file name; its folder is made.
+    """Path for a widget's file name; nothing is made yet.
 
     Raises:
-        InvalidOptions: If the name is empty or leads outside the folder.
+        InvalidOptions: If the name leads outside the folder, or is one that no file has on every system.
     """
     root = roots_of(folder)[0]
-    stem = name.strip().removesuffix(suffix)
-    if not stem or Path(stem).name in ("", ".", ".."):
-        raise InvalidOptions(f"The file name {name!r} is empty. Type a name; a slash makes a subfolder.")
-    path = _contained(root / f"{stem}{suffix}", [root])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return _contained(root / checked_name(name, suffix), [root])
+
+
+def unfinished_run(folder: str, path: Path, days: float) -> Path:
+    """Where the run that will write a file keeps its checkpoint; asked for before any work.
+
+    What other runs of this folder left behind longer than so many days ago is deleted.
+
+    Raises:
+        UnwritableFile: If the folder cannot be written to.
+    """
+    unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
+    require_writable(unfinished)
+    with suppress(OSError):
+        os.utime(unfinished)  # so that no other program takes it for left behind
+    sweep(roots_of(folder), days, keep=[unfinished])
+    return unfinished
 
 
 def _contained(path: Path, roots: list[Path]) -> Path:
@@ -128,5 +152,7 @@ def _contained(path: Path, roots: list[Path]) -> Path:
     normal = Path(str(path).replace("\\", "/")).absolute()
     parts = [part for part in normal.parts if part != "."]
     if ".." in parts or not any(normal.is_relative_to(root.absolute()) for root in roots):
-        raise InvalidOptions(f"The file name {path.name!r} leads outside {roots[0]}. Use a name inside that folder.")
+        raise InvalidOptions(
+            f"The file name {plain_line(path.name, 200)!r} leads outside {roots[0]}. Use a name inside that folder."
+        )
     return path

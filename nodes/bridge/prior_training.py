@@ -17,13 +17,14 @@ from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.subject_batches import SubjectDataset
-from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown
+from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown, unfinished_run
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing
 from .host.trial import trainable_layers
 from .progress import interruption, show_progress, stop_if_cancelled
 
 POCKET_PHOTOS = 4
+UNFINISHED_DAYS = 30  # a prior may take days to train
 POCKET_COUNT = 48
 
 
@@ -75,7 +76,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         InterruptProcessingException: ComfyUI's own, when the user cancels; the next run continues.
     """
     path = new_file(PRIORS, request.filename)
-    place = shown(PRIORS, path)
+    place, unfinished = shown(PRIORS, path), unfinished_run(PRIORS, path, UNFINISHED_DAYS)
     host = ComfyHost(
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
@@ -86,7 +87,6 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         show_progress(progress.step, progress.steps, loss=progress.loss)
         stop_if_cancelled()
 
-    unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
     try:
         subjects, features, note = _subjects(request, host)
         captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})

@@ -278,9 +278,9 @@ def test_texts_of_a_record_come_out_clean_and_stay_so(tmp_path: Path) -> None:
 def test_half_a_character_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptions, match="cannot be written"):
         save_prior(tmp_path / "p.safetensors", make_prior(license="\ud800"))
-    with pytest.raises(UnwritableFile, match="cannot hold"):
+    with pytest.raises(UnwritableFile, match="cannot be written"):
         save_prior(tmp_path / "\ud800.safetensors", make_prior())
-    with pytest.raises(UnwritableFile, match="cannot hold"):
+    with pytest.raises(UnwritableFile, match="cannot be written"):
         save_prior(tmp_path / "zero\0byte.safetensors", make_prior())
     assert not list(tmp_path.iterdir())
 

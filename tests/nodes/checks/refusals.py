@@ -130,6 +130,9 @@ def check_files() -> dict[str, str]:
         "outside": message_of(lambda: files.SaveIdentity.execute(adapt()[0], "../../outside")),
         "empty": message_of(lambda: files.SaveIdentity.execute(adapt()[0], " ")),
     }
+    for name in ("dir/", ".mine", "con", "x:stream", "nul\0byte", "folder./a", "x" * 300):
+        said = message_of(lambda name=name: files.SaveIdentity.execute(adapt()[0], name))
+        assert said.startswith("InvalidOptions") and "cannot be used" in said, said
     assert "was not found in models/metalora" in told["missing prior"], told
     assert "was not found in models/metalora_identities" in told["missing identity"], told
     assert "was not found in" in told["missing photos"] and "press R" in told["missing photos"], told
