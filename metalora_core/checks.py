@@ -102,19 +102,21 @@ _PIP_LINES = {
 """What is imported only through ``optional``: packages that ComfyUI's nodes do not need."""
 
 
-def optional(module: str, feature: str) -> Any:
-    """Import a module of a package that not every installation has.
+def optional(module: str, feature: str, name: str = "") -> Any:
+    """Import a module, or one name of it, of a package that not every installation has.
 
     Args:
         module: Its name, such as "diffusers.loaders".
         feature: What needs it, in the user's words, as the subject of a sentence.
+        name: A class or function of the module; empty for the module itself.
 
     Raises:
-        MissingDependency: If the package is missing; the text has the command that installs it.
+        MissingDependency: If the package is missing or too old; the text has the command that installs it.
     """
     try:
-        return import_module(module)
-    except ImportError as error:
+        found = import_module(module)
+        return getattr(found, name) if name else found
+    except (ImportError, AttributeError) as error:
         raise MissingDependency(feature, _PIP_LINES[module.split(".")[0]]) from error
 
 

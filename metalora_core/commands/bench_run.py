@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from ..checks import optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,8 +69,6 @@ def run(
     import os
     from dataclasses import replace
 
-    from tqdm import tqdm
-
     from ..evaluation.runner import model_digest, pocket_bench, run_plan
 
     if fresh:
@@ -82,7 +82,8 @@ def run(
         f"minutes with {processes} processes, less what {folder} already contains.",
         err=True,
     )
-    with tqdm(desc=folder.name, total=round(total), unit="s", dynamic_ncols=True, file=sys.stderr) as bar:
+    bars: Any = optional("tqdm", "The progress bar")
+    with bars.tqdm(desc=folder.name, total=round(total), unit="s", dynamic_ncols=True, file=sys.stderr) as bar:
 
         def show(done_s: float, unit: Unit | None) -> None:
             bar.set_postfix_str("" if unit is None else f"{unit.method}, {unit.photos} photos", refresh=False)

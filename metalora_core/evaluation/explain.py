@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..chain import ChainFactors
-from ..errors import MissingDependency
+from ..checks import optional
 from ..files.identity import Identity, chain_factors
 from ..files.prior import Prior, targets_of_prior
 from ..inject import Injection
@@ -167,11 +167,9 @@ def explanation_png(explanation: Explanation) -> bytes:
     """
     import io
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependency("A picture of an explanation", "pip install matplotlib") from error
-    figure: Any = Figure(figsize=(13, 0.22 * len(explanation.by_layer) + 1.8), dpi=120, layout="constrained")
+    figure = optional("matplotlib.figure", "A picture of an explanation", "Figure")(
+        figsize=(13, 0.22 * len(explanation.by_layer) + 1.8), dpi=120, layout="constrained"
+    )
     layers, blocks, levels = figure.subplots(1, 3, width_ratios=(2, 1.4, 1))
     _bars(layers, explanation.by_layer, "share of ΔW by layer", "#00798c")
     _bars(blocks, explanation.lost_without, "share of the change lost without the block", "#d1495b")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
-from ..errors import MissingDependency
+from ..checks import optional
 
 
 @contextmanager
@@ -28,7 +27,4 @@ def diffusers_class(name: str) -> Any:
     Raises:
         MissingDependency: If diffusers is not installed or too old to have it.
     """
-    try:
-        return getattr(import_module("diffusers"), name)
-    except (ImportError, AttributeError) as error:
-        raise MissingDependency(f"diffusers' {name}", "pip install -U diffusers transformers") from error
+    return optional("diffusers", f"diffusers' {name}", name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..checks import optional
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.bounded import read_safetensors
 from ..model.families import Base
@@ -128,8 +129,7 @@ def _single(tensors: dict[str, Tensor], key: str, default: float) -> float:
 
 
 def _load_original_vae(name: str, tensors: dict[str, Tensor], base: Base) -> LatentSpace:
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
+    convert = optional("diffusers.loaders.single_file_utils", "Its VAE", "convert_ldm_vae_checkpoint")
     levels = len({key.split(".")[2] for key in tensors if key.startswith("encoder.down.")})
     depth = len({key.split(".")[4] for key in tensors if key.startswith("encoder.down.0.block.")})
     quant = "quant_conv.weight" in tensors
@@ -145,7 +145,7 @@ def _load_original_vae(name: str, tensors: dict[str, Tensor], base: Base) -> Lat
         use_quant_conv=quant,
         use_post_quant_conv=quant,
     )
-    _load_strictly(name, model, convert_ldm_vae_checkpoint(dict(tensors), dict(model.config)))
+    _load_strictly(name, model, convert(dict(tensors), dict(model.config)))
     return LatentSpace.of(model.eval())
 
 

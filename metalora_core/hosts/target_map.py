@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..checks import optional
 from ..errors import IncompatibleBaseModel, InvalidOptions
 from ..files.export import is_named_by_diffusers, layer_shapes
 from ..files.identity import Identity
@@ -83,9 +84,8 @@ class _NumberingCheckpoint(dict[str, Tensor]):
 
 
 def _trace(kind: str, checkpoint: _NumberingCheckpoint, config: Any) -> KeyMap:
-    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES as KNOWN
-
-    convert = cast("Callable[..., dict[str, Tensor | None]]", KNOWN[kind]["checkpoint_mapping_fn"])
+    known = optional("diffusers.loaders.single_file_model", "The layout of diffusers", "SINGLE_FILE_LOADABLE_CLASSES")
+    convert = cast("Callable[..., dict[str, Tensor | None]]", known[kind]["checkpoint_mapping_fn"])
     converted = convert(checkpoint=checkpoint, config=config)
     if converted is checkpoint:  # a family whose names diffusers keeps
         converted = {key: checkpoint.number(key) for key in checkpoint}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import optional
 from ..errors import IncompatibleBaseModel
 from ..model.families import UNET, Base
 from ..model.host import Conditioning
@@ -91,15 +92,14 @@ def unet_keys(model: nn.Module) -> list[str]:
     Raises:
         IncompatibleBaseModel: If levels have different numbers of layers, which the original form cannot express.
     """
-    from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
-
+    names: Any = optional("diffusers.loaders.single_file_utils", "A UNet", "DIFFUSERS_TO_LDM_MAPPING")
     config: Any = getattr(model, "config", None)
     layers = config.layers_per_block
     if not isinstance(layers, int):
         raise IncompatibleBaseModel(
             f"The UNet has {layers} layers per block; expected the same number on all levels, as in SD1.5 and SDXL."
         )
-    stems: set[str] = {str(name).rpartition(".")[0] for name in _values(DIFFUSERS_TO_LDM_MAPPING["unet"])}
+    stems: set[str] = {str(name).rpartition(".")[0] for name in _values(names["unet"])}
     attention = _attention_stems(model)
     per_level = layers + 1
     for i in range(len(config.down_block_types) * per_level):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import optional
 from ..errors import InvalidOptions
 from .host import Conditioning, Host
 from .objective import EpsObjective, MixedObjective
@@ -108,13 +109,11 @@ def _batch(t: float, like: Tensor) -> Tensor:
 
 
 def _scheduler(host: Host, steps: int) -> Any:
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-
+    schedulers = optional("diffusers.schedulers", "Drawing with a diffusers model")
     objective = host.objective
     if isinstance(objective, EpsObjective):
         # diffusers' DDIM leaves 3 % of noise unless the steps divide the training's; this solver ends at no noise.
-        scheduler = DPMSolverMultistepScheduler(
+        scheduler = schedulers.DPMSolverMultistepScheduler(
             num_train_timesteps=len(objective.alphas_cumprod),
             trained_betas=_betas(objective.alphas_cumprod).numpy(),
             prediction_type="v_prediction" if objective.name == "v" else "epsilon",
@@ -123,7 +122,7 @@ def _scheduler(host: Host, steps: int) -> Any:
         )
         scheduler.set_timesteps(steps, device=host.device)
         return scheduler
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=getattr(objective, "shift", 1.0))
+    scheduler = schedulers.FlowMatchEulerDiscreteScheduler(shift=getattr(objective, "shift", 1.0))
     # Evenly spaced levels from pure noise down; the scheduler's default spacing never reaches the last part.
     scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), device=host.device)
     return scheduler

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import optional
+
 SLIM_WIDTHS = (16, 24, 48, 64)  # channels at full, half, quarter and eighth resolution
 STORED_WIDTH = 64
 LATENT_CHANNELS = 16
@@ -38,8 +40,7 @@ def make_autoencoder(widths: tuple[int, ...] = (STORED_WIDTH,) * 4) -> Any:
 
 def _narrow(layers: nn.Sequential, widths: tuple[int, ...], channels: int) -> None:
     """Replace every convolution and block by one of the width of its resolution."""
-    from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
-
+    block: Any = optional("diffusers.models.unets.unet_2d_blocks", "The pocket model", "AutoencoderTinyBlock")
     level = 0
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.Upsample):
@@ -51,8 +52,8 @@ def _narrow(layers: nn.Sequential, widths: tuple[int, ...], channels: int) -> No
             width = layer.out_channels if last else widths[level]
             layers[i] = nn.Conv2d(channels, width, 3, layer.stride[0], 1, bias=layer.bias is not None)
             channels = width
-        elif isinstance(layer, AutoencoderTinyBlock):
-            layers[i] = AutoencoderTinyBlock(channels, channels, "relu")
+        elif isinstance(layer, block):
+            layers[i] = block(channels, channels, "relu")
 
 
 def encode(autoencoder: Any, pictures: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ..errors import InvalidOptions, MissingDependency
+from ..checks import optional
+from ..errors import InvalidOptions
 
 __all__ = [
     "OPTIMIZERS",
@@ -27,9 +27,9 @@ _TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 _OTHERS = {
-    "prodigy": ("prodigyopt", "Prodigy", "pip install prodigyopt"),
-    "schedulefree_adamw": ("schedulefree", "AdamWScheduleFree", "pip install schedulefree"),
-    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "pip install bitsandbytes"),
+    "prodigy": ("prodigyopt", "Prodigy"),
+    "schedulefree_adamw": ("schedulefree", "AdamWScheduleFree"),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
 }
 _MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
 OPTIMIZERS: tuple[str, ...] = (*_TORCH, *_OTHERS)
@@ -52,12 +52,7 @@ def make_optimizer(name: str, param_groups: Sequence[dict[str, Any]], **options:
         return _TORCH[name](param_groups, fused=True, **options)
     if name not in _OTHERS:
         raise InvalidOptions(f"Unknown optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
-    module, attribute, pip_line = _OTHERS[name]
-    try:
-        constructor: Callable[..., torch.optim.Optimizer] = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise MissingDependency(f"The optimizer {name!r}", pip_line) from error
-    return constructor(param_groups, **options)
+    return optional(_OTHERS[name][0], f"The optimizer {name!r}", _OTHERS[name][1])(param_groups, **options)
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer, base: Iterable[float], factor: float) -> None:

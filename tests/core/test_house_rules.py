@@ -176,3 +176,12 @@ def test_only_a_familys_own_files_name_it() -> None:
             said = {word for word in names if isinstance(word, str)} & words
             found |= {f"{name(path)}:{getattr(node, 'lineno', 0)} {word}" for word in said}
     assert found == set()
+
+
+def test_optional_packages_are_imported_through_one_door():
+    """Of a plain ComfyUI's nodes none may end with a bare ModuleNotFoundError in the middle of its work."""
+    door = ast.parse((ROOT / "metalora_core/checks.py").read_text(encoding="utf-8"))
+    (lines,) = [node.value for node in door.body if isinstance(node, ast.Assign) and "_PIP_LINES" in ast.dump(node)]
+    packages = set(ast.literal_eval(lines)) - {"typer"}  # the command line's own files are behind __main__
+    sources = [path for path in SOURCES if path.parts[len(ROOT.parts)] in ("metalora_core", "nodes")]
+    assert {name(path): found for path in sources if (found := imported(path) & packages)} == {}

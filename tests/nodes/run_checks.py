@@ -11,7 +11,7 @@ from typing import Any
 
 MODULES = (
     "gradients", "restoring", "applying", "parity", "trial", "adapting",
-    "meta_training", "refusals", "lists", "reuse",
+    "meta_training", "refusals", "lists", "reuse", "dependencies",
 )  # fmt: skip
 MARK = "RESULTS "
 

@@ -60,6 +60,7 @@ CHECKS = (
     "check_consent_covers_every_photo_of_a_list",
     "check_pictures_of_a_list_are_scored_together",
     "check_several_values_for_one_set_are_refused",
+    "check_the_nodes_work_without_the_command_lines_packages",
     "check_one_small_photo_does_not_make_the_others_small",
     "check_every_change_of_the_model_is_learned_on_its_own",
     "check_every_change_of_the_text_encoder_is_learned_on_its_own",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checks import POSITIVE, RANK, refuse
+from ...checks import POSITIVE, RANK, optional, refuse
 from ...errors import TrainingDiverged
 from ...files.atomic import atomic_save_safetensors
 from ...model.host import Host
@@ -157,14 +157,12 @@ def applied_plain_lora(host: Host, learned: PlainLoRAResult) -> Generator[None, 
 def _adapters(
     model: nn.Module, modules: Sequence[str], options: PlainLoRAOptions, seed: int
 ) -> Generator[dict[str, nn.Parameter], None, None]:
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
-    config: Any = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=list(modules))  # pyright: ignore[reportArgumentType]
+    peft = optional("peft", "A plain LoRA to compare with")
+    config = peft.LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=list(modules))
     flags = [parameter.requires_grad for parameter in model.parameters()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # peft initialises A from the global generator
-        tuner: Any = LoraModel(model, config, _ADAPTER)
+        tuner: Any = peft.LoraModel(model, config, _ADAPTER)
     try:
         marker = f".{_ADAPTER}."
         yield {n.replace(marker, "."): p for n, p in model.named_parameters() if marker in n}

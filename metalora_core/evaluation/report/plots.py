@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import MissingDependency
+from ...checks import optional
 from ..curves import Curve, Key, curves_of, resample_weights
 from ..methods.registry import BASE, META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN
 from ..rows import Row
@@ -29,13 +29,8 @@ def _colour(method: str) -> str:
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingDependency("The report's plots", "pip install matplotlib") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    optional("matplotlib", "The report's plots").use("Agg")
+    pyplot = optional("matplotlib.pyplot", "The report's plots")
     pyplot.rcParams.update(
         {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "figure.dpi": 130, "legend.frameon": False, "svg.hashsalt": "benchmark"}

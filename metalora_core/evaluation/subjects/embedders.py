@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import MissingDependency, UnreadableFile
+from ...checks import optional
+from ...errors import UnreadableFile
 from ...model.weights_digest import weights_digest
 from ...photos.pictures import to_pil
 from ...pocket.world.factors import Domain
@@ -90,20 +91,17 @@ def load_embedder(folder: Path, device: torch.device | str = "cpu") -> Embedder:
         UnreadableFile: If the folder holds no such model.
         MissingDependency: If transformers is not installed.
     """
-    try:
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-    except ImportError as error:
-        raise MissingDependency("An embedder from a folder", "pip install transformers") from error
+    transformers = optional("transformers", "An embedder from a folder")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         if not (folder / "config.json").is_file():
             raise OSError("there is no config.json")
-        loader: Any = AutoModel
+        loader: Any = transformers.AutoModel
         model, report = loader.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **local)
         pooled = _pooled(report["missing_keys"])
-        processor: Any = AutoImageProcessor.from_pretrained(str(folder), **local)
+        processor: Any = transformers.AutoImageProcessor.from_pretrained(str(folder), **local)
         words = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"))
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **local) if words else None
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder), **local) if words else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise UnreadableFile(
             f"{folder} holds no vision model that transformers can load ({str(error)[:300]}). Give a folder with "
