@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_ERROR = 1
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _INTERRUPTED = "Interrupted. No file was left half-written; you can run the same command again."

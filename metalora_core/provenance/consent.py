@@ -218,36 +218,6 @@ class _Draft(ConsentRecord):
         return self
 
 
-def with_photos(
-    record: ConsentRecord, photo_hashes: Iterable[str], purposes: Sequence[Purpose] | None = None
-) -> ConsentRecord:
-    """A new record that lists further photos as granted; what it said about a photo before stays.
-
-    Raises:
-        InvalidOptions: If a hash is not valid.
-    """
-    known = {photo.sha256: photo for photo in record.photos}
-    try:
-        for sha256 in photo_hashes:
-            if sha256 not in known:
-                known[sha256] = PhotoPermission(sha256=sha256, purposes=None if purposes is None else tuple(purposes))
-    except ValidationError as error:
-        raise InvalidOptions(f"A photo cannot be listed: {explained(error)}. Give its SHA-256.") from error
-    return record_consent(
-        subject=record.subject,
-        kind=record.kind,
-        granted_by=record.granted_by,
-        basis=record.basis,
-        purposes=record.purposes,
-        valid_from=record.valid_from,
-        expires=record.expires,
-        photo_scope=record.photo_scope,
-        photos=tuple(known.values()),
-        territory=record.territory,
-        licence=record.licence,
-    )
-
-
 def day(moment: datetime) -> str:
     """A moment in words, for messages."""
     return _utc(moment).strftime("%Y-%m-%d %H:%M UTC")

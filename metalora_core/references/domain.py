@@ -152,18 +152,6 @@ def picture_features(images: Tensor) -> Tensor:
     return torch.cat([*parts, _band_contrasts(brightness)], dim=1)
 
 
-def feature_statistics(images: Tensor) -> FeatureStatistics:
-    """Measure a training domain.
-
-    Args:
-        images: Training photos, shape (N, 3, H, W) in 0..1, N of at least 8, better 200 or more, several subjects.
-
-    Raises:
-        UnusableReferences: If there are too few photos.
-    """
-    return statistics_of(picture_features(images))
-
-
 def statistics_of(features: Tensor) -> FeatureStatistics:
     """Measure a training domain by features that were taken photo by photo.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
+from torch.nn.functional import interpolate, pad
 
 LUMA_WEIGHTS = (0.2126, 0.7152, 0.0722)
 """Shares of red, green and blue in brightness, ITU-R BT.709; applied to the coded values, as the eye sees a screen."""
@@ -44,12 +45,9 @@ def shrink(pixels: Tensor, short_side_px: int) -> Tensor:
 
 def blur(plane: Tensor, sigma_px: float) -> Tensor:
     """Gaussian blur of one plane, shape (H, W), with repeated borders."""
-    radius = max(1, math.ceil(3 * sigma_px))
-    offsets = torch.arange(-radius, radius + 1, dtype=plane.dtype, device=plane.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
-    kernel = kernel / kernel.sum()
-    framed = pad(plane[None, None], (radius, radius, radius, radius), mode="replicate")
-    return conv2d(conv2d(framed, kernel[None, None, :, None]), kernel[None, None, None, :])[0, 0]
+    from scipy.ndimage import gaussian_filter
+
+    return torch.from_numpy(gaussian_filter(plane.numpy(), sigma_px, mode="nearest", radius=math.ceil(3 * sigma_px)))
 
 
 def gradient(plane: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,16 +62,14 @@ def connected_to_border(mask: Tensor) -> Tensor:
     """Keep the parts of a mask that reach the frame of the picture.
 
     Args:
-        mask: Boolean, shape (H, W); meant for small pictures of about a hundred pixels.
+        mask: Boolean, shape (H, W).
 
     Returns:
         Boolean, shape (H, W).
     """
-    reached = torch.zeros_like(mask)
-    reached[0], reached[-1], reached[:, 0], reached[:, -1] = mask[0], mask[-1], mask[:, 0], mask[:, -1]
-    for _ in range(mask.numel()):
-        grown = (max_pool2d(reached[None].float(), 3, stride=1, padding=1)[0] > 0) & mask
-        if torch.equal(grown, reached):
-            break
-        reached = grown
-    return reached
+    from scipy.ndimage import binary_propagation
+
+    frame = torch.ones_like(mask)
+    frame[1:-1, 1:-1] = False
+    reached = binary_propagation((mask & frame).numpy(), structure=np.ones((3, 3)), mask=mask.numpy())
+    return torch.from_numpy(reached)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,10 +93,9 @@ def _compare(first: int, second: int, one: Fingerprint, other: Fingerprint) -> L
 
 
 def _hash(small: Tensor) -> Tensor:
-    positions = torch.arange(HASH_SIDE_PX, dtype=torch.float32) + 0.5
-    frequencies = torch.arange(HASH_FREQUENCIES, dtype=torch.float32)
-    cosines = torch.cos(math.pi / HASH_SIDE_PX * frequencies[:, None] * positions)
-    spectrum = (cosines @ small @ cosines.T).flatten()[1:]
+    from scipy.fft import dctn
+
+    spectrum = torch.from_numpy(dctn(small.numpy()))[:HASH_FREQUENCIES, :HASH_FREQUENCIES].flatten()[1:]
     return spectrum > spectrum.median()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalora_core.errors import ConsentRefused, InvalidOptions, UnreadableFile
-from metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent, with_photos
+from metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
 from metalora_core.provenance.consent_check import check_consent
 from metalora_core.provenance.consent_store import ConsentStore, read_record
 
@@ -95,14 +95,6 @@ def test_the_same_content_has_the_same_id_in_any_order_and_zone():
     )
     assert again == consent()
     assert consent(subject="another mug").id != consent().id
-
-
-def test_listing_photos_makes_a_new_record_and_keeps_old_answers():
-    wider = with_photos(consent(), [TWO, THREE])
-    assert wider.id != consent().id
-    check_consent(wider, [ONE, THREE], Purpose.GENERATION, DURING)
-    with pytest.raises(ConsentRefused, match="with photo 1"):
-        check_consent(wider, [TWO], Purpose.GENERATION, DURING)
 
 
 @pytest.mark.parametrize(

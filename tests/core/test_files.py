@@ -36,7 +36,7 @@ from metalora_core.files.prior import (
     targets_of_prior,
 )
 from metalora_core.model.targets import Part, Target
-from metalora_core.references.domain import feature_statistics
+from metalora_core.references.domain import picture_features, statistics_of
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda s: s != "__metadata__")
@@ -62,7 +62,7 @@ def make_prior(seed: int = 0, **changes: object) -> Prior:
         "r_meta": 4,
         "r_mid": 2,
     }
-    features = feature_statistics(torch.rand(12, 3, 64, 64, generator=generator))
+    features = statistics_of(picture_features(torch.rand(12, 3, 64, 64, generator=generator)))
     return Prior(
         layers, PriorMetadata.model_validate(fields | {"scale": 0.5, "training": {"steps": 3}} | changes), features
     )

@@ -12,8 +12,8 @@ from metalora_core.references.domain import (
     DomainVerdict,
     FeatureStatistics,
     domain_distance,
-    feature_statistics,
     picture_features,
+    statistics_of,
     verdict_on_set,
 )
 from metalora_core.references.quality import QualityThresholds
@@ -44,7 +44,7 @@ def stripes(count: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def statistics() -> FeatureStatistics:
-    return feature_statistics(balls(240, first=1000))
+    return statistics_of(picture_features(balls(240, first=1000)))
 
 
 def test_held_out_pictures_of_the_domain_lie_inside(statistics: FeatureStatistics):
@@ -119,7 +119,7 @@ def test_damaged_statistics_are_refused(statistics: FeatureStatistics, name: str
 
 def test_too_few_or_foreign_features_are_refused(statistics: FeatureStatistics):
     with pytest.raises(UnusableReferences, match="Found 3 photos"):
-        feature_statistics(balls(3, first=0))
+        statistics_of(picture_features(balls(3, first=0)))
     foreign = FeatureStatistics(torch.zeros(2), torch.eye(2), torch.linspace(0, 1, 101), 9)
     with pytest.raises(InvalidOptions, match="2 features"):
         domain_distance(balls(1, first=0), foreign)
