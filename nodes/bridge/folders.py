@@ -47,8 +47,8 @@ def file_in(folder: str, name: str) -> Path:
         there = ", ".join(listed(folder)[:10]) or "nothing"
         places = ", ".join(folder_paths.get_folder_paths(folder))
         raise UnreadableFile(
-            f"{plain_line(name, 200) or 'No file name'} was not found in models/{folder} ({places}). Files there: {there}. "
-            "Put the file there, or press R to refresh the list and choose another one."
+            f"{plain_line(name, 200) or 'No file name'} was not found in models/{folder} ({places}). "
+            f"Files there: {there}. Put the file there, or press R to refresh the list and choose another one."
         )
     return _contained(Path(found), roots_of(folder))
 
