@@ -1,4 +1,4 @@
-"""A trial pass before a run: what the model's layers do, and whether this ComfyUI computes what the pack counts on."""
+"""A trial pass before a run: what the model's layers do, and whether this ComfyUI computes as expected."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class _Passes:
             if hooked is None or not together:
                 hooked = self._hooked_apart(step)
                 if patched is not None and not self._same_effect(hooked, patched):
-                    raise _changed("a layer with hooks does not compute what it computes with changed weights")
+                    raise _changed("a layer gives different results with hooks than with patched weights")
             self._check_slopes(hooked, step)
         return together
 
