@@ -17,5 +17,5 @@ if __name__ == "__main__":
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except KeyboardInterrupt:  # while the program was still loading
-        sys.stderr.write("error: Interrupted before anything was begun.\n")
+        sys.stderr.write("error: Interrupted before any work started.\n")
         sys.exit(130)

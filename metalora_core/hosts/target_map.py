@@ -1,8 +1,8 @@
 """ComfyUI's layer names for a diffusers model, found by watching diffusers' own checkpoint converter at work.
 
 ComfyUI keeps the names of the original checkpoints. diffusers has a converter from these to its own names, which also
-cuts fused layers (``qkv``) into pieces. Tensors whose rows are numbered go through that converter, and where the
-numbers come out is the map; no table of names is written down here, so none can be wrong or out of date.
+cuts fused layers (``qkv``) into pieces. Tensors with numbered rows go through that converter, and where the numbers
+come out is the map; no table of names is written down here, so none can be wrong or out of date.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ KeyMap = dict[str, tuple[Run, ...]]
 
 
 class _NumberingCheckpoint(dict[str, Tensor]):
-    """A checkpoint that holds whatever is asked of it: tensors whose rows carry unique numbers."""
+    """A checkpoint that has whatever key is asked for: tensors with unique numbers in their rows."""
 
     def __init__(self, rows: int, seeds: list[str]) -> None:
         super().__init__()
@@ -138,8 +138,8 @@ def _renamed(key: str, family: Family) -> str:
 def find_targets(model: nn.Module) -> tuple[Target, ...]:
     """Every Linear and Conv2d of a diffusers model under ComfyUI's names.
 
-    A target whose rows come out of the converter in another order than they went in is left out: its delta could not
-    be added to whole modules. These are the last modulation layers of Flux and SD3, where shift and scale are swapped.
+    A target is left out if the converter changes the order of its rows: its delta could not be added to whole modules.
+    These are the last modulation layers of Flux and SD3, where shift and scale are swapped.
 
     Args:
         model: See `key_map`.

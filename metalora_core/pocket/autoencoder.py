@@ -96,7 +96,7 @@ def narrow(wide: dict[str, Tensor]) -> Any:
 
 
 def to_taesd_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of diffusers' ``AutoencoderTiny`` → names of a TAESD file, whose decoder begins with a clamp."""
+    """Names of diffusers' ``AutoencoderTiny`` → names of a TAESD file; its decoder begins with a clamp."""
     named: dict[str, Tensor] = {}
     for name, value in state.items():
         side, _, index, rest = name.split(".", 3)

@@ -1,4 +1,4 @@
-"""How far an adaptation has come: what a look at it measures, keeps and goes back to, and the identity made of it."""
+"""Progress of an adaptation: what a report measures, saves and returns to, and the identity made from it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class AdaptationState:
         self.validation.append((self.trainer.steps, loss))
 
     def steps_left(self) -> Iterator[int]:
-        """Steps still to take; none any more once the held-out photos have not improved for long enough."""
+        """Steps still to take; none once the held-out photos have not improved for long enough."""
         while self.trainer.steps < self.options.steps and not self._is_stale:
             yield self.trainer.steps
 
@@ -89,7 +89,7 @@ class AdaptationState:
         return min(self.validation, key=lambda pair: pair[1])[0]
 
     def keep(self) -> None:
-        """Take what is there as the last good state."""
+        """Keep the present state as the last good one."""
         copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
         state = {
             "optimizer": self.trainer.state(),
@@ -99,11 +99,11 @@ class AdaptationState:
         self._kept = Checkpoint(_KIND, self.trainer.steps, self._digest, copies, state)
 
     def go_back(self) -> None:
-        """Continue from the last good state."""
+        """Resume from the last good state."""
         self._restore(self._kept)
 
     def save(self, path: Path) -> None:
-        """Write the last good state; a full disk costs it, not the run."""
+        """Write the last good state; a full disk loses it, not the run."""
         keep_checkpoint(path, self._kept)
 
     @property
@@ -144,7 +144,7 @@ class AdaptationState:
         Args:
             prior: What it was learned from.
             host: The base model.
-            photos: What it was learned of.
+            photos: Its training photos.
             best: Take the factors that were best on held-out photos, if there are; else the latest.
         """
         flat = self._best if best and self._best is not None else self.trainer.result()[0]

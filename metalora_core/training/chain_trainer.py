@@ -36,7 +36,7 @@ class SubjectChains:
 
     Args:
         host: Gives device and dtype.
-        start: Frozen factors, and what the chains hold until they are pointed at something else.
+        start: Frozen factors, and the chains' values until they are pointed at others.
     """
 
     def __init__(self, host: Host, start: ChainStart) -> None:
@@ -49,10 +49,10 @@ class SubjectChains:
         """Chain per target name."""
 
     def inject(self) -> Injection:
-        """Put them into the model until the injection is left.
+        """Put them into the model for the length of the injection.
 
         Raises:
-            IncompatibleBaseModel: If a layer is not there.
+            IncompatibleBaseModel: If a layer is missing.
         """
         injection = Injection(self._host.model, self._start.targets, self.factors)
         try:
@@ -63,12 +63,12 @@ class SubjectChains:
         return injection
 
     def point_at(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor]) -> None:
-        """Let them read these factors, (r_mid, r_meta) and (out, r_mid) per target."""
+        """Point them at these factors, (r_mid, r_meta) and (out, r_mid) per target."""
         for name, chain in self.factors.items():
             chain.mid, chain.up = mids[name], ups[name]
 
     def spread(self, mids: Mapping[str, Tensor], ups: Mapping[str, Tensor], noise_level: Tensor) -> None:
-        """Let the samples of a batch read the factors of their subject, each subject those of as many samples.
+        """Point the samples of a batch at their subject's factors; each subject has equally many samples.
 
         Args:
             mids: Target to (subjects, r_mid, r_meta).
@@ -87,8 +87,8 @@ class SubjectChains:
 class ChainTrainer:
     """Factors of one subject or several in two flat vectors, and the optimizer that moves them.
 
-    A subject's numbers depend on its own samples only: several of them learned side by side end, up to rounding, where
-    they would end alone.
+    A subject's numbers depend on its own samples only: several of them trained side by side end, up to rounding, where
+    each would end alone.
 
     Args:
         host: Gives device and dtype.
@@ -182,7 +182,7 @@ class ChainTrainer:
         return copied_state(self._optimizer)
 
     def restore(self, mids: Tensor, ups: Tensor, optimizer: Mapping[str, Any], steps: int) -> None:
-        """Continue from the parameters and the optimizer's state of a run after so many steps."""
+        """Resume from the parameters and optimizer state of a run after so many steps."""
         self.vector.flat.copy_(torch.cat([mids, ups]))
         self.vector.cast()
         self.vector.zero_gradients()

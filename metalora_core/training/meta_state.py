@@ -31,7 +31,7 @@ __all__ = ["MetaState", "gradient_of"]
 
 _KIND = "meta-training"
 _MOST_KEPT_BYTES = 2 * 1024**3
-"""Most that the copies of the bank's rows since the last good state may take."""
+"""Largest size of the copies of the bank's rows since the last good state."""
 
 
 class MetaState:
@@ -80,9 +80,9 @@ class MetaState:
         self.digest = ""
         """Hash of whatever decides the run; only an equal run may continue its checkpoint."""
         self.losses: list[list[float]] = []
-        """[step, mean loss since the one before] of every look."""
+        """[step, mean loss since the one before] of every report."""
         self.unread: list[Tensor] = []
-        """Losses of the query passes since the last look."""
+        """Losses of the query passes since the last report."""
         self.earlier: dict[str, Any] = {}
         if earlier is not None:
             self._start_from(earlier)
@@ -133,11 +133,11 @@ class MetaState:
         return (self.common.detach() + residual).requires_grad_()
 
     def use(self, slots: Tensor, owners: Sequence[int]) -> None:
-        """Point each sample's chains at its slot.
+        """Point each sample's chains at its subject's factors.
 
         Args:
             slots: (rows, total).
-            owners: Number of the slot of each sample of the coming pass.
+            owners: Row of each sample's subject in the coming pass.
         """
         # One alone has no batch axis: a layer may then lay out its rows as it likes.
         alone = slots[owners[0]] if len(owners) == 1 else None
@@ -156,14 +156,14 @@ class MetaState:
         (loss * self._loss_scale).backward()
 
     def unscale(self, slots: Tensor) -> None:
-        """Bring the gradients of a pass to their true size."""
+        """Scale the gradients of a pass back to their true size."""
         if self._loss_scale != 1:
             for leaf in (slots, *self.meta_downs.values()):
                 if leaf.grad is not None:
                     leaf.grad.div_(self._loss_scale)
 
     def rates_at(self, step: int) -> SlotRates:
-        """Set the rates of the shared factors for a step; returns those of the slots."""
+        """Set the rates of the shared factors for a step; returns those of the per-subject factors."""
         options = self.options
         factor = warmup_cosine(step, options.steps, options.warmup_steps, options.final_rate)
         scale_learning_rates(self.optimizer, self._rates, factor)
@@ -192,7 +192,7 @@ class MetaState:
         return loss
 
     def keep(self) -> None:
-        """Take what is there as the last good state; the bank copies its rows only when they change."""
+        """Keep the present state as the last good one; the bank copies its rows only when they change."""
         shared = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._shared().items()}
         optimizer = copied_state(self.optimizer, torch.device("cpu"))
         self._kept = (self.step, shared, optimizer, len(self.losses), list(self.unread))
@@ -209,7 +209,7 @@ class MetaState:
             self.keep()
 
     def go_back(self) -> None:
-        """Continue from the last good state."""
+        """Resume from the last good state."""
         step, shared, optimizer, losses, unread = self._kept
         for name, tensor in self._shared().items():
             tensor.detach().copy_(shared[name])

@@ -66,7 +66,7 @@ def copied_state(optimizer: torch.optim.Optimizer, device: torch.device | None =
 
     Args:
         optimizer: Which.
-        device: Where the copies of its tensors are to lie; None for where they are.
+        device: Where the copies of its tensors should be; None for where they are.
     """
     saved = optimizer.state_dict()
     state = {

@@ -69,7 +69,7 @@ def test_one_held_out_photo_is_compared_with_the_learned_ones() -> None:
 
 
 def test_what_cannot_work_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFile, match=r"no config\.json"):
+    with pytest.raises(UnreadableFile, match=r"config\.json is missing"):
         load_embedder(tmp_path)
     options = FolderOptions(tmp_path, tmp_path, tmp_path, prompts=("a dog",), held_out=0)
     with pytest.raises(InvalidOptions, match=r"does not contain.*at least 2.*held_out is 0"):

@@ -95,7 +95,7 @@ def load_embedder(folder: Path, device: torch.device | str = "cpu") -> Embedder:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         if not (folder / "config.json").is_file():
-            raise OSError("there is no config.json")
+            raise OSError("config.json is missing")
         loader: Any = transformers.AutoModel
         model, report = loader.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **local)
         pooled = _pooled(report["missing_keys"])
@@ -104,14 +104,14 @@ def load_embedder(folder: Path, device: torch.device | str = "cpu") -> Embedder:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder), **local) if words else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise UnreadableFile(
-            f"{folder} holds no vision model that transformers can load ({str(error)[:300]}). Give a folder with "
+            f"{folder} is not a vision model that transformers can load ({str(error)[:300]}). Give a folder with "
             "config.json, preprocessor_config.json and model.safetensors."
         ) from error
     return Embedder(model.eval().requires_grad_(False).to(device), processor, tokenizer, pooled=pooled)
 
 
 def _pooled(missing: Iterable[str]) -> bool:
-    """Whether the model's pooler is in the file; a missing one is made of random numbers and must not be used.
+    """Whether the model's pooler is in the file; a missing one is random and must not be used.
 
     Raises:
         ValueError: If anything else is missing.
@@ -132,7 +132,7 @@ def pocket_embedder(domain: Domain) -> Callable[[Tensor], Tensor]:
         with torch.inference_mode(False), torch.no_grad():
             small = F.interpolate(pictures.clone(), size=(128, 128), mode="bilinear", antialias=True)
             read, _ = reader(small.clamp(0, 1))
-        # Factors lie in 0..1; around their middle, opposite people point in opposite directions.
+        # Factors are in 0..1; around their middle, opposite people point in opposite directions.
         return F.normalize(read - 0.5, dim=-1)
 
     return embed
