@@ -17,7 +17,7 @@ pocket_app.add_typer(train_app, name="train")
 
 Folder = Annotated[Path, typer.Option(help="Folder for rendered photos and latents.")]
 Steps = Annotated[int, typer.Option(help="Training steps; 0 for the shipped number.", min=0)]
-Fast = Annotated[bool, typer.Option("--fast", help="Passes in bfloat16, compiled except for scorers; needs AMX.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Compile passes but for scorers; bfloat16 if the CPU has it.")]
 DomainName = Annotated[str, typer.Option(help="avatars or products; empty for both.")]
 _FOLDER = Path("output/pocket")
 

@@ -14,7 +14,7 @@ from metalora_core.adaptation import adapt
 from metalora_core.hosts import diffusers as hosts
 from metalora_core.hosts.diffusers import DiffusersHost
 from metalora_core.hosts.flux import pack, unpack
-from metalora_core.model.compiled_pass import compiled_pass, fast_pass
+from metalora_core.model.compiled_pass import compiled_pass, fast_pass, fast_products
 from metalora_core.model.host import Conditioning
 from metalora_core.photos.training_set import TrainingSet
 from metalora_core.pocket.flux import make_base_model
@@ -44,6 +44,16 @@ def test_a_fast_pass_agrees_with_the_plain_one_and_so_do_its_gradients():
     for plain, fast in zip(result(attend), result(fast_pass(attend)), strict=True):
         assert fast.dtype == torch.float32
         assert float((plain - fast).norm() / plain.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_products_are_in_bfloat16_only_where_the_processor_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: native, raising=False)
+    x = torch.randn(4, 4)
+    with fast_products():
+        assert (x @ x).dtype == (torch.bfloat16 if native else torch.float32)
+    assert (x @ x).dtype == torch.float32
 
 
 def test_a_host_is_as_before_after_a_fast_training():

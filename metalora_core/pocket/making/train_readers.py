@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...model.compiled_pass import fast_products
 from ...photos.pictures import from_uint8, to_uint8
 from ...training.schedule import warmup_cosine
 from ..autoencoder import decode
@@ -127,7 +129,7 @@ def train_reader(
         if plan.domain == "products":
             pictures, who, shown = _exchange_colours(pictures, who, shown, generator)
         pictures = _disturb(_shift(pictures, options.shift, generator), options, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.fast):
+        with fast_products() if options.fast else nullcontext():
             logits = reader.logits(pictures.contiguous(memory_format=torch.channels_last)).float()
         found = logits[:, -reader.scene_size :]
         loss = _identity_loss(logits, who, reader) + 3 * F.mse_loss(found, shown)
