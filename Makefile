@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+FUZZ_ARGS ?=
 FAMILIES_ARGS ?=
 
 # On a busy machine several OpenMP threads make the pocket model many times slower than one.
@@ -17,7 +18,7 @@ STAMP := $(VENV)/.installed
 # The tests in the real page need playwright-core; without npm they are skipped and say so.
 PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
-.PHONY: help demo test families check format bench bench-full bench-speed clean
+.PHONY: help demo test families check format bench bench-full bench-speed fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo "make check        ruff and pyright; also checks that each ComfyUI found has what the pack imports"
 	@echo "make format       let ruff rewrite the layout of the sources"
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
+	@echo "make fuzz         break a million files for every reader; fewer: FUZZ_ARGS=\"--cases 10000\""
 	@echo "make clean        remove the environment and every cache"
 
 $(STAMP): requirements.txt requirements-dev.txt
@@ -68,6 +70,11 @@ bench: $(STAMP)
 
 bench-full: $(STAMP)
 	$(BIN)/python -m metalora_core bench --full $(BENCH_ARGS)
+
+fuzz: $(STAMP)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0 \
+	  || echo "atheris could not be installed; files are broken at random" >&2
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)
 
 bench-speed: $(STAMP)
 	$(BIN)/python benchmarks/adapt_step.py $(BENCH_ARGS)

@@ -20,6 +20,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from pydantic_core import from_json
+
 from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile
@@ -266,8 +268,8 @@ def _parsed(line: bytes, number: int | None) -> AuditEntry:
     if not line.endswith(b"\n"):
         raise UnreadableFile(f"{place} {advice}")
     try:
-        loaded: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        loaded: Any = from_json(line, allow_inf_nan=False)
+    except ValueError as error:
         raise UnreadableFile(f"{place} {advice}") from error
     fields = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
     # Exact types: 1.0 or true in place of the number 1 would otherwise pass for it.

@@ -144,7 +144,8 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     identity = replace(result.identity, metadata=record)
     save_identity(path, identity)
     notes.append(note_identity("identity learned", identity, shown(IDENTITIES, path)))
-    unfinished.unlink(missing_ok=True)
+    with suppress(OSError):
+        unfinished.unlink()
     done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px."
     return identity, " ".join([done, *filter(None, notes), *result.notes])
 

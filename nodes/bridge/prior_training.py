@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
     prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))
-    unfinished.unlink(missing_ok=True)
+    with suppress(OSError):
+        unfinished.unlink()
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
     return PriorOutcome(prior, losses, f"{report}\n{note}".rstrip())
 
