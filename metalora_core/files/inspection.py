@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from torch import Tensor
 
 from ..model.families import bases
@@ -69,11 +70,11 @@ class FileDescription:
             f"{self.path}: {self.kind}",
             f"  {'size':<{_LABEL}} {self.size_bytes:,} bytes, {counts}",
             f"  {'sha256':<{_LABEL}} {self.sha256}",
-            *(f"  {key:<{_LABEL}} {_short(value)}" for key, value in told.items()),
+            *(f"  {_short(key):<{_LABEL}} {_short(value)}" for key, value in told.items()),
         ]
         if self.layers:
             lines.append(f"  {'targets':<{_LABEL}} {len(self.layers)}")
-            lines += [f"    {name}: {_shapes(factors)}" for name, factors in self.layers.items()]
+            lines += [f"    {_short(name)}: {_shapes(factors)}" for name, factors in self.layers.items()]
         return "\n".join(lines)
 
 
@@ -133,7 +134,7 @@ def _shapes(factors: Mapping[str, tuple[int, ...]]) -> str:
 
 def _decoded(text: str) -> Any:
     try:
-        return json.loads(text)
+        return from_json(text)
     except ValueError:
         return text
 

@@ -66,6 +66,13 @@ def test_json_holds_what_the_text_says(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["files"][0]["sha256"] == prior.sha256
 
 
+def test_metadata_of_a_strange_file_may_be_nested_without_end_and_names_as_long_as_they_like(tmp_path: Path) -> None:
+    path, nested = tmp_path / "lora.safetensors", "[" * 20_000 + "]" * 20_000
+    atomic_save_safetensors(path, {"a" * 100_000 + ".mid": torch.ones(1)}, {"k" * 100_000: nested})
+    found = describe_file(path)
+    assert found.made["k" * 100_000] == nested and len(found.text()) < 2000
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01." + b"\0" * 64, b"PK\x03\x04" + b"\0" * 64, b"\xff" * 64])
 def test_bad_files_end_with_1_and_words(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad.safetensors"
