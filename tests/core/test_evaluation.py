@@ -271,7 +271,7 @@ def test_all_faults_of_a_plan_are_told_at_once(tmp_path: Path) -> None:
         run_plan(broken, tmp_path, processes=1, make_bench=stand_in_bench)
     with pytest.raises(InvalidOptions, match="No learning rate for plain_lora with 2 photos"):
         plan(rates={"plain_lora@4": 1e-3}).rate_of(PLAIN, 2)
-    with pytest.raises(InvalidOptions, match="no method 'dora'"):
+    with pytest.raises(InvalidOptions, match="Unknown method 'dora'"):
         plan(("dora",)).check()
 
 
