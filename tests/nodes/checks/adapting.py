@@ -112,7 +112,7 @@ def check_passes_that_cannot_be_compiled_are_told() -> dict[str, Any]:
 
     report = adapt(seed=43, steps=2, model=compiled_by(broken))[3]
     assert "The passes could not be compiled" in report and "no compiler here" in report, report
-    assert "continuing from step 0" in report, report
+    assert "resuming from step 0" in report, report
     return {"report": report}
 
 
