@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,19 @@ def is_comfyui(folder: Path) -> bool:
 def candidates() -> list[Path]:
     """Where a ComfyUI is looked for: in COMFYUI_PATH alone if that is set, else around this folder and in the home.
 
-    COMFYUI_PATH may name several versions, separated as in PATH.
+    COMFYUI_PATH may name several versions, separated as in PATH, the newest first as in the home.
     """
     named = os.environ.get("COMFYUI_PATH")
     if named:
         return [Path(part).expanduser() for part in named.split(os.pathsep) if part]
     around = [ROOT.parent.parent] if ROOT.parent.name == "custom_nodes" else []
     usual = Path.home() / "comfy" / "ComfyUI"
-    return [*around, usual, *sorted(usual.parent.glob("ComfyUI-*"))]
+    versions = sorted(usual.parent.glob("ComfyUI-*"), key=_version, reverse=True)
+    return [*around, usual, *versions]
+
+
+def _version(folder: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", folder.name)]
 
 
 def python_of(comfyui: Path) -> Path | None:

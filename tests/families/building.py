@@ -137,18 +137,15 @@ class _Part(nn.Module):
         self.weight = nn.Parameter(torch.ones(3), requires_grad=False)
 
 
-class _Patcher:
-    """What the pack asks of an encoder's patcher."""
-
-    def __init__(self) -> None:
-        self.model, self.backup = _Part(), dict[str, Any]()
+def _patcher() -> Any:
+    return comfy.model_patcher.ModelPatcher(_Part(), load_device=CPU, offload_device=CPU)
 
 
 class Clip:
     """Gives what a family's text encoder gives: the same numbers for the same caption, a token for each word."""
 
     def __init__(self, family: Family) -> None:
-        self._text, self.patcher = family.text, _Patcher()
+        self._text, self.patcher = family.text, _patcher()
 
     def tokenize(self, text: str) -> str:
         return text
@@ -177,7 +174,7 @@ class Vae:
     """Means of squares of pixels, in the shapes that a family's VAE gives and takes."""
 
     def __init__(self, family: Family, base: Any) -> None:
-        self._video, self._form, self.patcher = family.vae == "video", base.latent_format, _Patcher()
+        self._video, self._form, self.patcher = family.vae == "video", base.latent_format, _patcher()
         self._side = downscale_of(base)
 
     def encode(self, pixels: Tensor) -> Tensor:

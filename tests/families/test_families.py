@@ -6,20 +6,17 @@ import functools
 from typing import Any
 
 import pytest
-from comfy_host import find_comfyuis, skip_reason
+from comfy_versions import folder_of
 from families import walk
 
-pytestmark = [pytest.mark.comfy, pytest.mark.slow]
+pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.xdist_group("families")]
 # Captions of the prompt's length; a VAE with frames; tokens of a sample in rows of their own; another noise schedule.
 FAMILIES = ("z_image", "qwen_image", "pixart_sigma", "sdxl_edm_playground")
 
 
 @functools.cache
 def _rows() -> tuple[dict[str, Any], ...]:
-    folders = find_comfyuis()
-    if not folders:
-        pytest.skip(skip_reason())
-    return tuple(walk.rows_of(sorted(folders)[0], ["families", *FAMILIES], timeout_s=600))
+    return tuple(walk.rows_of(folder_of("newest"), ["families", *FAMILIES], timeout_s=600))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
