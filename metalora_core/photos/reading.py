@@ -9,7 +9,6 @@ from pathlib import Path
 from ..errors import UnusableReferences
 from ..files.prior import Prior
 from ..references.findings import Severity
-from ..references.quality import QualityThresholds
 from ..references.report import assess_references
 from .captions import mentions, subject_words, with_subject
 from .folder_files import photo_files, read_caption
@@ -47,7 +46,7 @@ class ReadPhotos:
         """
         report = assess_references(
             self.photos,
-            thresholds=QualityThresholds(training_side_px=size_px),
+            training_side_px=size_px,
             domain=prior.features if prior is not None else None,
             domain_name=prior.metadata.domain if prior is not None else "",
         )

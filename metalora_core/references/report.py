@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import UnusableReferences
 from .domain import DomainScore, DomainVerdict, FeatureStatistics, domain_distance, verdict_on_set
 from .findings import Finding, Severity
-from .quality import PhotoMeasures, QualityThresholds, judge_photo, measure_photo
+from .quality import PhotoMeasures, judge_photo, measure_photo
 from .similarity import fingerprint_picture, near_duplicates
 from .variety import Variety, describe_look, measure_variety
 
@@ -106,7 +106,7 @@ class ReferenceReport:
 def assess_references(
     photos: Sequence[ReferencePhoto],
     *,
-    thresholds: QualityThresholds | None = None,
+    training_side_px: int = 512,
     domain: FeatureStatistics | None = None,
     domain_name: str = "",
 ) -> ReferenceReport:
@@ -114,22 +114,21 @@ def assess_references(
 
     Args:
         photos: One to eight are enough.
-        thresholds: Limits, and the size that the model is trained on; the defaults if None.
+        training_side_px: Side of the pictures that the model is trained on.
         domain: Feature statistics of the prior's training photos, to be compared with.
         domain_name: Name of that domain, for messages; without statistics, a note says that nothing was compared.
 
     Returns:
         A report; a bad photo never raises here, see ``ReferenceReport.require_usable``.
     """
-    limits = thresholds or QualityThresholds()
     names = tuple(photo.name for photo in photos)
     sound = [index for index, photo in enumerate(photos) if _is_sound(photo.pixels)]
     findings: list[Finding] = []
     measures: list[PhotoMeasures | None] = [None] * len(photos)
     for index, photo in enumerate(photos):
         if index in sound:
-            measured = measures[index] = measure_photo(photo.pixels, limits.training_side_px)
-            findings += judge_photo(measured, index, photo.name, limits)
+            measured = measures[index] = measure_photo(photo.pixels, training_side_px)
+            findings += judge_photo(measured, index, photo.name)
         else:
             findings.append(_damaged(index, photo))
     findings += _judge_likeness(photos, sound)
@@ -172,8 +171,11 @@ def _judge_likeness(photos: Sequence[ReferencePhoto], sound: Sequence[int]) -> l
             continue
         told.add(second)
         exact = photos[first].sha256 == photos[second].sha256
-        code = "duplicate" if exact else "near_duplicate"
-        how = "is the same as" if exact else "is the mirror image of" if pair.mirrored else "is almost the same as"
+        code, how = "near_duplicate", "is the mirror image of" if pair.mirrored else "is almost the same as"
+        if exact:
+            code, how = "duplicate", "is the same as"
+        elif pair.cut:
+            code, how = "same_crop", "is cut out of the same picture as"
         found = f"It {how} photo {first + 1} ({photos[first].name})."
         remedy = "Keep only one of the two, or take one from another angle."
         expected = "Each photo shows something new."
@@ -227,9 +229,9 @@ def _judge_domain(names: Sequence[str], scores: Sequence[DomainScore], domain_na
     findings: list[Finding] = []
     for index, score in enumerate(scores):
         if score.verdict is DomainVerdict.OUTSIDE:
-            found = f"It is further from the prior's training photos{called} than 99 % of these are from each other."
+            found = f"It is less typical than 99 % of the photos{called} that the prior was trained on."
             remedy = "Take a similar kind of photo, or load another prior."
-            expected = "At most as far as 95 %."
+            expected = "A photo like those is learned fast and well."
             findings.append(Finding("domain_outside", Severity.WARNING, found, expected, remedy, index, names[index]))
     verdict = verdict_on_set(scores)
     if verdict is not DomainVerdict.INSIDE:

@@ -37,11 +37,14 @@ class Sharpness:
             have 1.9 or more.
         evenness: That value over the one of the direction with the most detail, in 0..1. Defocus leaves it near 1,
             camera shake lowers it.
+        across_px: Like ``width_px``, of the edges across the direction with the least detail alone: a subject of
+            stripes has little detail along them, but its edges are sharp. 0 where there is no edge.
     """
 
     width_px: float
     detail: float
     evenness: float
+    across_px: float
 
 
 def measure_sharpness(brightness: Tensor) -> Sharpness | None:
@@ -63,19 +66,36 @@ def measure_sharpness(brightness: Tensor) -> Sharpness | None:
     picture = blur(brightness.float(), DENOISE_PX)
     down, right = gradient(picture)
     soft_down, soft_right = gradient(blur(picture, REBLUR_PX))
-    slope = torch.hypot(down, right)
-    clear = max(0.02, float(_middle(slope).flatten().kthvalue(max(1, int(0.9 * _middle(slope).numel()))).values))
-    edges = _middle(_ridge(slope, down, right)) & (_middle(slope) > clear)
+    slope, ridge = _middle(torch.hypot(down, right)), _middle(_ridge(torch.hypot(down, right), down, right))
+    ratio = slope / _middle(torch.hypot(soft_down, soft_right)).clamp_min(1e-6)
+    edges = ridge & (slope > _clear(slope.flatten(), 0.9))
     if int(edges.sum()) < MINIMUM_EDGE_PIXELS:
         return None
-    ratio = _middle(slope)[edges] / _middle(torch.hypot(soft_down, soft_right))[edges].clamp_min(1e-6)
-    sharp_ratio = float(ratio.sort().values[int(0.75 * (ratio.numel() - 1))])
+    angle, detail, evenness = _least_detail(picture, down, right)
+    turn = (_middle(torch.atan2(down, right)) - angle + math.pi / 2) % math.pi - math.pi / 2
+    across = ridge & (turn.abs() < math.pi / DIRECTIONS)
+    across &= slope >= _clear(slope[across], 0.7)
+    return Sharpness(_width(ratio[edges]), detail, evenness, _width(ratio[across]))
+
+
+def _clear(slopes: Tensor, quantile: float) -> float:
+    """The slope that counts as a clear edge among these."""
+    if not slopes.numel():
+        return 0.02
+    return max(0.02, float(slopes.kthvalue(max(1, int(quantile * slopes.numel()))).values))
+
+
+def _width(ratios: Tensor) -> float:
+    """Width of the sharper quarter of edges by their ratios; 0 for none."""
+    if not ratios.numel():
+        return 0.0
+    sharp_ratio = float(ratios.sort().values[int(0.75 * (ratios.numel() - 1))])
     both_blurs = REBLUR_PX / math.sqrt(max(sharp_ratio**2 - 1, 1e-3))
-    detail, evenness = _directional_detail(picture, down, right)
-    return Sharpness(math.sqrt(max(both_blurs**2 - DENOISE_PX**2, 0.0)), detail, evenness)
+    return math.sqrt(max(both_blurs**2 - DENOISE_PX**2, 0.0))
 
 
-def _directional_detail(picture: Tensor, down: Tensor, right: Tensor) -> tuple[float, float]:
+def _least_detail(picture: Tensor, down: Tensor, right: Tensor) -> tuple[float, float, float]:
+    """The direction with the least fine detail, radians, its detail, and the share of that in the best direction."""
     coarse_down, coarse_right = gradient(blur(picture, COARSE_PX))
     ratios: list[float] = []
     for index in range(DIRECTIONS):
@@ -83,7 +103,8 @@ def _directional_detail(picture: Tensor, down: Tensor, right: Tensor) -> tuple[f
         fine = _middle(right * math.cos(angle) + down * math.sin(angle))
         coarse = _middle(coarse_right * math.cos(angle) + coarse_down * math.sin(angle))
         ratios.append(math.sqrt(float(fine.square().mean() / coarse.square().mean().clamp_min(1e-9))))
-    return min(ratios), min(ratios) / max(max(ratios), 1e-9)
+    least = min(ratios)
+    return ratios.index(least) * math.pi / DIRECTIONS, least, least / max(*ratios, 1e-9)
 
 
 def _ridge(slope: Tensor, down: Tensor, right: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from ...metalora_core.photos.pictures import from_pil
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.consent import ConsentRecord, Purpose
 from ...metalora_core.references.findings import Severity
-from ...metalora_core.references.quality import QualityThresholds
 from ...metalora_core.references.report import assess_references
 from .consent import require_consent
 from .image_tensors import photo_hash, to_image
@@ -112,8 +111,8 @@ def prepare(brief: Brief) -> Prepared:
     photos = tuple(Photo(f"photo {n}", pixels, photo_hash(pixels)) for n, pixels in enumerate(brief.photos, start=1))
     features = None if brief.prior is None else brief.prior.features
     domain = "" if brief.prior is None else brief.prior.metadata.domain
-    limits = QualityThresholds(training_side_px=trained_px(brief.prior))
-    report = assess_references(photos, thresholds=limits, domain=features, domain_name=domain)
+    side = trained_px(brief.prior)
+    report = assess_references(photos, training_side_px=side, domain=features, domain_name=domain)
     captions = build_captions(brief.captions, trigger=trigger, class_word=class_word, count=len(photos))
     if brief.unusable_photos == "stop":
         report.require_usable()

@@ -16,7 +16,6 @@ from metalora_core.references.domain import (
     statistics_of,
     verdict_on_set,
 )
-from metalora_core.references.quality import QualityThresholds
 from metalora_core.references.report import assess_references
 
 
@@ -126,11 +125,9 @@ def test_too_few_or_foreign_features_are_refused(statistics: FeatureStatistics):
 
 
 def test_the_report_warns_outside_the_domain_and_not_inside(statistics: FeatureStatistics):
-    limits = QualityThresholds(training_side_px=64)
-
     def codes(pictures: Tensor) -> set[str]:
         photos = [PaintedPhoto(f"{n}.png", pixels) for n, pixels in enumerate(pictures)]
-        report = assess_references(photos, thresholds=limits, domain=statistics, domain_name="balls")
+        report = assess_references(photos, training_side_px=64, domain=statistics, domain_name="balls")
         assert len(report.domain) == len(photos)
         return {finding.code for finding in report.findings if finding.code.startswith("domain")}
 

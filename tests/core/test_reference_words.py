@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.painted_photos import PaintedPhoto, varied_set
+from core.painted_photos import SIDE_PX, PaintedPhoto, varied_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
@@ -15,10 +15,7 @@ from metalora_core.photos.captions import build_captions, with_subject
 from metalora_core.photos.contact_sheet import COLOURS, FRAME_PX, contact_sheet
 from metalora_core.photos.pictures import GAP_PX, LEAST_TEXT_PX, PAPER, from_pil, from_uint8, grid, to_pil, to_uint8
 from metalora_core.references.findings import Severity
-from metalora_core.references.quality import QualityThresholds
 from metalora_core.references.report import assess_references
-
-LIMITS = QualityThresholds(training_side_px=192)
 
 
 def captions(*lines: str, trigger: str = "ohwx", class_word: str = "dog", count: int = 1) -> tuple[str, ...]:
@@ -126,7 +123,7 @@ def test_the_sheet_shows_each_photo_in_a_frame_of_its_severity():
     photos = varied_set()
     photos[2] = PaintedPhoto("dark.png", photos[2].pixels * 0.2)
     photos[3] = PaintedPhoto("blank.png", torch.full_like(photos[3].pixels, 0.5))
-    sheet = contact_sheet(photos, assess_references(photos, thresholds=LIMITS), photo_px=200)
+    sheet = contact_sheet(photos, assess_references(photos, training_side_px=SIDE_PX), photo_px=200)
     top = 2 * GAP_PX + round(1.35 * LEAST_TEXT_PX)  # under the headline
     lefts = [GAP_PX + n * (200 + 2 * FRAME_PX + GAP_PX) for n in range(4)]
     good, check, unusable = (ImageColor.getrgb(COLOURS[s]) for s in (None, Severity.WARNING, Severity.BLOCKING))
@@ -139,11 +136,11 @@ def test_the_sheet_takes_any_number_and_any_name_of_photos():
     hostile = ["\x1b[31mred\x1b[0m", "写真.jpg", "\u202egpj.exe", "x" * 5000, "", "a\nb"]
     for count in (0, 1, 6, 34):
         photos = [PaintedPhoto(hostile[n % 6], pixels[:, 80:110, 80 : 104 + n]) for n in range(count)]
-        sheet = contact_sheet(photos, assess_references(photos, thresholds=LIMITS), photo_px=48)
+        sheet = contact_sheet(photos, assess_references(photos, training_side_px=SIDE_PX), photo_px=48)
         assert sheet.width < 5 * 48 + 200
 
 
 def test_the_sheet_is_deterministic():
     photos = varied_set()
-    report = assess_references(photos, thresholds=LIMITS)
+    report = assess_references(photos, training_side_px=SIDE_PX)
     assert contact_sheet(photos, report).tobytes() == contact_sheet(photos, report).tobytes()
