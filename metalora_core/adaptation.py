@@ -27,6 +27,7 @@ from .training.adaptation_options import AdaptationOptions, AdaptationResult
 from .training.adaptation_state import AdaptationState
 from .training.batches import denoising_losses
 from .training.chain_trainer import ChainTrainer
+from .training.checkpoint_clock import CheckpointClock
 from .training.photo_batches import HeldOut, PhotoBatches
 from .training.progress import AdaptationProgress
 from .training.retries import StepPlan, first_line, kept_on_failure, train_with_retries
@@ -62,8 +63,8 @@ def adapt(
         training_set: One to eight photos with captions.
         options: Settings.
         on_progress: Called at every look at the loss; it may raise ``TrainingCancelled``.
-        checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
-            if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
+        checkpoint: Written every ``checkpoint_every`` steps or 30 s, at the end and whenever the run is stopped from
+            outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
         validation: Held-out photos for early stopping.
 
     Returns:
@@ -123,6 +124,10 @@ class _Run:
     draws: bool = True
     began: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        """Start the clock of the checkpoints."""
+        self.clock = CheckpointClock(self.state.options.checkpoint_every, self.state.options.steps)
+
     def train(self, plan: StepPlan) -> None:
         """Train to the last step, or until the held-out photos stop improving."""
         host, trainer = self.host, self.state.trainer
@@ -144,7 +149,7 @@ class _Run:
             with state.trainer.showing(factors):
                 state.validated(self.held_out.loss(), factors)
         state.keep()
-        if self.checkpoint is not None and (step % options.checkpoint_every == 0 or step == options.steps):
+        if self.checkpoint is not None and self.clock.due(step):
             state.save(self.checkpoint)
         if self.on_progress is not None:
             seconds = time.monotonic() - self.began

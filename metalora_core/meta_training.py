@@ -27,6 +27,7 @@ from .model.families import default_patterns
 from .model.host import Host
 from .model.targets import Target, choose_targets, fingerprint
 from .training.batches import Batch, denoising_losses
+from .training.checkpoint_clock import CheckpointClock
 from .training.meta_options import MetaTrainingOptions
 from .training.meta_state import MetaState, gradient_of
 from .training.progress import MetaTrainingProgress
@@ -61,8 +62,8 @@ def meta_train(
         options: Settings.
         earlier: A prior to start from, with other settings or more subjects; its ranks and layers must be the same.
         on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
-        checkpoint: Written every ``checkpoint_every`` steps, at the end and whenever the run is stopped from outside;
-            if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
+        checkpoint: Written every ``checkpoint_every`` steps or 30 s, at the end and whenever the run is stopped from
+            outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
 
     Returns:
         The prior, not yet saved.
@@ -114,6 +115,10 @@ class _Run:
     checkpoint: Path | None
     began: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        """Start the clock of the checkpoints."""
+        self.clock = CheckpointClock(self.state.options.checkpoint_every, self.state.options.steps)
+
     def train(self, plan: StepPlan) -> None:
         """Train to the last step: per-subject factors on support, shared factors on query photos, or both at once."""
         state, options, batches = self.state, self.state.options, self.batches
@@ -153,10 +158,10 @@ class _Run:
         return torch.cat(losses).mean()
 
     def _look(self) -> None:
-        state, options = self.state, self.state.options
+        state = self.state
         loss = state.read()
         state.keep()
-        if self.checkpoint is not None and (state.step % options.checkpoint_every == 0 or state.step == options.steps):
+        if self.checkpoint is not None and self.clock.due(state.step):
             state.save(self.checkpoint)
         self.report(loss)
 

@@ -14,6 +14,8 @@ from . import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from ..inject import Coverage
     from ..model.host import Host
 
@@ -52,7 +54,7 @@ def generate(
     from ..model.generation import Request, generate_pictures
     from ..photos.pictures import save_pictures
     from .loading import POCKET, load_base_model, picture_size_px
-    from .terminal import answer
+    from .terminal import answer, counting_bar
 
     usual_guidance = 2.0 if model == POCKET else 1.0
     request = Request(
@@ -70,9 +72,15 @@ def generate(
     require_writable(output / f"{seed}_00.png")
     host = load_base_model(model, device, dtype, pipeline_config)
     request = replace(request, size_px=picture_size_px(host, model, size))
-    with _applied(host, model, identity, prior, strength, request.prompts) as coverage:
-        pictures = generate_pictures(host, request)
-    paths = save_pictures(pictures, output, request)
+    paths: list[Path] = []
+    applied = _applied(host, model, identity, prior, strength, request.prompts)
+    with applied as coverage, counting_bar("drawing", "picture", json) as bar:
+
+        def save(first: int, pictures: Tensor) -> None:
+            paths.extend(save_pictures(pictures, output, request, first))
+            bar(len(paths), len(request.prompts))
+
+        generate_pictures(host, request, save)
     fields = {
         "pictures": [str(path) for path in paths],
         "prompts": list(request.prompts),

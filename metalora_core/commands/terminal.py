@@ -154,14 +154,18 @@ def _interrupts(checkpoint: Path) -> Generator[list[int], None, None]:
         asked.append(number)
         sys.stderr.write("\nStopping when the running steps are done; press Ctrl-C again to stop at once.\n")
 
-    previous = signal.signal(signal.SIGINT, note)
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt  # a system that shuts down does not wait for a step
+
+    previous = {signal.SIGINT: signal.signal(signal.SIGINT, note), signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
     try:
         yield asked
     except KeyboardInterrupt as stop:
         goes_on = f"resumes from {checkpoint}" if checkpoint.exists() else "starts over; no step was saved"
         raise TrainingCancelled(f"Stopped at once. The same command {goes_on}.") from stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _complain(text: str, error: BaseException, as_json: bool) -> None:

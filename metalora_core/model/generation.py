@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +45,13 @@ class Request:
         refuse("this picture request", findings)
 
 
-@torch.no_grad()
-def generate_pictures(host: Host, request: Request) -> Tensor:
+def generate_pictures(host: Host, request: Request, on_pictures: Callable[[int, Tensor], None] | None = None) -> Tensor:
     """Sample one picture per prompt with whatever is injected into the host's model.
+
+    Args:
+        host: The base model.
+        request: What to draw.
+        on_pictures: Called with each batch as soon as it is drawn: the number of its first picture, and the pictures.
 
     Returns:
         Pictures (prompts, 3, size_px, size_px) in [0, 1], on the CPU.
@@ -55,19 +60,26 @@ def generate_pictures(host: Host, request: Request) -> Tensor:
         InvalidOptions: If a setting is out of its range.
     """
     request.check()
-    side = request.size_px // host.downscale
     pictures: list[Tensor] = []
     for start in range(0, len(request.prompts), request.batch):
-        prompts = list(request.prompts[start : start + request.batch])
-        negative = host.encode_prompts([request.negative] * len(prompts)) if request.guidance != 1 else None
-        latents = sample(
-            host,
-            host.encode_prompts(prompts),
-            negative,
-            shape=(len(prompts), host.latent_channels, side, side),
-            steps=request.steps,
-            guidance=request.guidance,
-            generator=torch.Generator().manual_seed(request.seed + start),
-        )
-        pictures.append(host.decode_latents(latents).float().cpu())
+        pictures.append(_batch(host, request, start))
+        if on_pictures is not None:
+            on_pictures(start, pictures[-1])
     return torch.cat(pictures)
+
+
+@torch.no_grad()
+def _batch(host: Host, request: Request, start: int) -> Tensor:
+    side = request.size_px // host.downscale
+    prompts = list(request.prompts[start : start + request.batch])
+    negative = host.encode_prompts([request.negative] * len(prompts)) if request.guidance != 1 else None
+    latents = sample(
+        host,
+        host.encode_prompts(prompts),
+        negative,
+        shape=(len(prompts), host.latent_channels, side, side),
+        steps=request.steps,
+        guidance=request.guidance,
+        generator=torch.Generator().manual_seed(request.seed + start),
+    )
+    return host.decode_latents(latents).float().cpu()

@@ -106,14 +106,21 @@ def save_picture(picture: Image.Image, path: Path, notes: Mapping[str, str] | No
     atomic_write(path, [data.getvalue()])
 
 
-def save_pictures(pictures: Tensor, folder: Path, request: Request) -> list[Path]:
+def save_pictures(pictures: Tensor, folder: Path, request: Request, first: int = 0) -> list[Path]:
     """Write pictures as PNG files named after their seed and number, with prompt and seed in their text fields.
+
+    Args:
+        pictures: Of the request's prompts from the first one on, (B, 3, H, W).
+        folder: Where.
+        request: What was asked for.
+        first: Number of the first picture.
 
     Raises:
         UnwritableFile: If the folder cannot be written.
     """
     paths: list[Path] = []
-    for index, (picture, prompt) in enumerate(zip(pictures, request.prompts, strict=True)):
+    prompts = request.prompts[first : first + len(pictures)]
+    for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True), start=first):
         path = _free_name(folder, f"{request.seed}_{index:02d}")
         save_picture(to_pil(picture), path, {"prompt": prompt, "seed": str(request.seed)})
         paths.append(path)
