@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -241,8 +241,3 @@ def _model_spec(
 
 def _is_diffusers(tensors: Mapping[str, Tensor]) -> bool:
     return any(".lora_A." in key for key in tensors)
-
-
-def layouts() -> tuple[Layout, ...]:
-    """The layouts that `export_lora` can write."""
-    return cast("tuple[Layout, ...]", tuple(_LAYOUTS))

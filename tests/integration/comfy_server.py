@@ -28,8 +28,8 @@ def free_port() -> int:
 class ComfyServer:
     """Starts on entering, ends on leaving; models, input and output lie in a folder of its own."""
 
-    def __init__(self, comfyui: Path, base: Path) -> None:
-        self.comfyui, self.base = comfyui, base
+    def __init__(self, comfyui: Path, base: Path, *options: str) -> None:
+        self.comfyui, self.base, self.options = comfyui, base, options
         self.port = free_port()
         self.log_path = base / "server.log"
         for name in ("custom_nodes", "input", "output", "temp", "user", "models/loras"):
@@ -40,7 +40,7 @@ class ComfyServer:
 
     def __enter__(self) -> ComfyServer:
         options = ["--cpu", "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
-        options += ["--disable-api-nodes", "--disable-auto-launch"]
+        options += ["--disable-api-nodes", "--disable-auto-launch", *self.options]
         options += ["--extra-model-paths-config", str(self.base / "extra_model_paths.yaml")]
         database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"
         self._log = self.log_path.open("w")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,12 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 def chromium() -> str | None:
     """Path of an installed Chromium, or None."""
     return next((path for path in map(shutil.which, CHROMIUM_NAMES) if path), None)
+
+
+def newest_frontend() -> Path | None:
+    """The page that this environment pins, which is newer than that of any ComfyUI; None where it is not installed."""
+    package = importlib.util.find_spec("comfyui_frontend_package")
+    return None if package is None or package.origin is None else Path(package.origin).parent / "static"
 
 
 def missing() -> str:

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from comfy_versions import VERSIONS, folder_of
 from integration.comfy_server import PACK, ComfyServer
-from web.page_tools import FOLDER, chromium, missing
+from web.page_tools import FOLDER, chromium, missing, newest_frontend
 
 ROOT = FOLDER.parents[1]
 EXAMPLES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 MODES = ("classic", "nodes2")
-PAGES = [pytest.param(version, marks=pytest.mark.xdist_group(f"page-{version}")) for version in VERSIONS]
+NEWEST_PAGE = "newest page"  # in the newest ComfyUI, in place of the page that it brings
+PAGES = [
+    pytest.param(version, marks=pytest.mark.xdist_group(f"page-{version}")) for version in (*VERSIONS, NEWEST_PAGE)
+]
 pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 
 
@@ -24,9 +27,15 @@ def visit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Everything that one visit to the page saw; starting a browser is dear, so all tests read the same visit."""
     if missing():
         pytest.skip(missing())
-    comfyui = folder_of(request.param)
+    options = list[str]()
+    if request.param == NEWEST_PAGE:
+        page = newest_frontend()
+        if page is None:
+            pytest.skip("comfyui-frontend-package is not installed; requirements-dev.txt pins it")
+        options = ["--front-end-root", str(page)]
+    comfyui = folder_of("oldest" if request.param == "oldest" else "newest")
     base = tmp_path_factory.mktemp("page")
-    with ComfyServer(comfyui, base) as server:
+    with ComfyServer(comfyui, base, *options) as server:
         url = f"http://127.0.0.1:{server.port}/"
         command = ["node", str(FOLDER / "visit.mjs"), url, str(chromium()), PACK, "-", *EXAMPLES]
         told = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
