@@ -22,7 +22,7 @@ from .files.prior import Prior, prior_sha256, targets_of_prior
 from .model.base_weights import SAMPLE, report_other_weights
 from .model.host import Host
 from .model.sampling import sample
-from .photos.training_set import TrainingSet
+from .photos.training_set import GivenCaption, TrainingSet
 from .training.adaptation_options import AdaptationOptions, AdaptationResult
 from .training.adaptation_state import AdaptationState
 from .training.batches import denoising_losses
@@ -190,6 +190,7 @@ def _digest(
     for part in (photos, validation):
         if part is not None:
             digest.update(repr((part.captions, part.class_word, part.trigger, part.one_sided)).encode())
-            for image in part.images:
+            given = [caption.pictures for caption in part.captions if isinstance(caption, GivenCaption)]
+            for image in (*part.images, *(picture for pictures in given for picture in pictures.values())):
                 digest.update(image.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -125,6 +125,24 @@ class AdaptIdentity(io.ComfyNode):
                         "preset.",
                     )
                 ),
+                advanced(
+                    io.Image.Input(
+                        "reference",
+                        optional=True,
+                        tooltip="For edit models (FLUX.1 Kontext, Qwen-Image-Edit, FLUX.2, InstructPix2Pix): the "
+                        "picture that an edit starts from; it learns to turn it into the photo. One for all photos, or "
+                        "one per photo in their order.",
+                    )
+                ),
+                advanced(
+                    io.Mask.Input(
+                        "mask",
+                        optional=True,
+                        tooltip="For inpaint models (FLUX.1 Fill, SD and SDXL inpaint): white where the model learns "
+                        "to fill the photo. One for all photos, or one per photo in their order. Not connected: "
+                        "everything is filled.",
+                    )
+                ),
             ],
             outputs=[
                 IdentitySocket.Output(display_name="identity", tooltip="For Apply Identity and Save Identity."),

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..errors import UnusableReferences
+
+
+class GivenCaption(str):
+    """A caption with the pictures that an edit or inpaint model is given beside it.
+
+    Two are equal only if they are one object: photos with the same words may bring different pictures.
+
+    Attributes:
+        pictures: (C, H, W) in 0..1 by name; the host knows the names.
+    """
+
+    pictures: Mapping[str, Tensor]
+
+    def __new__(cls, text: str, pictures: Mapping[str, Tensor]) -> GivenCaption:
+        """Text and pictures."""
+        caption = super().__new__(cls, text)
+        caption.pictures = pictures
+        return caption
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True)
@@ -16,7 +38,7 @@ class TrainingSet:
 
     Args:
         images: Each (3, H, W) in 0..1; sizes may differ where the batch is 1.
-        captions: One per photo, with the trigger in it.
+        captions: One per photo, with the trigger in it; a `GivenCaption` each for a model that is given pictures.
         class_word: What the subject is, e.g. "person".
         trigger: The rare word that calls it, e.g. "ohwx".
         photo_hashes: SHA-256 of each photo file; may be empty.
@@ -91,14 +113,17 @@ _SIDE = r"\b(?:left|right|Left|Right|LEFT|RIGHT)\b|[左右]"
 
 
 def mirror_caption(caption: str, trigger: str = "") -> str:
-    """Swap "left" and "right" (左 and 右), as in a mirrored photo; other languages stay.
+    """Swap "left" and "right" (左 and 右), as in a mirrored photo, and mirror its pictures; other languages stay.
 
     Args:
         caption: Of the photo.
         trigger: Words that stay as they are.
     """
     kept = re.escape(trigger) if trigger else "(?!)"  # the latter never matches
-    return re.sub(f"({kept})|{_SIDE}", lambda found: found[1] or _OTHER_SIDE[found[0]], caption)
+    text = re.sub(f"({kept})|{_SIDE}", lambda found: found[1] or _OTHER_SIDE[found[0]], caption)
+    if isinstance(caption, GivenCaption):
+        return GivenCaption(text, {name: picture.flip(-1) for name, picture in caption.pictures.items()})
+    return text
 
 
 def with_mirrored(photos: TrainingSet) -> TrainingSet:

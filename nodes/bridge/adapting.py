@@ -6,10 +6,12 @@ import hashlib
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...metalora_core import __version__
 from ...metalora_core.adaptation import adapt
@@ -17,22 +19,24 @@ from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import DamagedFile, TrainingCancelled
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
-from ...metalora_core.photos.training_set import chosen_flip
+from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.training.adaptation_options import AdaptationOptions
 from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.step_preset import step_preset
 from .audit import note_identity
 from .folders import ADAPTED, IDENTITIES, new_file, shown, unfinished_run
+from .given import GivenPictures, missing_note
 from .host.comfy_host import ComfyHost
 from .host.digests import model_digest, part_digest, uncompared
+from .host.given import require_heeded
 from .host.memory import wants_checkpointing
 from .host.targets import compile_wrappers, targets_of
 from .host.trial import try_out
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .photos import References
-from .progress import interruption, show_progress, stop_if_cancelled
+from .progress import interruption, show_progress, show_text, stop_if_cancelled
 
 PREVIEWS = 4
 UNFINISHED_DAYS = 7
@@ -54,6 +58,12 @@ class Request:
     guidance: float = 1.0
     preview_every: int = 0
     mirror: str = "auto"
+    reference: Tensor | None = None
+    mask: Tensor | None = None
+
+    @cached_property
+    def given(self) -> GivenPictures:
+        return GivenPictures.connected(self.reference, self.mask)
 
     def options(self) -> AdaptationOptions:
         preset = step_preset(self.prior, len(self.references.photos))
@@ -66,6 +76,8 @@ class Request:
             optimizer=self.optimizer,
             mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
             up_learning_rate=preset.up_learning_rate * self.learning_rate,
+            # What the model is given must stay in register with the photo.
+            crop_px=0 if self.given.any else preset.crop_px,
             flip=chosen_flip(self.mirror, preset.flip, self.references.class_word),
             preview_every=self.preview_every or max(1, -(-steps // PREVIEWS)),
         )
@@ -96,6 +108,9 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     targets_of_prior(request.prior, targets_of(model))
     request.references.check_consent()
     resolution = request.resolution or request.references.usual_resolution(request.prior)
+    spared = wants_checkpointing(request.checkpointing, model)
+    host = ComfyHost(model, clip, vae, resolution=resolution, guidance=request.guidance, checkpointing=spared)
+    request.given.check(model, host.channels, len(request.references.photos))
     # What cannot be compared may differ from the last run's, so nothing learned before is given out or continued.
     unknown = uncompared(model, clip, vae)
     key = uuid.uuid4().hex if unknown else _key(model, clip, vae, request, resolution)
@@ -106,25 +121,21 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
         with suppress(DamagedFile):  # it is learned again
             identity = _bound(load_identity(path), request.references.consent_id, path)
             return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {place}")
-    identity, note = _train(model, clip, vae, request, resolution, path)
+    identity, note = _train(host, request, path)
     told = f" Trained from the start each time: {', '.join(unknown)} cannot be compared." if unknown else ""
     return _outcome(identity, request.prior, f"{note} Saved {place}.{told}".replace("..", "."))
 
 
-def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, path: Path) -> tuple[Identity, str]:
+def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
     unfinished = unfinished_run(IDENTITIES, path, UNFINISHED_DAYS)
-    host = ComfyHost(
-        model,
-        clip,
-        vae,
-        resolution=resolution,
-        guidance=request.guidance,
-        checkpointing=wants_checkpointing(request.checkpointing, model),
-    )
-    photos = request.references.training_set(resolution)
+    missing = missing_note(host.channels, request.given)
+    if missing:
+        show_text(missing)
+    photos = _photos(host, request)
     trial = try_out(host, targets_of_prior(request.prior, host.targets()), photos.captions[0])
-    notes = [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
-    notes += [note for note in (request.references.enlarged(resolution),) if note]
+    require_heeded(host, photos.captions[0])
+    notes = [missing, request.references.enlarged(host.resolution)]
+    notes += [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
     try:
         with torch.enable_grad(), last_good_saved(path, save_identity):
             result = adapt(
@@ -146,8 +157,17 @@ def _train(model: Any, clip: Any, vae: Any, request: Request, resolution: int, p
     notes.append(note_identity("identity learned", identity, shown(IDENTITIES, path)))
     with suppress(OSError):
         unfinished.unlink()
-    done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {resolution} px."
+    done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
     return identity, " ".join([done, *filter(None, notes), *result.notes])
+
+
+def _photos(host: ComfyHost, request: Request) -> TrainingSet:
+    """The photos; their captions bring what the model is given, and the first one's serves prompts without a photo."""
+    photos, references = request.references.training_set(host.resolution), request.references.photos
+    captions = request.given.captions(references, photos.captions, host.resolution, host.channels.fills)
+    if isinstance(captions[0], GivenCaption):
+        host.pictures = captions[0].pictures
+    return replace(photos, captions=captions)
 
 
 def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:
@@ -187,6 +207,7 @@ def _key(model: Any, clip: Any, vae: Any, request: Request, resolution: int) -> 
         request.references.digest(),
         repr((options, resolution, request.guidance)),
         "compiled" if compile_wrappers(model) else "",
+        *([request.given.digest()] if request.given.any else []),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

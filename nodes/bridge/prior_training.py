@@ -19,10 +19,11 @@ from ...metalora_core.training.progress import MetaTrainingProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.subject_batches import SubjectDataset
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown, unfinished_run
+from .given import GivenPictures, missing_note
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing
 from .host.trial import trainable_layers
-from .progress import interruption, show_progress, stop_if_cancelled
+from .progress import interruption, show_progress, show_text, stop_if_cancelled
 
 POCKET_PHOTOS = 4
 UNFINISHED_DAYS = 30  # a prior may take days to train
@@ -81,7 +82,9 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     host = ComfyHost(
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
     )
-    losses: list[float] = []
+    missing, losses = missing_note(host.channels, GivenPictures()), list[float]()
+    if missing:
+        show_text(missing)
 
     def on_progress(progress: MetaTrainingProgress) -> None:
         losses.append(progress.loss)
@@ -101,7 +104,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     with suppress(OSError):
         unfinished.unlink()
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
-    return PriorOutcome(prior, losses, f"{report}\n{note}".rstrip())
+    return PriorOutcome(prior, losses, "\n".join(filter(None, [report, note, missing])))
 
 
 def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[float]) -> str:

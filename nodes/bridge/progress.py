@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
 
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.photos.pictures import to_pil
+
+_LOG = logging.getLogger(__name__)
 
 
 def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: float | None = None) -> None:
@@ -31,6 +34,18 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
     get_progress_state().update_progress(context.node_id, step, steps, image)
     if loss is not None:
         _send_loss(context.node_id, step, steps, loss)
+
+
+def show_text(text: str) -> None:
+    """Log a line and show it on the running node."""
+    from comfy_execution.utils import get_executing_context
+
+    _LOG.warning(text)
+    context = get_executing_context()
+    if context is not None:
+        from server import PromptServer
+
+        PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from core.toy_host import ReadingHost, ToyHost
 
-from metalora_core.photos.training_set import TrainingSet, chosen_flip, mirror_caption, with_mirrored
+from metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip, mirror_caption, with_mirrored
 from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.photo_batches import PhotoBatches
 
@@ -26,6 +26,19 @@ def test_flip_mirrors_words_and_crop_moves_the_window():
     assert {batch.latents.shape for batch in drawn} == {(1, 4, 2, 2)}
     assert {"left" in host.captions_of(batch)[0] for batch in drawn} == {True, False}
     assert len({batch.latents.sum().item() for batch in drawn}) > 4
+
+
+def test_photos_with_the_same_words_bring_their_own_pictures_mirrored_with_the_photo():
+    masks = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(6))
+    captions = tuple(GivenCaption("photo of a ohwx blob", {"mask": mask}) for mask in masks)
+    both = with_mirrored(replace(_photos(), captions=captions))
+    assert [str(text) for text in both.captions] == ["photo of a ohwx blob"] * 4
+    shown = [text.pictures["mask"] for text in both.captions if isinstance(text, GivenCaption)]
+    assert torch.equal(torch.stack(shown[::2]), masks) and torch.equal(torch.stack(shown[1::2]), masks.flip(-1))
+    host = ReadingHost()
+    batches = PhotoBatches(host, replace(_photos(), captions=captions), AdaptationOptions(flip=True))
+    drawn = [host.captions_of(batches.draw(step))[0] for step in range(12)]
+    assert len({id(caption) for caption in drawn}) == 4, "each view is encoded with its own pictures"
 
 
 def test_mirrored_photos_follow_their_originals_and_change_nothing_else():

@@ -11,7 +11,7 @@ from typing import Any
 
 MODULES = (
     "gradients", "restoring", "applying", "parity", "trial", "adapting",
-    "meta_training", "refusals", "lists", "reuse", "dependencies",
+    "meta_training", "refusals", "lists", "reuse", "dependencies", "editing",
 )  # fmt: skip
 MARK = "RESULTS "
 

@@ -16,9 +16,8 @@ from comfy_versions import each_version, folder_of
 from run_checks import MARK
 
 pytestmark = [pytest.mark.comfy, pytest.mark.slow]
-SCRIPT = (
-    f"sys.path.append({str(Path(__file__).resolve().parent)!r})\nimport run_checks\nrun_checks.run_all(ARGUMENTS)\n"
-)
+FOLDERS = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
+SCRIPT = f"sys.path += {FOLDERS!r}\nimport run_checks\nrun_checks.run_all(ARGUMENTS)\n"
 EXACT = 0.99999
 CHECKS = (
     "check_gradients_in_half_precision",
@@ -66,6 +65,14 @@ CHECKS = (
     "check_every_change_of_the_text_encoder_is_learned_on_its_own",
     "check_what_cannot_be_compared_is_trained_each_time",
     "check_a_model_that_would_be_saved_without_its_identity_says_so",
+    "check_what_is_given_is_what_core_gives",
+    "check_gradients_beside_what_is_given",
+    "check_edit_and_inpaint_models_learn_apply_and_come_off",
+    "check_photos_with_the_same_words_keep_their_own_masks",
+    "check_encoders_that_look_at_pictures_see_the_reference",
+    "check_what_a_model_cannot_use_is_refused",
+    "check_a_model_that_is_given_nothing_says_so",
+    "check_other_pictures_are_learned_on_their_own",
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,9 +15,11 @@ from ....metalora_core.model.compiled_pass import hooks_guarded
 from ....metalora_core.model.host import Conditioning
 from ....metalora_core.model.objective import MixedObjective
 from ....metalora_core.model.targets import Target
+from ....metalora_core.photos.training_set import GivenCaption
 from .carried import carried_wrappers, ordinary_adapters
 from .conditioning import Captions, Conds, encode_prompt, model_conds
 from .digests import model_digest
+from .given import REFERENCE, Channels, blank, conds_with, entries_of
 from .gradients import exact_gradients
 from .latents import LatentFormat
 from .sampling_rules import RawPrediction, objective_of
@@ -44,6 +46,7 @@ class ComfyHost:
     Attributes:
         rows_together: Whether samples may share a pass; a trial finds models in which one row changes another.
         overwrites: Whether the model writes over what its backward pass needs; copies are then kept.
+        pictures: What an edit or inpaint model is given beside a caption that brings no pictures of its own.
     """
 
     def __init__(
@@ -57,16 +60,18 @@ class ComfyHost:
         checkpointing: bool = False,
     ) -> None:
         self._patcher, self._clip, self._vae = model, clip, vae
-        self._guidance = guidance
+        self._guidance, self.resolution = guidance, resolution
         self._active: Any = None
         self._latents = LatentFormat(model.model)
         self.captions = Captions(model.load_device)
+        self.channels = Channels.of(model.model, self._latents.unfolded(self._zeros(torch.device("cpu"))))
+        self.pictures: Mapping[str, Tensor] = blank(self._side * self.downscale) if self.channels.fills and vae else {}
+        self._encoded: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows_together, self.overwrites = True, False
         self.checkpointing = checkpointing
         self.swapped, self.can_swap = False, False  # ComfyUI moves weights by itself
         self._compilers, self._wrappers = compile_wrappers(model), carried_wrappers(model)
         self.compiled = bool(self._compilers)
-        self.resolution = resolution
         self._rules = model.get_model_object("model_sampling")
         self._objective = objective_of(self._rules)
 
@@ -125,17 +130,32 @@ class ComfyHost:
         if unknown:
             clip = _connected(self._clip, "CLIP")
             with torch.inference_mode():
-                entries = [encode_prompt(clip, prompt)[0] for prompt in unknown]
+                pictures = [self._pictures_of(prompt) for prompt in unknown]
+                seen = [each.get(REFERENCE) for each in pictures]
+                entries = [encode_prompt(clip, text, ref)[0] for text, ref in zip(unknown, seen, strict=True)]
+                given = [entries_of(each, self._raw, self.channels) for each in pictures]
             # Some models refine the text with layers of their own, so they have to be loaded, as they are for sampling.
             with self.sampling(), torch.inference_mode(), _explained():
-                for prompt, entry in zip(unknown, entries, strict=True):
-                    self.captions.keep(prompt, self._conds_of(entry))
+                for prompt, entry, beside in zip(unknown, entries, given, strict=True):
+                    self.captions.keep(prompt, self._conds_of(entry, beside))
         return self.captions.numbered(prompts)
 
-    def _conds_of(self, entry: list[Any]) -> Conds:
-        side = self._side
-        noise = self._latents.unfolded(torch.zeros(1, self.latent_channels, side, side, device=self.device))
-        return model_conds(self._patcher.model, entry, noise, self.device, self._guidance)
+    def _conds_of(self, entry: list[Any], given: Mapping[str, Any]) -> Conds:
+        noise, device = self._latents.unfolded(self._zeros(self.device)), self.device
+        base, guidance = self._patcher.model, self._guidance
+        return conds_with(lambda entries: model_conds(base, entry, noise, device, guidance, entries), given)
+
+    def _pictures_of(self, prompt: str) -> Mapping[str, Tensor]:
+        return prompt.pictures if isinstance(prompt, GivenCaption) else self.pictures
+
+    def _raw(self, picture: Tensor) -> Tensor:
+        """A picture (3, H, W) as the VAE gives it; what several captions share is encoded once."""
+        if id(picture) not in self._encoded:  # the picture is kept, so that its id stays its own
+            self._encoded[id(picture)] = picture, self._latents.raw(_connected(self._vae, "VAE"), picture[None])
+        return self._encoded[id(picture)][1]
+
+    def _zeros(self, device: torch.device) -> Tensor:
+        return torch.zeros(1, self.latent_channels, self._side, self._side, device=device)
 
     def passes(self, conditioning: Conditioning) -> list[list[int]]:
         """Rows of a batch that go through the model together; the others follow in passes of their own."""
@@ -212,7 +232,8 @@ class ComfyHost:
             return
         patcher = self._patcher.clone()
         patcher.add_object_patch("model_sampling", RawPrediction(self._rules))
-        memory = patcher.memory_required([2, self.latent_channels, self._side, self._side]) * memory_factor
+        rows = 4 if REFERENCE in self.pictures else 2  # a reference is read like a sample of its own
+        memory = patcher.memory_required([rows, self.latent_channels, self._side, self._side]) * memory_factor
         model_management.load_models_gpu([patcher], memory_required=memory)
         try:
             patcher.pre_run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,13 +19,31 @@ KEY = "caption"
 _JOINED_KEPT = 16
 
 
-def encode_prompt(clip: Any, prompt: str) -> list[Any]:
-    """One prompt as ComfyUI's CONDITIONING, in either text encoder interface (0.3 and later)."""
-    tokens = clip.tokenize(prompt)
-    return clip.encode_from_tokens_scheduled(tokens)
+def encode_prompt(clip: Any, prompt: str, reference: Tensor | None = None) -> list[Any]:
+    """One prompt as ComfyUI's CONDITIONING, in either text encoder interface (0.3 and later).
+
+    Args:
+        clip: The text encoder.
+        prompt: The words, or a `GivenCaption`.
+        reference: Picture (3, H, W) that encoders with eyes read together with the prompt.
+    """
+    seen = {"images": [reference.movedim(0, -1)[None]]} if reference is not None and _sees(clip) else {}
+    return clip.encode_from_tokens_scheduled(clip.tokenize(str(prompt), **seen))
 
 
-def model_conds(base: Any, entry: list[Any], noise: Tensor, device: torch.device, guidance: float) -> Conds:
+def _sees(clip: Any) -> bool:
+    tokenize = getattr(getattr(clip, "tokenizer", None), "tokenize_with_weights", None)
+    return tokenize is not None and "images" in inspect.signature(tokenize).parameters
+
+
+def model_conds(
+    base: Any,
+    entry: list[Any],
+    noise: Tensor,
+    device: torch.device,
+    guidance: float,
+    given: Mapping[str, Any] | None = None,
+) -> Conds:
     """What the model makes of one CONDITIONING entry.
 
     Args:
@@ -33,11 +52,15 @@ def model_conds(base: Any, entry: list[Any], noise: Tensor, device: torch.device
         noise: A latent of the trained size as the model takes it; size-conditioned models read it.
         device: Where the model computes.
         guidance: Guidance that distilled models are trained at, unless the entry names one.
+        given: Entries that core's nodes add for edit and inpaint models.
     """
     cross_attn, options = entry
+    # Some models scale what they are given in place.
+    own = {name: _own(value, device) for name, value in (given or {}).items()}
     parameters = {
         "guidance": guidance,
         **options,
+        **own,
         "cross_attn": cross_attn,
         "device": device,
         "noise": noise,

@@ -35,6 +35,15 @@ class LatentFormat:
 
     def encode(self, vae: Any, images: Tensor) -> Tensor:
         """Latents of pictures (B, 3, H, W) as the model sees them, (B, C, h, w)."""
+        raw = self.raw(vae, images)
+        return self.folded(self._base.process_latent_in(raw if raw.dim() == 5 else self.unfolded(raw)))
+
+    def raw(self, vae: Any, images: Tensor) -> Tensor:
+        """Latents of pictures (B, 3, H, W) as the VAE gives them and conditioning carries them.
+
+        Raises:
+            IncompatibleBaseModel: If they do not fit the model.
+        """
         pixels = images.detach().float().cpu().movedim(1, -1)
         # A video VAE takes a batch for the frames of one clip.
         raw = torch.cat([vae.encode(pixels[row : row + 1]) for row in range(len(pixels))])
@@ -43,7 +52,7 @@ class LatentFormat:
                 f"The connected VAE gives latents of shape {tuple(raw.shape[1:])} for a picture, the connected model "
                 f"takes {self.channels} channels. Connect the VAE that belongs to the model."
             )
-        return self.folded(self._base.process_latent_in(raw.float() if raw.dim() == 5 else self.unfolded(raw.float())))
+        return raw.float()
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) of latents as the model sees them."""
