@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import TrainingCancelled, is_compile_failure
 from .files.atomic import require_writable
 from .files.checkpoint import resumed
+from .files.identity import Identity
 from .files.prior import Prior, prior_sha256, targets_of_prior
 from .model.base_weights import SAMPLE, report_other_weights
 from .model.host import Host
@@ -51,6 +52,7 @@ def adapt(
     on_progress: Callable[[AdaptationProgress], None] | None = None,
     checkpoint: Path | None = None,
     validation: TrainingSet | None = None,
+    save: Callable[[AdaptationResult], object] | None = None,
 ) -> AdaptationResult:
     """Learn a subject from its photos.
 
@@ -66,9 +68,11 @@ def adapt(
         checkpoint: Written every ``checkpoint_every`` steps or 30 s, at the end and whenever the run is stopped from
             outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
         validation: Held-out photos for early stopping.
+        save: Saves the result. It is called instead of the checkpoint at the end: on a disk that fills up the result
+            comes first. If it raises, that checkpoint is written; else the checkpoint is removed.
 
     Returns:
-        The identity, not yet saved, and how it went.
+        The identity, and how it went.
 
     Raises:
         InvalidOptions: If settings contradict each other, or the checkpoint belongs to another run.
@@ -99,11 +103,18 @@ def adapt(
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
     run = _Run(host, state, batches, held_out, on_progress, checkpoint)
-    with kept_on_failure(state, checkpoint, lambda: state.identity(prior, host, training_set, best=False), forget=True):
+
+    def latest() -> Identity:
+        return state.identity(prior, host, training_set, best=False)
+
+    with kept_on_failure(state, checkpoint, latest, forget=True, saves=save is not None):
         plan, notes = train_with_retries(host, batches.samples, run.train, state)
-    identity, seconds = state.identity(prior, host, training_set), time.monotonic() - run.began
-    losses, validations = tuple(state.losses), tuple(state.validation)
-    return AdaptationResult(identity, losses, validations, state.stop_reason, seconds, plan.text, notes)
+        identity, seconds = state.identity(prior, host, training_set), time.monotonic() - run.began
+        losses, validations = tuple(state.losses), tuple(state.validation)
+        result = AdaptationResult(identity, losses, validations, state.stop_reason, seconds, plan.text, notes)
+        if save is not None:
+            save(result)
+    return result
 
 
 def _words(prior: Prior) -> str:
@@ -126,7 +137,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         """Start the clock of the checkpoints."""
-        self.clock = CheckpointClock(self.state.options.checkpoint_every, self.state.options.steps)
+        self.clock = CheckpointClock(self.state.options.checkpoint_every)
 
     def train(self, plan: StepPlan) -> None:
         """Train to the last step, or until the held-out photos stop improving."""
@@ -149,7 +160,7 @@ class _Run:
             with state.trainer.showing(factors):
                 state.validated(self.held_out.loss(), factors)
         state.keep()
-        if self.checkpoint is not None and self.clock.due(step):
+        if self.checkpoint is not None and step < options.steps and self.clock.due(step):
             state.save(self.checkpoint)
         if self.on_progress is not None:
             seconds = time.monotonic() - self.began

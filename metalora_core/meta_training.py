@@ -51,6 +51,7 @@ def meta_train(
     earlier: Prior | None = None,
     on_progress: Callable[[MetaTrainingProgress], None] | None = None,
     checkpoint: Path | None = None,
+    save: Callable[[Prior], Prior] | None = None,
 ) -> Prior:
     """Train a prior for a domain.
 
@@ -64,9 +65,11 @@ def meta_train(
         on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps or 30 s, at the end and whenever the run is stopped from
             outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
+        save: Saves the prior and returns it as saved. It is called instead of the checkpoint at the end: on a disk that
+            fills up the result comes first. If it raises, that checkpoint is written; else the checkpoint is removed.
 
     Returns:
-        The prior, not yet saved.
+        The prior.
 
     Raises:
         InvalidOptions: If the settings contradict each other or the data.
@@ -98,9 +101,9 @@ def meta_train(
         return made
 
     # A checkpoint is kept even if the run diverges: it may hold hours of work, and a card's error may not happen again.
-    with kept_on_failure(state, checkpoint, trained, forget=False):
+    with kept_on_failure(state, checkpoint, trained, forget=False, saves=save is not None):
         train_with_retries(host, batches.samples, run.train, state)
-    return trained()
+        return save(trained()) if save is not None else trained()
 
 
 @dataclass
@@ -117,7 +120,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         """Start the clock of the checkpoints."""
-        self.clock = CheckpointClock(self.state.options.checkpoint_every, self.state.options.steps)
+        self.clock = CheckpointClock(self.state.options.checkpoint_every)
 
     def train(self, plan: StepPlan) -> None:
         """Train to the last step: per-subject factors on support, shared factors on query photos, or both at once."""
@@ -158,10 +161,10 @@ class _Run:
         return torch.cat(losses).mean()
 
     def _look(self) -> None:
-        state = self.state
+        state, ends = self.state, self.state.step == self.state.options.steps
         loss = state.read()
         state.keep()
-        if self.checkpoint is not None and self.clock.due(state.step):
+        if self.checkpoint is not None and not ends and self.clock.due(state.step):
             state.save(self.checkpoint)
         self.report(loss)
 

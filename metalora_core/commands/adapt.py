@@ -51,18 +51,8 @@ def adapt(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")
     ] = False,
-    swap_blocks: Annotated[
-        bool,
-        typer.Option(
-            "--swap-blocks", help="Keep the model's blocks in main memory, for when the model does not fit on the card."
-        ),
-    ] = False,
-    fp8_blocks: Annotated[
-        bool,
-        typer.Option(
-            "--fp8-blocks", help="Store the blocks' matrices in 8 bits: half the memory, slightly different results."
-        ),
-    ] = False,
+    swap_blocks: options.SwapBlocks = False,
+    fp8_blocks: options.Fp8Blocks = False,
     json: options.Json = False,
 ) -> None:
     """Learn a subject and write its identity file.
@@ -82,7 +72,7 @@ def adapt(
     from ..training.step_preset import step_preset
     from . import loading as base
     from .settings import with_settings
-    from .terminal import progress_bars
+    from .terminal import answer, progress_bars
 
     _require_words(trigger, class_word)
     asked = AdaptationOptions(seed=seed, crop_px=crop, preservation_weight=preserve)
@@ -97,19 +87,19 @@ def adapt(
     targets_of_prior(used_prior, host.targets())
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
     preset = step_preset(used_prior, len(training.images), asked)
-    chosen = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
-    chosen = with_settings(chosen, settings)
+    preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
     with last_good_saved(output, save_identity), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
             used_prior,
             training,
-            chosen,
+            with_settings(preset, settings),
             on_progress=bars(f"learning {class_word}"),
             checkpoint=checkpoint_path,
             validation=validation,
+            save=lambda result: save_identity(output, result.identity),
         )
-    _keep(result, output, checkpoint_path, json)
+    answer(fields := _fields(result, output), _text(fields), json)
 
 
 def _read(photos: list[Path], class_word: str, trigger: str, size: int, prior: Prior, held_out: int) -> ReadPhotos:
@@ -124,16 +114,6 @@ def _read(photos: list[Path], class_word: str, trigger: str, size: int, prior: P
     for note in read.remarks(size or prior.metadata.picture_px or USUAL_PX, prior):
         remark(note)
     return read
-
-
-def _keep(result: AdaptationResult, output: Path, checkpoint: Path, as_json: bool) -> None:
-    """Save what was learned, then remove the checkpoint and report."""
-    from ..files.identity import save_identity
-    from .terminal import answer
-
-    save_identity(output, result.identity)
-    checkpoint.unlink(missing_ok=True)
-    answer(fields := _fields(result, output), _text(fields), as_json)
 
 
 def _require_words(trigger: str, class_word: str) -> None:

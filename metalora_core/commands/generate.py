@@ -44,6 +44,8 @@ def generate(
     pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
+    swap_blocks: options.SwapBlocks = False,
+    fp8_blocks: options.Fp8Blocks = False,
     json: options.Json = False,
 ) -> None:
     """Generate pictures of a learned subject."""
@@ -53,15 +55,14 @@ def generate(
     from ..files.atomic import require_writable
     from ..model.generation import Request, generate_pictures
     from ..photos.pictures import save_pictures
-    from .loading import POCKET, load_base_model, picture_size_px
+    from .loading import POCKET, block_place, load_base_model, picture_size_px
     from .terminal import answer, counting_bar
 
-    usual_guidance = 2.0 if model == POCKET else 1.0
     request = Request(
         prompts=tuple(prompt for prompt in prompts for _ in range(count)),
         size_px=size or 1,  # the model's usual size is known when it is loaded
         steps=steps,
-        guidance=usual_guidance if guidance is None else guidance,
+        guidance=(2.0 if model == POCKET else 1.0) if guidance is None else guidance,
         negative=negative,
         seed=seed,
     )
@@ -70,7 +71,8 @@ def generate(
         raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as learned.")
     _check_folder(output)
     require_writable(output / f"{seed}_00.png")
-    host = load_base_model(model, device, dtype, pipeline_config)
+    blocks = block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
+    host = load_base_model(model, device, dtype, pipeline_config, blocks=blocks)
     request = replace(request, size_px=picture_size_px(host, model, size))
     paths: list[Path] = []
     applied = _applied(host, model, identity, prior, strength, request.prompts)

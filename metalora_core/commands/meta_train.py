@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -80,15 +81,15 @@ def meta_train(
     (chosen := with_settings(chosen, settings)).check()
     require_output(output, ".safetensors", earlier, model)
     checkpoint_path = checkpoint_beside(output, checkpoint)
-    earlier_prior = load_prior(Path(earlier)) if earlier else None
+    start = load_prior(Path(earlier)) if earlier else None
     found = _read(subjects, class_word, json)
     host = load_base_model(model, device, dtype, pipeline_config)
     data = _encoded(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
     with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
-        listener = bars(f"meta-training on {len(data)} subjects")
-        prior = learn(host, data, chosen, earlier=earlier_prior, on_progress=listener, checkpoint=checkpoint_path)
-    _keep(prior.described(data.features, name_of(model)), output, checkpoint_path, len(data), steps, json)
+        show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
+        prior = learn(host, data, chosen, earlier=start, on_progress=show, checkpoint=checkpoint_path, save=save)
+    _report(prior, output, len(data), steps, json)
 
 
 def _read(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
@@ -111,14 +112,16 @@ def _encoded(found: list[SubjectFolder], host: Host, size_px: int, domain: str, 
         return FolderSubjects(found, host, size_px, domain, bar)
 
 
-def _keep(prior: Prior, output: Path, checkpoint: Path, subjects: int, steps: int, as_json: bool) -> None:
-    """Save the prior, then remove the checkpoint and report."""
+def _save(output: Path, subjects: FolderSubjects, base_name: str, prior: Prior) -> Prior:
     from ..files.prior import save_prior
+
+    return save_prior(output, prior.described(subjects.features, base_name))
+
+
+def _report(prior: Prior, output: Path, subjects: int, steps: int, as_json: bool) -> None:
     from .terminal import answer
 
-    saved = save_prior(output, prior)
-    checkpoint.unlink(missing_ok=True)
-    fields = {"path": str(output), "bytes": output.stat().st_size, "sha256": saved.sha256}
+    fields = {"path": str(output), "bytes": output.stat().st_size, "sha256": prior.sha256}
     fields |= {"subjects": subjects, "steps": steps}
     text = f"{output}: prior of {subjects} subjects, {steps} steps, {fields['bytes']:,} bytes"
     answer(fields, text, as_json)

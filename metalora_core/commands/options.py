@@ -26,5 +26,17 @@ PriorChoice = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; empty for the best one available.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+SwapBlocks = Annotated[
+    bool,
+    typer.Option(
+        "--swap-blocks", help="Keep the model's blocks in main memory, for when the model does not fit on the card."
+    ),
+]
+Fp8Blocks = Annotated[
+    bool,
+    typer.Option(
+        "--fp8-blocks", help="Store the blocks' matrices in 8 bits: half the memory, slightly different results."
+    ),
+]
 Size = Annotated[int, typer.Option(help="Width and height of pictures in pixels; 0 for the model's usual size.", min=0)]
 IdentityFile = Annotated[Path, typer.Argument(help="Identity file.")]

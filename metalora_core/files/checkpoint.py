@@ -89,6 +89,8 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """
     tensors = {f"tensors.{name}": tensor for name, tensor in checkpoint.tensors.items()}
     state = json.dumps(_flatten(dict(checkpoint.state), _STATE_KEY, tensors), sort_keys=True)
+    # Once for the checksum and the file: from a card, a copy takes longer than either.
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     record = CheckpointMetadata(kind=checkpoint.kind, step=checkpoint.step, digest=checkpoint.digest, state=state)
     record = record.model_copy(update={"sha256": record.checksum(tensors)})
     atomic_save_safetensors(path, tensors, record.header())

@@ -17,17 +17,15 @@ class CheckpointClock:
 
     Args:
         every: Steps between two checkpoints.
-        steps: Total steps; the last one is always saved.
     """
 
     every: int
-    steps: int
     saved_at: float = field(default_factory=time.monotonic)
 
     def due(self, step: int) -> bool:
         """Whether to save after this step; time counts from the last one for which this was so."""
         late = time.monotonic() - self.saved_at >= LONGEST_LOSS_S
-        if not (late or step % self.every == 0 or step == self.steps):
+        if not (late or step % self.every == 0):
             return False
         self.saved_at = time.monotonic()
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -193,15 +193,19 @@ def free_memory(device: torch.device) -> None:
 
 @contextmanager
 def kept_on_failure(
-    state: Resumable, checkpoint: Path | None, result: Callable[[], object], *, forget: bool
+    state: Resumable, checkpoint: Path | None, result: Callable[[], object], *, forget: bool, saves: bool
 ) -> Generator[None]:
     """Keep the last good state whatever stops a training: in the error, or as a checkpoint to resume from.
+
+    The last state is written only where the result itself is not saved inside: on a disk that fills up the result
+    comes first.
 
     Args:
         state: Of the training.
         checkpoint: Where to write it, unless no step was finished since it was read; None for nowhere.
         result: Makes what the error carries, once the state is back at its last good step.
         forget: Remove the checkpoint of a run that diverged: resumed, it would only diverge again.
+        saves: The result is saved inside, and the checkpoint removed afterwards.
 
     Raises:
         TrainingDiverged: As it came, with ``last_good``.
@@ -220,6 +224,13 @@ def kept_on_failure(
             state.go_back()
             state.save(checkpoint)
         raise
+    if checkpoint is None:
+        return
+    if not saves:
+        state.save(checkpoint)
+        return
+    with suppress(OSError):  # what is left of a finished run is swept later
+        checkpoint.unlink(missing_ok=True)
 
 
 @contextmanager

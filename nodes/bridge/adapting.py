@@ -20,7 +20,7 @@ from ...metalora_core.errors import DamagedFile, TrainingCancelled
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
-from ...metalora_core.training.adaptation_options import AdaptationOptions
+from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
 from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.step_preset import step_preset
@@ -136,6 +136,7 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     require_heeded(host, photos.captions[0])
     notes = [missing, request.references.enlarged(host.resolution)]
     notes += [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
+    saved: list[tuple[Identity, str]] = []
     try:
         with torch.enable_grad(), last_good_saved(path, save_identity):
             result = adapt(
@@ -145,20 +146,23 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
                 request.options(),
                 on_progress=_on_progress,
                 checkpoint=unfinished,
+                save=lambda result: saved.append(_saved(result, request, path)),
             )
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
+    ((identity, warning),) = saved
+    done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
+    return identity, " ".join([done, *filter(None, [*notes, warning]), *result.notes])
+
+
+def _saved(result: AdaptationResult, request: Request, path: Path) -> tuple[Identity, str]:
+    """What was learned, bound to its consent, saved and noted down; and the audit log's warning."""
     record = result.identity.metadata
     metrics = {**record.metrics, "losses": list(result.losses)}
     bound = {"consent_id": request.references.consent_id, "metrics": metrics, "name": path.stem}
-    record = record.model_copy(update=bound)
-    identity = replace(result.identity, metadata=record)
+    identity = replace(result.identity, metadata=record.model_copy(update=bound))
     save_identity(path, identity)
-    notes.append(note_identity("identity learned", identity, shown(IDENTITIES, path)))
-    with suppress(OSError):
-        unfinished.unlink()
-    done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
-    return identity, " ".join([done, *filter(None, notes), *result.notes])
+    return identity, note_identity("identity learned", identity, shown(IDENTITIES, path))
 
 
 def _photos(host: ComfyHost, request: Request) -> TrainingSet:

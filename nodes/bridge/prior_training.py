@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,12 +96,17 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         host.encode_prompts(captions)
         options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
         with last_good_saved(path, save_prior):
-            prior = meta_train(host, subjects, options, on_progress=on_progress, checkpoint=unfinished)
+            base = type(model.model.model_config).__name__
+            prior = meta_train(
+                host,
+                subjects,
+                options,
+                on_progress=on_progress,
+                checkpoint=unfinished,
+                save=lambda made: save_prior(path, made.described(features, base)),
+            )
     except TrainingCancelled as cancellation:
         raise interruption() from cancellation
-    prior = save_prior(path, prior.described(features, type(model.model.model_config).__name__))
-    with suppress(OSError):
-        unfinished.unlink()
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
     return PriorOutcome(prior, losses, "\n".join(filter(None, [report, note, missing])))
 

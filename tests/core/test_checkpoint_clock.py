@@ -19,11 +19,11 @@ from metalora_core.training import checkpoint_clock
 from metalora_core.training.checkpoint_clock import CheckpointClock
 
 
-def test_a_checkpoint_is_due_by_steps_by_time_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_due_by_steps_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(checkpoint_clock.time, "monotonic", lambda: now[0])
-    clock = CheckpointClock(every=50, steps=120, saved_at=0.0)
-    assert [step for step in range(1, 121) if clock.due(step)] == [50, 100, 120]
+    clock = CheckpointClock(every=50, saved_at=0.0)
+    assert [step for step in range(1, 121) if clock.due(step)] == [50, 100]
     due: list[int] = []
     for step in range(1, 11):
         now[0] += 12.0

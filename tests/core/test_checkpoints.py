@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -36,14 +37,14 @@ def prior() -> Prior:
     return meta_train(ToyHost(), ToySubjects(), META)
 
 
-def run_meta_training(path: Path, host: ToyHost) -> None:
-    meta_train(host, ToySubjects(), META, checkpoint=path)
+def run_meta_training(path: Path, host: ToyHost, save: Callable[[Any], Any] | None = None) -> None:
+    meta_train(host, ToySubjects(), META, checkpoint=path, save=save)
 
 
-def run_adaptation(path: Path, host: ToyHost) -> None:
+def run_adaptation(path: Path, host: ToyHost, save: Callable[[Any], Any] | None = None) -> None:
     photo = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(5))
     photos = TrainingSet((photo,), ("photo of a ohwx blob",), "blob", "ohwx")
-    adapt(host, prior(), photos, AdaptationOptions(steps=2, checkpoint_every=1), checkpoint=path)
+    adapt(host, prior(), photos, AdaptationOptions(steps=2, checkpoint_every=1), checkpoint=path, save=save)
 
 
 RUNS = {"adaptation": run_adaptation, "meta-training": run_meta_training}
@@ -135,6 +136,43 @@ def test_a_disk_that_fills_up_costs_the_checkpoint_and_not_the_run(
     assert [file.name for file in tmp_path.iterdir()] == ["whole.safetensors"]
     RUNS[kind](tmp_path / "run.safetensors", ToyHost())
     assert (tmp_path / "run.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_result_is_saved_before_the_last_checkpoint_is_tried(kind: str, tmp_path: Path):
+    path, saved = tmp_path / "run.safetensors", list[Any]()
+
+    def save(result: Any) -> Any:
+        assert load_checkpoint(path, kind=kind).step == 1
+        saved.append(result)
+        return result
+
+    RUNS[kind](path, ToyHost(), save)
+    assert len(saved) == 1 and not path.exists()
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_result_that_cannot_be_saved_is_in_the_last_checkpoint(kind: str, tmp_path: Path):
+    path, saved = tmp_path / "run.safetensors", list[Any]()
+
+    def refuse(result: Any) -> Any:
+        saved.append(result)
+        raise UnwritableFile("the disk is full")
+
+    def save(result: Any) -> Any:
+        saved.append(result)
+        return result
+
+    with pytest.raises(UnwritableFile):
+        RUNS[kind](path, ToyHost(), refuse)
+    assert load_checkpoint(path, kind=kind).step == 2
+    RUNS[kind](path, ToyHost(), save)
+    first, again = (getattr(one, "identity", one).layers for one in saved)
+    assert first.keys() == again.keys()
+    for name, layer in first.items():
+        for part, tensor in vars(layer).items():
+            assert tensor is None or torch.equal(tensor, getattr(again[name], part))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("kind", RUNS)
