@@ -7,6 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 FUZZ_ARGS ?=
+FAULT_ARGS ?=
 FAMILIES_ARGS ?=
 
 # On a busy machine several OpenMP threads make the pocket model many times slower than one.
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 # The tests in the real page need playwright-core; without npm they are skipped and say so.
 PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
-.PHONY: help demo test families check format bench bench-full bench-speed fuzz clean
+.PHONY: help demo test families check format bench bench-full bench-speed fuzz fault clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +30,7 @@ help:
 	@echo "make format       let ruff rewrite the layout of the sources"
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
 	@echo "make fuzz         break a million files for every reader; fewer: FUZZ_ARGS=\"--cases 10000\""
+	@echo "make fault        kill the program and fill its disk at 2,400 random moments (about ten minutes); fewer: FAULT_ARGS=\"--moments 20\""
 	@echo "make clean        remove the environment and every cache"
 
 $(STAMP): requirements.txt requirements-dev.txt
@@ -75,6 +77,9 @@ fuzz: $(STAMP)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0 \
 	  || echo "atheris could not be installed; files are broken at random" >&2
 	$(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)
+
+fault: $(STAMP)
+	$(BIN)/python tests/fault/run.py $(FAULT_ARGS)
 
 bench-speed: $(STAMP)
 	$(BIN)/python benchmarks/adapt_step.py $(BENCH_ARGS)
