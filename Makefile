@@ -8,6 +8,7 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 FUZZ_ARGS ?=
 FAULT_ARGS ?=
+SOAK_ARGS ?=
 FAMILIES_ARGS ?=
 
 # On a busy machine several OpenMP threads make the pocket model many times slower than one.
@@ -19,7 +20,7 @@ STAMP := $(VENV)/.installed
 # The tests in the real page need playwright-core; without npm they are skipped and say so.
 PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
-.PHONY: help demo test families check format bench bench-full bench-speed fuzz fault clean
+.PHONY: help demo test families check format bench bench-full bench-speed fuzz fault soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +32,7 @@ help:
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
 	@echo "make fuzz         break a million files for every reader; fewer: FUZZ_ARGS=\"--cases 10000\""
 	@echo "make fault        kill the program and fill its disk at 2,400 random moments (about ten minutes); fewer: FAULT_ARGS=\"--moments 20\""
+	@echo "make soak         queue 500 mixed prompts in one real ComfyUI server (half an hour); fewer: SOAK_ARGS=\"--prompts 60\""
 	@echo "make clean        remove the environment and every cache"
 
 $(STAMP): requirements.txt requirements-dev.txt
@@ -80,6 +82,9 @@ fuzz: $(STAMP)
 
 fault: $(STAMP)
 	$(BIN)/python tests/fault/run.py $(FAULT_ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python tests/soak/run.py $(SOAK_ARGS)
 
 bench-speed: $(STAMP)
 	$(BIN)/python benchmarks/adapt_step.py $(BENCH_ARGS)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...metalora_core import __version__
 from ...metalora_core.adaptation import adapt
 from ...metalora_core.checks import plain_line
-from ...metalora_core.errors import DamagedFile, TrainingCancelled
+from ...metalora_core.errors import DamagedFile
 from ...metalora_core.files.identity import Identity, load_identity, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
@@ -36,7 +36,7 @@ from .host.trial import try_out
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .photos import References
-from .progress import interruption, show_progress, show_text, stop_if_cancelled
+from .progress import cancellable, show_progress, show_text, stop_if_cancelled
 
 PREVIEWS = 4
 UNFINISHED_DAYS = 7
@@ -99,6 +99,7 @@ class Outcome:
 
 
 @torch.inference_mode(False)
+@cancellable()
 def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome:
     """Learn the subject, or load it if the very same was learned before.
 
@@ -137,19 +138,16 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     notes = [missing, request.references.enlarged(host.resolution)]
     notes += [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
     saved: list[tuple[Identity, str]] = []
-    try:
-        with torch.enable_grad(), last_good_saved(path, save_identity):
-            result = adapt(
-                host,
-                request.prior,
-                photos,
-                request.options(),
-                on_progress=_on_progress,
-                checkpoint=unfinished,
-                save=lambda result: saved.append(_saved(result, request, path)),
-            )
-    except TrainingCancelled as cancellation:
-        raise interruption() from cancellation
+    with torch.enable_grad(), last_good_saved(path, save_identity):
+        result = adapt(
+            host,
+            request.prior,
+            photos,
+            request.options(),
+            on_progress=_on_progress,
+            checkpoint=unfinished,
+            save=lambda result: saved.append(_saved(result, request, path)),
+        )
     ((identity, warning),) = saved
     done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
     return identity, " ".join([done, *filter(None, [*notes, warning]), *result.notes])

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import meta_train
 from ...metalora_core.photos.subject_folders import FolderSubjects, find_subjects, left_out
@@ -22,7 +21,7 @@ from .given import GivenPictures, missing_note
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing
 from .host.trial import trainable_layers
-from .progress import interruption, show_progress, show_text, stop_if_cancelled
+from .progress import cancellable, show_progress, show_text, stop_if_cancelled
 
 POCKET_PHOTOS = 4
 UNFINISHED_DAYS = 30  # a prior may take days to train
@@ -70,6 +69,7 @@ class PriorOutcome:
     report: str
 
 
+@cancellable()
 def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> PriorOutcome:
     """Train a prior and write it into models/metalora.
 
@@ -90,23 +90,20 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         show_progress(progress.step, progress.steps, loss=progress.loss)
         stop_if_cancelled()
 
-    try:
-        subjects, features, note = _subjects(request, host)
-        captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
-        host.encode_prompts(captions)
-        options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
-        with last_good_saved(path, save_prior):
-            base = type(model.model.model_config).__name__
-            prior = meta_train(
-                host,
-                subjects,
-                options,
-                on_progress=on_progress,
-                checkpoint=unfinished,
-                save=lambda made: save_prior(path, made.described(features, base)),
-            )
-    except TrainingCancelled as cancellation:
-        raise interruption() from cancellation
+    subjects, features, note = _subjects(request, host)
+    captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
+    host.encode_prompts(captions)
+    options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
+    with last_good_saved(path, save_prior):
+        base = type(model.model.model_config).__name__
+        prior = meta_train(
+            host,
+            subjects,
+            options,
+            on_progress=on_progress,
+            checkpoint=unfinished,
+            save=lambda made: save_prior(path, made.described(features, base)),
+        )
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
     return PriorOutcome(prior, losses, "\n".join(filter(None, [report, note, missing])))
 

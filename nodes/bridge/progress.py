@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -70,8 +72,16 @@ def stop_if_cancelled() -> None:
         raise TrainingCancelled("The run was cancelled.")
 
 
-def interruption() -> BaseException:
-    """What ComfyUI expects from a node that was cancelled."""
-    from comfy import model_management
+@contextmanager
+def cancellable() -> Generator[None]:
+    """Around all that a node does: a run that was cancelled ends as ComfyUI expects it, and not as an error.
 
-    return model_management.InterruptProcessingException()
+    Raises:
+        InterruptProcessingException: ComfyUI's own, in place of the library's.
+    """
+    try:
+        yield
+    except TrainingCancelled as cancellation:
+        from comfy import model_management
+
+        raise model_management.InterruptProcessingException() from cancellation

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +45,14 @@ class SmallDisk:
         if self.refusal:
             resource.prlimit(process, resource.RLIMIT_FSIZE, (left_bytes, resource.RLIM_INFINITY))
             return
+        while (taken := self._free_bytes() - left_bytes) > 0:
+            with suppress(OSError), (self.folder / "ballast").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, taken)
+                return  # else the other process took some meanwhile
+
+    def _free_bytes(self) -> int:
         state = os.statvfs(self.folder)
-        taken = state.f_bavail * state.f_frsize - left_bytes
-        if taken > 0:
-            descriptor = os.open(self.folder / "ballast", os.O_WRONLY | os.O_CREAT)
-            try:
-                os.posix_fallocate(descriptor, 0, taken)
-            finally:
-                os.close(descriptor)
+        return state.f_bavail * state.f_frsize
 
     def empty(self) -> None:
         """Give the room back."""

@@ -33,6 +33,7 @@ CHECKS = (
     "check_the_trial_costs_less_than_two_steps",
     "check_rows_and_overwriting_are_found_out",
     "check_cancelled_and_queued_again_is_bit_identical",
+    "check_cancelled_before_the_first_step_is_no_error",
     "check_compiled_passes_learn_the_same",
     "check_passes_that_cannot_be_compiled_are_told",
     "check_other_previews_continue_a_cancelled_run",

@@ -42,6 +42,27 @@ def check_cancelled_and_queued_again_is_bit_identical() -> dict[str, Any]:
     return figures
 
 
+def check_cancelled_before_the_first_step_is_no_error() -> None:
+    from comfy import model_management
+
+    adapting, settings = pack("nodes.bridge.adapting"), {"steps": 8, "seed": 23}
+    tried = adapting.try_out
+
+    def cancelled(*given: Any) -> Any:
+        model_management.interrupt_current_processing(True)
+        return tried(*given)
+
+    adapting.try_out = cancelled
+    try:
+        adapt(**settings)
+    except model_management.InterruptProcessingException:
+        return
+    finally:
+        adapting.try_out = tried
+        model_management.interrupt_current_processing(False)
+    raise AssertionError("the run was not interrupted")
+
+
 def check_other_previews_continue_a_cancelled_run() -> dict[str, Any]:
     settings = {"steps": 8, "seed": 22, "preview_every": 2}
     before = set(_files())
