@@ -31,7 +31,7 @@ help:
 	@echo "make format       let ruff rewrite the layout of the sources"
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
 	@echo "make fuzz         break a million files for every reader; fewer: FUZZ_ARGS=\"--cases 10000\""
-	@echo "make fault        kill the program and fill its disk at 2,400 random moments (about ten minutes); fewer: FAULT_ARGS=\"--moments 20\""
+	@echo "make fault        kill the program and fill its disk at 2,800 random moments (half an hour); fewer: FAULT_ARGS=\"--moments 20\""
 	@echo "make soak         queue 500 mixed prompts in one real ComfyUI server (half an hour); fewer: SOAK_ARGS=\"--prompts 60\""
 	@echo "make clean        remove the environment and every cache"
 

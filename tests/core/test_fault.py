@@ -18,20 +18,15 @@ Writer = Callable[[Path, Path], None]
 
 
 def test_whatever_is_broken_off_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    words = [
-        sys.executable,
-        "tests/fault/run.py",
-        "--moments",
-        "1",
-        "--workers",
-        "1",
-        "--json",
-        str(tmp_path / "f.json"),
-    ]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    operations = ("adapt", "save", "export", "log", "consent")
+    chosen = [word for name in operations for word in ("--operation", name)]
+    asked = ("--moments", "1", "--workers", "1", *chosen, "--json", str(tmp_path / "f.json"))
+    done = subprocess.run(
+        [sys.executable, "tests/fault/run.py", *asked], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     found = json.loads((tmp_path / "f.json").read_text())
     assert done.returncode == 0 and found["findings"] == []
-    assert (found["kills"], found["disk_full"]) == (6, 6)
+    assert (found["kills"], found["terminations"], found["disk_full"]) == (5, 1, 5)
     assert {found[kind] for kind in ("lost", "half_written", "not_bit_identical", "left_over_files")} == {0}
 
 

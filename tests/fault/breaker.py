@@ -10,14 +10,16 @@ from pathlib import Path
 from random import Random
 
 from fault.full_disk import SmallDisk
-from fault.moments import DONE, EXPLAINED, Moment, kill, measured, run
+from fault.moments import DONE, EXPLAINED, Moment, kill, measured, run, terminate
 from fault.operations import OPERATIONS, is_file_of
 
 from metalora_core.files.sweep import sweep
 
-KILLS, DISK_FULL = "kills", "disk_full"
-COUNTS = (KILLS, DISK_FULL, "lost", "half_written", "not_bit_identical", "left_over_files", "unexplained_errors")
-_KILLED = -9
+KILLS, TERMINATIONS, DISK_FULL = "kills", "terminations", "disk_full"
+ENDS = {KILLS: (DONE, -9), TERMINATIONS: (DONE, EXPLAINED, -15), DISK_FULL: (DONE, EXPLAINED)}
+"""How a run that is broken off may end."""
+
+COUNTS = (*ENDS, "lost", "half_written", "not_bit_identical", "left_over_files", "unexplained_errors")
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Breaker:
     Args:
         name: Of the operation.
         unbroken: What it has to come to.
-        kind: KILLS or DISK_FULL.
+        kind: KILLS, TERMINATIONS or DISK_FULL.
         disk: Where it writes; only for DISK_FULL it has to be a small one.
         inputs: See `make_inputs`.
         found: Where findings go.
@@ -97,10 +99,10 @@ class Breaker:
             nonlocal reached
             if process:  # a process that ends itself cannot say how far it came
                 reached = self._progress() or 0
-            if self.kind == KILLS:
-                kill(process)
-            else:
+            if self.kind == DISK_FULL:
                 self.disk.fill(left, process)
+            else:
+                (kill if self.kind == KILLS else terminate)(process)
 
         self._begin()
         used = sum(map(len, self.new.values()))
@@ -110,7 +112,7 @@ class Breaker:
         code = run(self._work, self.folder, self.notes, Moment(happens, seconds, call if by_call else 0))
         self.found.counts[self.kind] += 1
         place = f"{self.name}, {self.kind} " + (f"before call {call}" if by_call else f"after {seconds:.3f} s")
-        if code not in ((DONE, _KILLED) if self.kind == KILLS else (DONE, EXPLAINED)):
+        if code not in ENDS[self.kind]:
             self.found.add("unexplained_errors", f"{place}: ended with {code}. {self._printed()}")
         self._check_broken_off(place, reached)
         self.disk.empty()
@@ -146,7 +148,7 @@ class Breaker:
             path, whole = self.folder / name, self.operation.whole if name == self.operation.grows else None
             if not (whole(path) if whole else is_file_of(path, content)):
                 self.found.add("not_bit_identical", f"{place}: {name}")
-        if self.kind == KILLS:  # a full disk leaves the process time to clear up
+        if self.kind != DISK_FULL:  # which leaves the process time to clear up
             self._sweep_a_week_later(before)
         if left := sorted({path.name for path in self.folder.iterdir()} - self.new.keys()):
             self.found.add("left_over_files", f"{place}: {left}")

@@ -106,3 +106,8 @@ def _code_of(work: Callable[[], None], notes: Path) -> int:
 def kill(process: int) -> None:
     """End a process as the system does when memory runs out: nothing of it runs any more."""
     os.kill(process or os.getpid(), signal.SIGKILL)
+
+
+def terminate(process: int) -> None:
+    """Ask a process to end, as the system does before it shuts down."""
+    os.kill(process or os.getpid(), signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Breaks the program off at random moments and looks for what that costs: ``make fault``.
 
-Each of six operations runs in processes of its own that are killed, or whose disk fills up to the last byte. Half of
-the moments are random in time, half are before a random file-system call. Then the same is started again, as a user
-would, and has to end exactly as if nothing had happened.
+Each of six operations runs in processes of its own that are killed, or whose disk fills up to the last byte; trainings
+are also asked to end, as by a system that shuts down. Half of the moments are random in time, half are before a random
+file-system call. Then the same is started again, as a user would, and has to end as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from fault.full_disk import SmallDisk  # noqa: E402 - before torch and its threa
 if TYPE_CHECKING:
     from fault.breaker import Findings, Unbroken
 
-NAMES = ("adapt", "meta-train", "save", "export", "log", "consent")
+TRAININGS = ("adapt", "meta-train")
+NAMES = (*TRAININGS, "save", "export", "log", "consent")
 SHOWN = 20
 
 
@@ -37,12 +38,13 @@ def _share(
     place: Path, small: SmallDisk, asked: argparse.Namespace, worker: int, unbroken: dict[str, Unbroken]
 ) -> Findings:
     """What one worker finds at its part of the moments."""
-    from fault.breaker import DISK_FULL, KILLS, Breaker, Findings
+    from fault.breaker import DISK_FULL, KILLS, TERMINATIONS, Breaker, Findings
 
     found, large = Findings(), SmallDisk(place / f"large{worker}", "")
     large.folder.mkdir()
     for name, run in unbroken.items():
-        for kind, disk in ((KILLS, large), (DISK_FULL, small)):
+        kinds = {KILLS: large, DISK_FULL: small} | ({TERMINATIONS: large} if name in TRAININGS else {})
+        for kind, disk in kinds.items():
             breaker = Breaker(name, run, kind, disk, place / "inputs", found)
             for number in range(worker, asked.moments, asked.workers):
                 breaker.break_off(Random(f"{asked.seed} {name} {kind} {number}"))
