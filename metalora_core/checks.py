@@ -73,7 +73,7 @@ RANK = Range(1, 65_536, whole=True)
 POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1)
-SEED = Range(-(2**63), 2**63 - 1, whole=True)
+SEED = Range(-(2**63), 2**64 - 1, whole=True)
 
 
 def refuse(what: str, findings: list[str]) -> None:

@@ -38,7 +38,7 @@ class AdaptIdentity(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=0xFFFFFFFF,
+                    max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
                     tooltip="Seed of the training noise. The same seed gives the same identity, bit for bit.",
                 ),

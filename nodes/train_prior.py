@@ -114,7 +114,7 @@ class MetaTrainPrior(io.ComfyNode):
                         "seed",
                         default=0,
                         min=0,
-                        max=0xFFFFFFFF,
+                        max=0xFFFFFFFFFFFFFFFF,
                         control_after_generate=False,
                         tooltip="Seed of initial values and all random choices.",
                     )

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from metalora_core.adaptation import adapt
+from metalora_core.applying import apply_identity
 from metalora_core.errors import InvalidOptions
 from metalora_core.hosts.block_store import BlockPlace, BlockStore, repeated_blocks
 from metalora_core.hosts.diffusers import DiffusersHost
+from metalora_core.model.generation import Request, generate_pictures
 from metalora_core.photos.training_set import TrainingSet
 from metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
 from metalora_core.training.retries import StepPlan
@@ -48,6 +50,19 @@ def test_an_adaptation_with_blocks_kept_elsewhere_is_bit_identical_and_leaves_th
     assert torch.equal(factors(result), factors(learn(StandInHost(tiny_flux()))))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_identity_draws_the_same_wherever_the_blocks_are_kept():
+    identity, drawn = learn(StandInHost(tiny_flux())).identity, list[Tensor]()
+    for kept_elsewhere in (False, True):
+        host = StandInHost(tiny_flux())
+        if kept_elsewhere:
+            BlockStore(host.model, CPU, CPU)
+        with apply_identity(host, identity, stand_in_prior(host), strength=3.0):
+            drawn.append(generate_pictures(host, Request(("a person", "a mug"), size_px=128, steps=2, batch=1)))
+        drawn.append(generate_pictures(host, Request(("a person", "a mug"), size_px=128, steps=2, batch=1)))
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.fixture

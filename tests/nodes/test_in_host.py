@@ -51,6 +51,7 @@ CHECKS = (
     "check_audit_log",
     "check_consent",
     "check_files",
+    "check_any_seed_is_taken_and_a_size_off_the_grid_is_refused_by_name",
     "check_settings",
     "check_wrong_base",
     "check_text_encoder_and_vae_of_another_model",

@@ -43,6 +43,9 @@ class ComfyHost:
         guidance: Guidance value for training guidance-distilled models.
         checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
 
+    Raises:
+        InvalidOptions: If the model cannot take pictures of this resolution.
+
     Attributes:
         rows_together: Whether samples may share a pass; a trial finds models in which one row changes another.
         overwrites: Whether the model writes over what its backward pass needs; copies are then kept.
@@ -63,6 +66,11 @@ class ComfyHost:
         self._guidance, self.resolution = guidance, resolution
         self._active: Any = None
         self._latents = LatentFormat(model.model)
+        if resolution % self.downscale or resolution < self.downscale:
+            nearest = max(1, resolution // self.downscale) * self.downscale
+            raise InvalidOptions(
+                f"resolution is {resolution}; this model takes multiples of {self.downscale}, such as {nearest}."
+            )
         self.captions = Captions(model.load_device)
         self.channels = Channels.of(model.model, self._latents.unfolded(self._zeros(torch.device("cpu"))))
         self.pictures: Mapping[str, Tensor] = blank(self._side * self.downscale) if self.channels.fills and vae else {}

@@ -141,6 +141,13 @@ def check_files() -> dict[str, str]:
     return told
 
 
+def check_any_seed_is_taken_and_a_size_off_the_grid_is_refused_by_name() -> dict[str, str]:
+    assert adapt(steps=1, seed=2**64 - 1)[0].identity.metadata.seed == 2**64 - 1
+    told = {"size": message_of(lambda: adapt(steps=1, resolution=100))}
+    assert "resolution is 100" in told["size"] and "such as 96" in told["size"], told
+    return told
+
+
 def check_settings() -> dict[str, str]:
     learned = adapt()[0]
     apply = pack("nodes.apply").ApplyIdentity.execute
