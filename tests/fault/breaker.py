@@ -60,7 +60,7 @@ class Unbroken:
         folder, operation = inputs.parent / name, OPERATIONS[name]
         folder.mkdir()
         operation.prepare(folder, inputs)
-        seconds, calls = measured(lambda: operation.run(folder, inputs), folder, inputs.parent / "notes.txt")
+        seconds, calls = measured(lambda: operation.run(folder, inputs), folder)
         return Unbroken(seconds, calls, {path.name: path.read_bytes() for path in folder.iterdir()})
 
 
@@ -81,7 +81,6 @@ class Breaker:
     ) -> None:
         self.name, self.kind, self.operation, self.inputs, self.found = name, kind, OPERATIONS[name], inputs, found
         self.disk, self.folder, self.unbroken, self.new = disk, disk.folder / "out", unbroken, unbroken.new
-        self.notes = inputs.parent / f"notes{os.getpid()}.txt"
 
     def _work(self) -> None:
         self.operation.run(self.folder, self.inputs)
@@ -109,17 +108,14 @@ class Breaker:
         left = random.choice((0, random.randrange(used), random.randrange(6 * used)))
         call, seconds = 1 + random.randrange(self.unbroken.calls), random.random() * self.unbroken.seconds
         by_call = random.random() < 0.5
-        code = run(self._work, self.folder, self.notes, Moment(happens, seconds, call if by_call else 0))
+        ended = run(self._work, self.folder, Moment(happens, seconds, call if by_call else 0))
         self.found.counts[self.kind] += 1
         place = f"{self.name}, {self.kind} " + (f"before call {call}" if by_call else f"after {seconds:.3f} s")
-        if code not in ENDS[self.kind]:
-            self.found.add("unexplained_errors", f"{place}: ended with {code}. {self._printed()}")
+        if ended.code not in ENDS[self.kind]:
+            self.found.add("unexplained_errors", f"{place}: ended with {ended.code}. {ended.printed[-1500:]}")
         self._check_broken_off(place, reached)
         self.disk.empty()
         self._start_again(place)
-
-    def _printed(self) -> str:
-        return self.notes.read_text(errors="replace")[-1500:]
 
     def _progress(self) -> int | None:
         """How much is safely on the disk; None if a file on the way there is damaged."""
@@ -141,9 +137,9 @@ class Breaker:
 
     def _start_again(self, place: str) -> None:
         before = {path.name for path in self.folder.iterdir()}
-        code = run(self._work, self.folder, self.notes)
-        if code != DONE:
-            self.found.add("lost", f"{place}: started again it ended with {code}. {self._printed()}")
+        ended = run(self._work, self.folder)
+        if ended.code != DONE:
+            self.found.add("lost", f"{place}: started again it ended with {ended.code}. {ended.printed[-1500:]}")
         for name, content in self.new.items():
             path, whole = self.folder / name, self.operation.whole if name == self.operation.grows else None
             if not (whole(path) if whole else is_file_of(path, content)):

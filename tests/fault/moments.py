@@ -33,36 +33,53 @@ class Moment:
     event: int = 0
 
 
-def run(work: Callable[[], None], folder: Path, notes: Path, moment: Moment | None = None) -> int:
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        code: DONE, EXPLAINED after an error in the program's words, UNEXPLAINED after another, or minus a signal.
+        printed: What it said.
+    """
+
+    code: int
+    printed: str
+
+
+def run(work: Callable[[], None], folder: Path, moment: Moment | None = None) -> Ended:
     """Run an operation to its end, or until a moment ends it.
 
     Args:
         work: The operation.
         folder: Where it writes.
-        notes: File for what it prints.
         moment: Breaks it off.
-
-    Returns:
-        DONE, EXPLAINED after an error in the program's words, UNEXPLAINED after any other; minus a signal's number.
     """
 
     def watched(number: int) -> None:
         if moment is not None and number == moment.event:
             moment.happens(0)
 
+    reading, writing = os.pipe()  # no file: that may be what cannot be written
     process = os.fork()
     if process == 0:
-        if moment is not None and moment.event:
-            _watch(folder, watched)
-        os._exit(_code_of(work, notes))
+        code = UNEXPLAINED
+        try:
+            if moment is not None and moment.event:
+                _watch(folder, watched)
+            code = _code_of(work, writing)
+        finally:
+            os._exit(code)
+    os.close(writing)
     if moment is not None and not moment.event:
         time.sleep(moment.seconds)
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             moment.happens(process)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with os.fdopen(reading, errors="replace") as said:
+        printed = said.read()
+    return Ended(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), printed)
 
 
-def measured(work: Callable[[], None], folder: Path, notes: Path) -> tuple[float, int]:
+def measured(work: Callable[[], None], folder: Path) -> tuple[float, int]:
     """Run an operation to its end; returns its seconds and the number of its file-system calls in the folder."""
     began, counter = time.monotonic(), mmap.mmap(-1, mmap.PAGESIZE)  # shared with the process
 
@@ -70,9 +87,9 @@ def measured(work: Callable[[], None], folder: Path, notes: Path) -> tuple[float
         _watch(folder, lambda number: counter.__setitem__(slice(8), number.to_bytes(8, "little")))
         work()
 
-    code = run(counted, folder, notes)
-    if code != DONE:
-        raise AssertionError(f"An unbroken run ended with {code}: {notes.read_text()[-2000:]}")
+    ended = run(counted, folder)
+    if ended.code != DONE:
+        raise AssertionError(f"An unbroken run ended with {ended.code}: {ended.printed[-2000:]}")
     return time.monotonic() - began, int.from_bytes(counter[:8], "little")
 
 
@@ -89,10 +106,9 @@ def _watch(folder: Path, on_call: Callable[[int], None]) -> None:
     sys.addaudithook(hook)
 
 
-def _code_of(work: Callable[[], None], notes: Path) -> int:
-    descriptor = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def _code_of(work: Callable[[], None], writing: int) -> int:
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
     try:
         work()
     except MetaLoRAError:
