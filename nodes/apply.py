@@ -50,7 +50,10 @@ class ApplyIdentity(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the identity in it."),
-                io.String.Output(display_name="applied", tooltip="How many layers use the identity."),
+                io.String.Output(
+                    display_name="applied",
+                    tooltip="How many layers use the identity, and a line if the model is another finetune.",
+                ),
             ],
         )
 
@@ -65,12 +68,13 @@ class ApplyIdentity(io.ComfyNode):
         method: str = "auto",
     ) -> io.NodeOutput:
         from .bridge.consent import check_use
+        from .bridge.fit import weights_note
         from .bridge.patching import Window, apply_identity, beside_note
 
         check_use(identity)
         window = Window.checked(start_percent, end_percent)
         applied, coverage = apply_identity(model, identity.factors(), strength, window, method, identity.title)
-        told = f"{coverage.text}{beside_note(model, applied)}"
+        told = f"{coverage.text}{beside_note(model, applied)}\n{weights_note(model, identity)}".rstrip()
         return io.NodeOutput(applied, told, ui=ui.PreviewText(told))
 
 

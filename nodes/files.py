@@ -166,24 +166,48 @@ class ExportLoRA(io.ComfyNode):
                         "rarely visible.",
                     )
                 ),
+                advanced(
+                    io.Float.Input(
+                        "strength",
+                        default=1.0,
+                        min=-4.0,
+                        max=4.0,
+                        step=0.05,
+                        optional=True,
+                        tooltip="Built into the file, for loaders that are used at 1. 1 is the identity as learned.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "author",
+                        default="",
+                        optional=True,
+                        tooltip="Who made it, for the file's metadata; LoRA managers show it.",
+                    )
+                ),
+                io.Image.Input(
+                    "thumbnail",
+                    optional=True,
+                    tooltip="Preview picture for the file's metadata, as LoRA managers show it; made small.",
+                ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="Path of the file.")],
         )
 
     @classmethod
     def execute(
-        cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32"
+        cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32", **described: Any
     ) -> io.NodeOutput:
         from ..metalora_core.provenance.consent import Purpose
         from .bridge.audit import note_identity
         from .bridge.consent import check_use
-        from .bridge.exporting import export_identity
+        from .bridge.exporting import FEW_BITS, export_identity
 
         check_use(identity, Purpose.SHARING)
         path = new_file("loras", filename)
-        export_identity(path, identity, layout, precision)
+        export_identity(path, identity, layout, precision, **described)
         warning = note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
-        return _saved("loras", path, warning)
+        return _saved("loras", path, f"{FEW_BITS}\n{warning}")
 
 
 def _saved(folder: str, path: Path, warning: str) -> io.NodeOutput:

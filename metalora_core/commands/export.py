@@ -10,8 +10,6 @@ import typer
 from . import options
 from .loading import POCKET
 
-_THUMBNAIL_PX = 256
-
 
 def export(
     identity: options.IdentityFile,
@@ -32,6 +30,8 @@ def export(
     from ..files.export import export_lora
     from ..files.identity import load_identity
     from ..hosts.target_map import layout_targets
+    from ..photos.images import load_photo
+    from ..photos.pictures import thumbnail_jpeg
     from .loading import choose_dtype, load_prior_for, require_output
     from .terminal import answer
 
@@ -47,20 +47,7 @@ def export(
         strength=strength,
         dtype=choose_dtype(dtype),
         author=author,
-        thumbnail=_jpeg(thumbnail) if thumbnail else b"",
+        thumbnail=thumbnail_jpeg(load_photo(thumbnail).pixels) if thumbnail else b"",
     )
     size = output.stat().st_size
     answer({"path": str(output), "layout": layout, "bytes": size}, f"{output}: {layout} LoRA, {size:,} bytes", json)
-
-
-def _jpeg(path: str) -> bytes:
-    from io import BytesIO
-
-    from ..photos.images import load_photo
-    from ..photos.pictures import to_pil
-
-    small = to_pil(load_photo(path).pixels)
-    small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    data = BytesIO()
-    small.save(data, "JPEG", quality=85)
-    return data.getvalue()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .targets import Target
 
-__all__ = ["SAMPLE", "difference", "report_other_weights", "weights_sample"]
+__all__ = ["SAMPLE", "Layers", "difference", "other_weights", "report_other_weights", "weights_sample"]
 
 SAMPLE = "base_weights"
 """Where records keep a sample."""
@@ -25,8 +25,16 @@ _ROUNDING = 0.01  # 16 bits move weights by a few thousandths
 _LOG = logging.getLogger(__name__)
 
 
+class Layers(Protocol):
+    """Where layers are found by their paths: a network, or a view of one that a LoRA has been patched into."""
+
+    def get_submodule(self, target: str) -> Any:
+        """The layer at a path; AttributeError if there is none."""
+        ...
+
+
 @torch.no_grad()
-def weights_sample(model: nn.Module, targets: Iterable[Target], names: Iterable[str]) -> list[float]:
+def weights_sample(model: Layers, targets: Iterable[Target], names: Iterable[str]) -> list[float]:
     """Weights of a model at places that depend only on its layers, so equal in every host and dtype but for rounding.
 
     Args:
@@ -45,7 +53,7 @@ def weights_sample(model: nn.Module, targets: Iterable[Target], names: Iterable[
     return [float(f"{value:.4g}") for value in known] if len(known) == len(values) else []
 
 
-def _weight_at(model: nn.Module, target: Target, place: int) -> float | None:
+def _weight_at(model: Layers, target: Target, place: int) -> float | None:
     columns = math.prod(target.shape[1:])
     row, column = divmod((2 * place + 1) * target.shape[0] * columns // (2 * _VALUES), columns)
     part = next(part for part in target.parts if part.start <= row < part.stop)
@@ -68,10 +76,8 @@ def difference(sample: list[float], recorded: list[float]) -> float | None:
     return math.dist(sample, recorded) / size
 
 
-def report_other_weights(
-    model: nn.Module, targets: Iterable[Target], names: Iterable[str], recorded: object, made: str
-) -> None:
-    """Log one line if a model has other weights than those that something was made on.
+def other_weights(model: Layers, targets: Iterable[Target], names: Iterable[str], recorded: object, made: str) -> str:
+    """One line if a model has other weights than those that something was made on; empty if not, or if unknown.
 
     Args:
         model: See `weights_sample`.
@@ -81,12 +87,20 @@ def report_other_weights(
         made: What was made on them, such as "prior 'avatars' (FLUX.1-dev)".
     """
     if not isinstance(recorded, list):
-        return
+        return ""
     found = difference(weights_sample(model, targets, names), cast("list[float]", recorded))
-    if found is not None and found > _ROUNDING:
-        _LOG.warning(
-            "The model's weights differ by %.0f %% from those that the %s was made on, as with a finetune, another "
-            "version, or fewer bits. It is used anyway; the likeness may be lower.",
-            100 * found,
-            made,
-        )
+    if found is None or found <= _ROUNDING:
+        return ""
+    return (
+        f"The model's weights differ by {100 * found:.0f} % from those that the {made} was made on, as with a "
+        "finetune, another version, or fewer bits. It is used anyway; the likeness may be lower."
+    )
+
+
+def report_other_weights(
+    model: Layers, targets: Iterable[Target], names: Iterable[str], recorded: object, made: str
+) -> None:
+    """Log the line of `other_weights`, if there is one."""
+    line = other_weights(model, targets, names, recorded, made)
+    if line:
+        _LOG.warning(line)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PAPER, INK = "#ffffff", "#22252a"
 GAP_PX = 8
 LEAST_TEXT_PX = 13
+THUMBNAIL_PX = 256
 
 
 def to_uint8(pictures: Tensor) -> Tensor:
@@ -40,6 +41,14 @@ def from_uint8(pictures: Tensor | NDArray[np.uint8]) -> Tensor:
 def to_pil(picture: Tensor) -> Image.Image:
     """Turn a picture (3, H, W) in [0, 1] into an RGB one of Pillow's."""
     return Image.fromarray(to_uint8(picture).movedim(0, -1).contiguous().numpy())
+
+
+def thumbnail_jpeg(picture: Tensor) -> bytes:
+    """A picture (3, H, W) in [0, 1] as a JPEG of at most 256 px, for a file's metadata."""
+    small, data = to_pil(picture), io.BytesIO()
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    small.save(data, "JPEG", quality=85)
+    return data.getvalue()
 
 
 def from_pil(picture: Image.Image) -> Tensor:

@@ -25,6 +25,7 @@ from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.step_preset import step_preset
 from .audit import note_identity
+from .fit import base_weights
 from .folders import ADAPTED, IDENTITIES, new_file, shown, unfinished_run
 from .given import GivenPictures, missing_note
 from .host.comfy_host import ComfyHost
@@ -146,17 +147,17 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
             request.options(),
             on_progress=_on_progress,
             checkpoint=unfinished,
-            save=lambda result: saved.append(_saved(result, request, path)),
+            save=lambda result: saved.append(_saved(result, host, request, path)),
         )
     ((identity, warning),) = saved
     done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
     return identity, " ".join([done, *filter(None, [*notes, warning]), *result.notes])
 
 
-def _saved(result: AdaptationResult, request: Request, path: Path) -> tuple[Identity, str]:
+def _saved(result: AdaptationResult, host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
     """What was learned, bound to its consent, saved and noted down; and the audit log's warning."""
     record = result.identity.metadata
-    metrics = {**record.metrics, "losses": list(result.losses)}
+    metrics = {**record.metrics, **base_weights(host.patcher, result.identity.layers), "losses": list(result.losses)}
     bound = {"consent_id": request.references.consent_id, "metrics": metrics, "name": path.stem}
     identity = replace(result.identity, metadata=record.model_copy(update=bound))
     save_identity(path, identity)

@@ -48,6 +48,7 @@ class ComfyHost:
 
     Attributes:
         rows_together: Whether samples may share a pass; a trial finds models in which one row changes another.
+        patcher: ComfyUI's MODEL.
         overwrites: Whether the model writes over what its backward pass needs; copies are then kept.
         pictures: What an edit or inpaint model is given beside a caption that brings no pictures of its own.
     """
@@ -62,7 +63,7 @@ class ComfyHost:
         guidance: float = 1.0,
         checkpointing: bool = False,
     ) -> None:
-        self._patcher, self._clip, self._vae = model, clip, vae
+        self.patcher, self._clip, self._vae = model, clip, vae
         self._guidance, self.resolution = guidance, resolution
         self._active: Any = None
         self._latents = LatentFormat(model.model)
@@ -85,11 +86,11 @@ class ComfyHost:
 
     @property
     def family(self) -> str:
-        return family_of(self._patcher)
+        return family_of(self.patcher)
 
     @property
     def model(self) -> nn.Module:
-        return self._patcher.model.diffusion_model
+        return self.patcher.model.diffusion_model
 
     @property
     def objective(self) -> MixedObjective:
@@ -97,11 +98,11 @@ class ComfyHost:
 
     @property
     def device(self) -> torch.device:
-        return self._patcher.load_device
+        return self.patcher.load_device
 
     @property
     def dtype(self) -> torch.dtype:
-        return compute_dtype(self._patcher)
+        return compute_dtype(self.patcher)
 
     @property
     def latent_channels(self) -> int:
@@ -112,10 +113,10 @@ class ComfyHost:
         return self._latents.downscale
 
     def targets(self) -> tuple[Target, ...]:
-        return targets_of(self._patcher)
+        return targets_of(self.patcher)
 
     def weights_digest(self) -> str:
-        return model_digest(self._patcher)
+        return model_digest(self.patcher)
 
     def encode_images(self, images: Tensor) -> Tensor:
         vae = _connected(self._vae, "VAE")
@@ -150,7 +151,7 @@ class ComfyHost:
 
     def _conds_of(self, entry: list[Any], given: Mapping[str, Any]) -> Conds:
         noise, device = self._latents.unfolded(self._zeros(self.device)), self.device
-        base, guidance = self._patcher.model, self._guidance
+        base, guidance = self.patcher.model, self._guidance
         return conds_with(lambda entries: model_conds(base, entry, noise, device, guidance, entries), given)
 
     def _pictures_of(self, prompt: str) -> Mapping[str, Tensor]:
@@ -238,7 +239,7 @@ class ComfyHost:
         if self._active is not None:
             yield
             return
-        patcher = self._patcher.clone()
+        patcher = self.patcher.clone()
         patcher.add_object_patch("model_sampling", RawPrediction(self._rules))
         rows = 4 if REFERENCE in self.pictures else 2  # a reference is read like a sample of its own
         memory = patcher.memory_required([rows, self.latent_channels, self._side, self._side]) * memory_factor

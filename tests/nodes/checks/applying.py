@@ -7,7 +7,17 @@ from typing import Any
 import torch
 
 from checks.small_models import build, inputs
-from checks.support import captions_of, close, message_of, pack, random_factors
+from checks.support import (
+    adapt,
+    captions_of,
+    close,
+    conditioning,
+    message_of,
+    pack,
+    pocket,
+    random_factors,
+    sampled,
+)
 
 TIMES = torch.tensor([0.3, 0.8])
 
@@ -151,6 +161,29 @@ def check_packed_weights_train_and_apply() -> dict[str, Any]:
         host.predict(data.pop("x"), TIMES, captions_of(host, data)).square().mean().backward()
     assert all(float(chain.up.grad.abs().sum()) > 0 for chain in trained.values())
     return {"coverage": coverage.text}
+
+
+def check_another_finetune_is_told_in_one_line() -> str:
+    """But a LoRA that is loaded into the model's weights does not pass for one."""
+    model, learned = pocket()[0], adapt(steps=2, seed=91)[0]
+    apply, names = pack("nodes.apply").ApplyIdentity.execute, [f"{name}.weight" for name in learned.identity.layers]
+    assert "differ" not in apply(model, learned, 1.0).args[1]
+    with torch.inference_mode():
+        sampled(_applied(model, random_factors(_targets(model), size=0.5))[0], conditioning("photo"))
+        assert "differ" not in apply(model, learned, 1.0).args[1]
+        above = _applied(model, random_factors(_targets(model), size=0.05))[0]
+        assert "differ" not in apply(above, adapt(model=above, steps=2, seed=92)[0], 1.0).args[1]
+        sampled(model, conditioning("photo"))
+        parameters = [model.model.diffusion_model.get_parameter(name) for name in names]
+        before = [parameter.clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.mul_(1.2)
+        told = apply(model, learned, 1.0).args[1]
+        for parameter, kept in zip(parameters, before, strict=True):
+            parameter.copy_(kept)
+    lines = told.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("applied ") and "differ by 20 %" in lines[1], told
+    return told
 
 
 def check_wrong_base_is_refused_in_words() -> dict[str, str]:

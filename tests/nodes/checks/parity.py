@@ -45,6 +45,27 @@ def check_all_ways_give_the_same_latents() -> dict[str, float]:
     return figures | {"identity against base": moved, "files": float(len(path) > 0 and len(kohya) > 0)}
 
 
+def check_an_export_carries_strength_author_and_thumbnail() -> None:
+    """At strength 0.5 a loader at 1 gives what Apply Identity gives at 0.5."""
+    from safetensors import safe_open
+
+    import nodes
+
+    model, learned = pocket()[0], adapt(steps=12)[0]
+    described = {"strength": 0.5, "author": " A. Painter ", "thumbnail": pocket()[4][:1]}
+    with torch.inference_mode():
+        outcome = pack("nodes.files").ExportLoRA.execute(learned, "described", "comfyui", **described)
+        _refresh("loras")
+        loaded = nodes.LoraLoaderModelOnly().load_lora_model_only(model, "described.safetensors", 1.0)[0]
+        half = pack("nodes.apply").ApplyIdentity.execute(model, learned, 0.5).args[0]
+        assert close(sampled(loaded, conditioning(PROMPT)), sampled(half, conditioning(PROMPT))) < 1e-4
+    with safe_open(outcome.args[0], "pt") as file:
+        record = file.metadata()
+    assert record["modelspec.author"] == "A. Painter"
+    assert record["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert "8- or 4-bit base" in str(outcome.ui.as_dict()), outcome.ui.as_dict()
+
+
 def _core_loader(node: Any, model: Any, lora: Any) -> Any:
     # A class method since 0.3.76 or so; before, an instance with another method name.
     run = getattr(node, "execute", None) or node().load_lora_model
