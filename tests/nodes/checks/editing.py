@@ -12,7 +12,10 @@ from families.columns import CAPTIONS, Case, apply, gradient_cosine_min, meta_tr
 
 from checks.support import folders, message_of, pack, prepare
 
-EDITS = ("flux_kontext", "qwen_image_edit", "flux2_klein_edit", "sd15_ip2p", "flux_canny_control")
+EDITS = (
+    *("flux_kontext", "qwen_image_edit", "flux2_klein_edit", "longcat_image", "omnigen2", "boogu", "joyimage"),
+    *("mage_flow", "z_image", "sd15_ip2p", "flux_canny_control"),
+)
 FILLS = ("flux_fill", "sd15_inpaint", "sdxl_inpaint")
 
 
