@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -76,6 +77,14 @@ def _alive(kind: type) -> list[Any]:
     return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
 
 
+def _memory_kb(process: psutil.Process) -> int:
+    """Memory of this process's own; a library's pages count or not, depending on who else has loaded it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return process.memory_info().rss // 1024
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+
+
 def _digest(module: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -97,7 +106,7 @@ async def state(request: web.Request) -> web.Response:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return web.json_response(
         {
-            "memory_kb": process.memory_full_info().uss // 1024,
+            "memory_kb": _memory_kb(process),
             "handles": process.num_fds(),
             "threads": threading.active_count(),
             "hooks": sum(len(getattr(module, name, ())) for module in modules for name in hooks),
