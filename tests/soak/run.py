@@ -99,12 +99,6 @@ class Soak:
         time.sleep(2)
         return self.server.get("soak/state?digests=1")["digests"]
 
-    def forget_history_kb(self) -> int:
-        """What ComfyUI's own list of past prompts takes; it keeps ten thousand of them."""
-        full = self.server.get("soak/state")["memory_kb"]
-        self.server.post("history", {"clear": True})
-        return full - self.server.get("soak/state")["memory_kb"]
-
     def fields(self, before: list[str], after: list[str]) -> dict[str, Any]:
         """The result for people and machines."""
         (_, first), (_, last) = self.states[0], self.states[-1]
@@ -151,13 +145,7 @@ def _soak(comfyui: Path, base: Path, prompts: int, seed: int) -> dict[str, Any]:
             soak.round(pages, count, f"{seed} {soak.prompts}")
             print(f"{soak.prompts} prompts: {soak.states[-1][1]}", file=sys.stderr, flush=True)
         after = soak.digests()
-        history_kb = soak.forget_history_kb()
-    seconds = round(time.monotonic() - began)
-    return {
-        **soak.fields(before, after),
-        "history_kb_per_prompt": round(history_kb / soak.prompts, 1),
-        "seconds": seconds,
-    }
+    return {**soak.fields(before, after), "seconds": round(time.monotonic() - began)}
 
 
 def main() -> None:
