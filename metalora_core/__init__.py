@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .adaptation import adapt
     from .applying import apply_identity
     from .files.export import export_lora
-    from .files.identity import load_identity, save_identity
+    from .files.identity import load_identity, own_prior, save_identity
     from .files.prior import load_prior, save_prior
     from .hosts.diffusers import DiffusersHost
     from .hosts.load import host_of_pipeline, load_diffusers_host
@@ -49,6 +49,7 @@ __all__ = [
     "load_prior",
     "load_training_set",
     "meta_train",
+    "own_prior",
     "save_identity",
     "save_pictures",
     "save_prior",
@@ -73,6 +74,7 @@ _ROOMS = {
     "load_prior": "files.prior",
     "load_training_set": "photos.reading",
     "meta_train": "meta_training",
+    "own_prior": "files.identity",
     "save_identity": "files.identity",
     "save_pictures": "photos.pictures",
     "save_prior": "files.prior",

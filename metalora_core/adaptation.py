@@ -29,6 +29,7 @@ from .training.adaptation_state import AdaptationState
 from .training.batches import denoising_losses
 from .training.chain_trainer import ChainTrainer
 from .training.checkpoint_clock import CheckpointClock
+from .training.personal_prior import own_targets, personal_prior
 from .training.photo_batches import HeldOut, PhotoBatches
 from .training.progress import AdaptationProgress
 from .training.retries import StepPlan, first_line, kept_on_failure, train_with_retries
@@ -45,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 @torch.enable_grad()
 def adapt(
     host: Host,
-    prior: Prior,
+    prior: Prior | None,
     training_set: TrainingSet,
     options: AdaptationOptions | None = None,
     *,
@@ -61,7 +62,8 @@ def adapt(
 
     Args:
         host: The base model; it is left unchanged.
-        prior: What the subjects of its domain share.
+        prior: What the subjects of its domain share; None starts from random directions, and the identity then needs
+            no other file.
         training_set: One to eight photos with captions.
         options: Settings.
         on_progress: Called at every look at the loss; it may raise ``TrainingCancelled``.
@@ -84,9 +86,10 @@ def adapt(
     """
     options = options or AdaptationOptions()
     options.check()
-    targets = targets_of_prior(prior, host.targets())
-    report_other_weights(host.model, targets, prior.layers, prior.metadata.training.get(SAMPLE), _words(prior))
-    if any(layer.step_size is not None for layer in prior.layers.values()):
+    used = prior or _personal(host, training_set, options)
+    targets = targets_of_prior(used, host.targets())
+    report_other_weights(host.model, targets, used.layers, used.metadata.training.get(SAMPLE), _words(used))
+    if any(layer.step_size is not None for layer in used.layers.values()):
         _LOG.warning("The step sizes in the prior are ignored: learning them did not help.")
     if validation is None and options.hold_out and len(training_set.images) > 1:
         count = len(training_set.images)
@@ -94,8 +97,8 @@ def adapt(
     training_set.check(host.downscale, options.batch_size)
     if validation is not None:
         validation.check(host.downscale, 1)
-    trainer = ChainTrainer(host, start_of_prior(prior, targets, options), options)
-    state = AdaptationState(trainer, options, _digest(host, options, prior, training_set, validation))
+    trainer = ChainTrainer(host, start_of_prior(used, targets, options), options)
+    state = AdaptationState(trainer, options, _digest(host, options, used, training_set, validation))
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes)
         if checkpoint.exists() and not resumed(checkpoint, state.load):
@@ -105,16 +108,21 @@ def adapt(
     run = _Run(host, state, batches, held_out, on_progress, checkpoint)
 
     def latest() -> Identity:
-        return state.identity(prior, host, training_set, best=False)
+        return state.identity(used, host, training_set, best=False)
 
     with kept_on_failure(state, checkpoint, latest, forget=True, saves=save is not None):
         plan, notes = train_with_retries(host, batches.samples, run.train, state)
-        identity, seconds = state.identity(prior, host, training_set), time.monotonic() - run.began
+        identity, seconds = state.identity(used, host, training_set), time.monotonic() - run.began
         losses, validations = tuple(state.losses), tuple(state.validation)
         result = AdaptationResult(identity, losses, validations, state.stop_reason, seconds, plan.text, notes)
         if save is not None:
             save(result)
     return result
+
+
+def _personal(host: Host, photos: TrainingSet, options: AdaptationOptions) -> Prior:
+    side = max((image.shape[-1] for image in photos.images), default=0)
+    return personal_prior(host, own_targets(host), options, side)
 
 
 def _words(prior: Prior) -> str:

@@ -16,23 +16,31 @@ class AdaptIdentity(io.ComfyNode):
         return node_schema(
             "AdaptIdentity",
             "Adapt Identity",
-            description="Learns the person or product in the reference photos. It shows progress and pictures while it "
-            "runs. You can cancel; queue again to resume. The result is saved to disk, so the same photos and settings "
-            "are never trained twice.",
+            description="Learns the person or product in the reference photos. A prior made for the model saves steps, "
+            "but none is needed. It shows progress and pictures while it runs. You can cancel; queue again to resume. "
+            "The result is saved to disk, so the same photos and settings are never trained twice.",
             search_aliases=["train lora", "dreambooth", "fine-tune", "meta lora", "learn face", "personalize", "train"],
             inputs=[
-                io.Model.Input("model", tooltip="The base model that the prior was made for. It is not changed."),
+                io.Model.Input(
+                    "model", tooltip="The base model; with a prior, the one it was made for. It is not changed."
+                ),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                PriorSocket.Input("prior", tooltip="From Load Meta-LoRA Prior."),
                 ReferencesSocket.Input("references", tooltip="From Prepare Reference Photos."),
+                PriorSocket.Input(
+                    "prior",
+                    optional=True,
+                    tooltip="From Load Meta-LoRA Prior. If none exists for the model, leave it unconnected: learning "
+                    "then takes as many steps as an ordinary LoRA.",
+                ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=20000,
-                    tooltip="Training steps; 0 takes the preset for this number of photos. Raise it when the likeness "
-                    "is faint, lower it when pose or background of the photos reappear.",
+                    tooltip="Training steps; 0 takes the preset for this number of photos, and without a prior the "
+                    "usual number of an ordinary LoRA. Raise it when the likeness is faint, lower it when pose or "
+                    "background of the photos reappear.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -88,7 +88,7 @@ class LoadIdentity(io.ComfyNode):
         from .bridge.learned import LearnedIdentity
 
         identity = load_identity(file_in(IDENTITIES, identity_name))
-        learned = LearnedIdentity(identity, prior or prior_of(identity))
+        learned = LearnedIdentity(identity, prior_of(identity, prior))
         check_use(learned)
         return io.NodeOutput(learned, learned.words)
 

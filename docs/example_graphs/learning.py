@@ -28,8 +28,9 @@ They come from [black-forest-labs/FLUX.1-dev](https://huggingface.co/black-fores
 [comfyanonymous/flux_text_encoders](https://huggingface.co/comfyanonymous/flux_text_encoders).
 
 ### The prior
-A file in `models/metalora` made for FLUX.1-dev. None exists yet. To train one, open example 04, replace the pocket
-model with FLUX.1-dev and choose your folder of subjects.
+None exists for FLUX.1-dev yet, so this example learns without one. With one, fewer steps are needed: put it into
+`models/metalora` and unmute **Load Meta-LoRA Prior**. To train one, open example 04, replace the pocket model with
+FLUX.1-dev and choose your folder of subjects.
 """
 
 
@@ -68,7 +69,7 @@ def adapt_flux() -> Graph:
         model = graph.add("UNETLoader", title="Load Diffusion Model: choose flux1-dev", weight_dtype="default")
         clip = graph.add("DualCLIPLoader", title="Load CLIP: choose t5xxl and clip_l", type="flux")
         vae = graph.add("VAELoader", title="Load VAE: choose ae")
-        prior = graph.add("MetaLoRA_LoadPrior", title="Load Meta-LoRA Prior: made for FLUX.1-dev")
+        prior = graph.add("MetaLoRA_LoadPrior", title="Load Meta-LoRA Prior: made for FLUX.1-dev", muted=True)
         graph.note(FLUX_FILES, tall=330)
     with graph.group("2  Your photos, and the permission to use them", VIOLET):
         photo = graph.add("LoadImage", title="Load Image: choose your photo")

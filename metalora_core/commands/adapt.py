@@ -12,8 +12,9 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..files.prior import Prior
+    from ..model.host import Host
     from ..photos.reading import ReadPhotos
-    from ..training.adaptation_options import AdaptationResult
+    from ..training.adaptation_options import AdaptationOptions, AdaptationResult
 
 
 def adapt(
@@ -21,7 +22,13 @@ def adapt(
     class_word: Annotated[str, typer.Option(help='What it is, such as "person" or "mug".')],
     output: Annotated[Path, typer.Option(help="Identity file to write.")],
     trigger: Annotated[str, typer.Option(help="Rare word to call the subject by in prompts.")] = "ohwx",
-    prior: options.PriorChoice = "",
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="A prior file made for the model; empty for none, and for the pocket model the one of the class word "
+            '("avatars" or "products"). "none" learns without one. With one, fewer steps are needed.'
+        ),
+    ] = "",
     model: options.Model = "pocket",
     steps: Annotated[int, typer.Option(help="Training steps; 0 for the preset.", min=0)] = 0,
     seed: options.Seed = 0,
@@ -64,7 +71,6 @@ def adapt(
 
     from ..adaptation import adapt as learn
     from ..files.identity import save_identity
-    from ..files.prior import targets_of_prior
     from ..photos.reading import split_training_set
     from ..photos.training_set import chosen_flip
     from ..training.adaptation_options import AdaptationOptions
@@ -80,12 +86,13 @@ def adapt(
     with_settings(asked, settings).check()
     base.require_output(output, ".safetensors", prior, model)
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
-    used_prior = base.load_prior_for(prior, model, class_word)
+    used_prior = base.prior_to_learn_with(prior, model, class_word)
     read = _read(photos, class_word, trigger, size, used_prior, held_out)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
-    targets_of_prior(used_prior, host.targets())
-    training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
+    size = base.picture_size_px(host, model, size)
+    used_prior = _fitting(used_prior, host, asked, size)
+    training, validation = split_training_set(read.training_set(size), held_out)
     preset = step_preset(used_prior, len(training.images), asked)
     preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
     with last_good_saved(output, save_identity), progress_bars(json, checkpoint=checkpoint_path) as bars:
@@ -102,7 +109,20 @@ def adapt(
     answer(fields := _fields(result, output), _text(fields), json)
 
 
-def _read(photos: list[Path], class_word: str, trigger: str, size: int, prior: Prior, held_out: int) -> ReadPhotos:
+def _fitting(prior: Prior | None, host: Host, options: AdaptationOptions, size_px: int) -> Prior:
+    """The chosen prior, checked against the model, or a personal one."""
+    from ..files.prior import targets_of_prior
+    from ..training.personal_prior import own_targets, personal_prior
+
+    if prior is None:
+        return personal_prior(host, own_targets(host), options, size_px)
+    targets_of_prior(prior, host.targets())
+    return prior
+
+
+def _read(
+    photos: list[Path], class_word: str, trigger: str, size: int, prior: Prior | None, held_out: int
+) -> ReadPhotos:
     """Read and assess the photos before the model is loaded, which may take minutes."""
     from ..photos.reading import read_photos, require_left
     from .loading import USUAL_PX, require_drawable
@@ -111,7 +131,7 @@ def _read(photos: list[Path], class_word: str, trigger: str, size: int, prior: P
     require_drawable(size)
     read = read_photos(photos, class_word, trigger)
     require_left(len(read.photos), held_out)
-    for note in read.remarks(size or prior.metadata.picture_px or USUAL_PX, prior):
+    for note in read.remarks(size or (prior and prior.metadata.picture_px) or USUAL_PX, prior):
         remark(note)
     return read
 
@@ -134,13 +154,17 @@ def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
         "mirrored": result.identity.metadata.settings["flip"],
         "stop_reason": result.stop_reason,
         "memory": result.memory,
-        "parameters": sum(layer.mid.numel() + layer.up.numel() for layer in result.identity.layers.values()),
+        "parameters": result.identity.numbers,
+        "without_prior": result.identity.metadata.own_prior is not None,
     }
 
 
 def _text(fields: dict[str, Any]) -> str:
+    from ..training.personal_prior import NO_PRIOR_NOTE
+
     return (
         f"{fields['path']}: learned in {fields['steps']} steps, {fields['seconds']} "
         f"s{', with mirrored photos' if fields['mirrored'] else ''} ({fields['parameters']:,} parameters, "
         f"{fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
+        f"{f'. {NO_PRIOR_NOTE}' if fields['without_prior'] else ''}"
     )

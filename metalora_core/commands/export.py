@@ -13,8 +13,8 @@ from .loading import POCKET
 
 def export(
     identity: options.IdentityFile,
-    prior: Annotated[str, typer.Option(help='The prior it was learned with: a file, "avatars" or "products".')],
     output: Annotated[Path, typer.Option(help="LoRA file to write.")],
+    prior: options.PriorChoice = "",
     layout: Annotated[
         Literal["comfyui", "kohya", "diffusers"], typer.Option(help="Naming scheme of the keys.")
     ] = "comfyui",
@@ -32,12 +32,12 @@ def export(
     from ..hosts.target_map import layout_targets
     from ..photos.images import load_photo
     from ..photos.pictures import thumbnail_jpeg
-    from .loading import choose_dtype, load_prior_for, require_output
+    from .loading import choose_dtype, prior_of, require_output
     from .terminal import answer
 
     require_output(output, ".safetensors", identity, prior, thumbnail)
     learned = load_identity(identity)
-    used_prior = load_prior_for(prior, POCKET, learned.metadata.class_word)
+    used_prior = prior_of(learned, prior, POCKET)
     export_lora(
         output,
         learned,

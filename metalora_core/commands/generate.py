@@ -107,7 +107,7 @@ def _applied(
     from ..applying import apply_identity
     from ..files.identity import load_identity
     from ..photos.captions import mentions, subject_words
-    from .loading import load_prior_for
+    from .loading import prior_of
     from .terminal import remark
 
     learned = load_identity(Path(identity))
@@ -115,5 +115,5 @@ def _applied(
     if strength and not all(mentions(prompt, words.trigger) for prompt in prompts):
         called = subject_words(words.trigger, words.class_word)
         remark(f'the subject is called "{called}", but not every prompt contains that.')
-    used = load_prior_for(prior, model, learned.metadata.class_word)
+    used = prior_of(learned, prior, model)
     return apply_identity(host, learned, used, strength)

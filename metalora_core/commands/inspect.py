@@ -50,11 +50,12 @@ def inspect(
 def _explain(path: Path, prior: str, model: str, device: str, dtype: str, pipeline_config: str) -> Explanation:
     from ..evaluation.explain import explain_identity
     from ..files.identity import load_identity
-    from .loading import load_base_model, load_prior_for
+    from .loading import load_base_model, prior_of
 
     identity = load_identity(path)
-    own = load_prior_for(prior, model, identity.metadata.class_word)
-    return explain_identity(load_base_model(model, device, dtype, pipeline_config), identity, own)
+    return explain_identity(
+        load_base_model(model, device, dtype, pipeline_config), identity, prior_of(identity, prior, model)
+    )
 
 
 def _draw(explanation: Explanation, path: Path) -> None:

@@ -10,12 +10,14 @@ from ..errors import InvalidOptions
 if TYPE_CHECKING:
     import torch
 
+    from ..files.identity import Identity
     from ..files.prior import Prior
     from ..hosts.block_store import BlockPlace
     from ..hosts.diffusers import DiffusersHost
 
 POCKET = "pocket"
 POCKET_DOMAINS = ("avatars", "products")
+NO_PRIOR = "none"
 USUAL_PX = 512  # if neither the prior nor the model gives a picture size
 _POCKET_PX = 128
 LARGEST_PICTURE_PX = 8192
@@ -145,7 +147,7 @@ def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
 
     if path.suffix.lower() != suffix:
         raise InvalidOptions(f"{path} does not end in {suffix}. Change its name.")
-    read = [Path(one).resolve() for one in inputs if str(one) not in ("", POCKET, *POCKET_DOMAINS)]
+    read = [Path(one).resolve() for one in inputs if str(one) not in ("", POCKET, NO_PRIOR, *POCKET_DOMAINS)]
     if any(path.resolve() == one or (one.is_dir() and one in path.resolve().parents) for one in read):
         raise InvalidOptions(
             f"{path} is also an input, or lies inside an input folder, and would be overwritten. Choose another "
@@ -175,6 +177,30 @@ def checkpoint_beside(output: Path, asked: str) -> Path:
     return path
 
 
+def prior_to_learn_with(choice: str, model: str, class_word: str) -> Prior | None:
+    """The prior that a subject is learned with: the named one, or the pocket model's own; None to learn without.
+
+    Raises:
+        InvalidOptions: If no shipped prior covers the word.
+        UnreadableFile: If the file is not a prior.
+    """
+    if choice == NO_PRIOR or (not choice and model != POCKET):
+        return None
+    return load_prior_for(choice, model, class_word)
+
+
+def prior_of(identity: Identity, choice: str, model: str) -> Prior:
+    """The prior of a learned identity: its own, or one loaded as `load_prior_for` says.
+
+    Raises:
+        InvalidOptions: See `load_prior_for`.
+        UnreadableFile: If the file is not a prior.
+    """
+    from ..files.identity import own_prior
+
+    return own_prior(identity) or load_prior_for(choice, model, identity.metadata.class_word)
+
+
 def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
     """Load the named prior, or the pocket prior for the class word's domain.
 
@@ -186,7 +212,7 @@ def load_prior_for(choice: str, model: str, class_word: str) -> Prior:
 
     if not choice:
         if model != POCKET:
-            raise InvalidOptions(f"{model} needs a prior made for it; give one with --prior FILE.")
+            raise InvalidOptions(f"This identity was learned with a prior for {model}; give it with --prior FILE.")
         choice = _pocket_domain(class_word)
     if choice in POCKET_DOMAINS:
         from ..pocket import load_pocket_prior
@@ -202,7 +228,8 @@ def _pocket_domain(class_word: str) -> str:
     if class_word.lower() not in domains:
         raise InvalidOptions(
             f"No shipped prior covers {class_word!r}. Use one of these class words: {', '.join(domains)}; or pass "
-            f"--prior FILE or --prior {' or --prior '.join(POCKET_DOMAINS)} to adapt, generate and export."
+            f"--prior FILE or --prior {' or --prior '.join(POCKET_DOMAINS)} to adapt, generate and export. To learn "
+            f"without a prior, pass --prior {NO_PRIOR} to adapt."
         )
     return domains[class_word.lower()]
 

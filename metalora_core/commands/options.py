@@ -22,7 +22,10 @@ PipelineConfig = Annotated[
 ]
 PriorChoice = Annotated[
     str,
-    typer.Option(help='A prior file; "avatars" or "products" for the shipped ones; empty to choose by class word.'),
+    typer.Option(
+        help='A prior file; "avatars" or "products" for the pocket model\'s; empty to choose those by class word. An '
+        "identity learned without a prior needs none."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; empty for the best one available.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]

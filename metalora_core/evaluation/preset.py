@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..training.step_preset import PRESET_FILE
+from ..training.step_preset import PRESET_FILE, WITHOUT_PRIOR
 from .curves import Curve, Numbers, curves_of
 from .methods.registry import META_WARM
 from .plan import BenchPlan, Group
@@ -65,6 +65,9 @@ def save_preset(
         "flip": plan.mirrored,
         "photos": chosen,
     }
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        record |= {WITHOUT_PRIOR: earlier[WITHOUT_PRIOR]} if WITHOUT_PRIOR in earlier else {}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 

@@ -212,6 +212,7 @@ def _model_spec(
     made, content = identity.metadata, safetensors_bytes(tensors, {})
     rank, base, px = max(layer.down.shape[0] for layer in layers), _base_of(prior), prior.metadata.picture_px
     words = f"{made.trigger} {made.class_word}".strip()
+    how = "without a prior" if prior.personal else f"with the prior {made.prior_name} (SHA-256 {made.prior_sha256})"
     title = made.name or words or "Meta-LoRA identity"
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -219,8 +220,7 @@ def _model_spec(
         "modelspec.implementation": "diffusers" if _is_diffusers(tensors) else "https://github.com/kohya-ss/sd-scripts",
         "modelspec.title": title,
         "modelspec.description": (
-            f"Meta-LoRA identity learned in {made.steps} steps from {len(made.photo_hashes)} photos "
-            f"with the prior {made.prior_name} (SHA-256 {made.prior_sha256})."
+            f"Meta-LoRA identity learned in {made.steps} steps from {len(made.photo_hashes)} photos {how}."
         ),
         "modelspec.trigger_phrase": words,
         "modelspec.resolution": f"{px}x{px}" if px else "",

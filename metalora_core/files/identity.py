@@ -1,24 +1,30 @@
-"""The identity file: what stage 2 learned of one subject, a few hundred kilobytes beside its prior."""
+"""The identity file: what stage 2 learned of one subject.
+
+With a prior it holds mid and up, a few hundred kilobytes beside that prior. Without one it holds its own meta_down too,
+and is as large as an ordinary LoRA of its rank.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from ..chain import ChainFactors
 from ..errors import IncompatibleBaseModel, UnreadableFile
+from ..functional import fold_into_down
 from .atomic import atomic_save_safetensors
 from .bounded import ReadLimits
 from .metadata import FileMetadata, read_record, summarise
-from .prior import Prior, prior_sha256, require_rank
+from .prior import Prior, PriorLayer, PriorMetadata, prior_sha256, require_rank
 
 _SUFFIXES = ("mid", "up")
+_OWN = "meta_down"
 _LIMITS = ReadLimits(file_bytes=2 * 1024**3)  # every layer of the largest models at rank 128 stays below it
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -41,6 +47,7 @@ class IdentityMetadata(FileMetadata):
         consent_id: Of the consent record, or None.
         photo_hashes: SHA-256 of each reference photo.
         created_with: Package and version that wrote it.
+        own_prior: Of an identity learned without a prior: the record of the one in its own file. See `own_prior`.
     """
 
     FORMAT: ClassVar[str] = "metalora.identity"
@@ -59,6 +66,13 @@ class IdentityMetadata(FileMetadata):
     consent_id: str | None = None
     photo_hashes: list[Sha256] = Field(default_factory=list)
     created_with: str = ""
+    own_prior: PriorMetadata | None = None
+
+    @model_serializer(mode="wrap")
+    def _fields(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Files of identities with a prior keep the bytes that earlier releases gave them.
+        fields: dict[str, Any] = given(self)
+        return fields if self.own_prior else {name: value for name, value in fields.items() if name != "own_prior"}
 
 
 @dataclass(frozen=True)
@@ -68,10 +82,12 @@ class IdentityLayer:
     Args:
         mid: Shape (r_mid, r_meta).
         up: Shape (out, r_mid).
+        meta_down: Shape (r_meta, in) or (r_meta, in, kh, kw) if it was learned without a prior, else None.
     """
 
     mid: Tensor
     up: Tensor
+    meta_down: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +102,51 @@ class Identity:
     layers: Mapping[str, IdentityLayer]
     metadata: IdentityMetadata
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers its file holds."""
+        return sum(tensor.numel() for tensor in _tensors(self).values())
+
+
+def own_prior(identity: Identity) -> Prior | None:
+    """The prior that an identity carries in its own file, or None if it needs the one it was learned with."""
+    record = identity.metadata.own_prior
+    downs = {name: layer.meta_down for name, layer in identity.layers.items() if layer.meta_down is not None}
+    if record is None or len(downs) < len(identity.layers):
+        return None
+    layers = {name: PriorLayer(down) for name, down in downs.items()}
+    return Prior(layers, record, sha256=identity.metadata.prior_sha256, personal=True)
+
+
+def self_contained(identity: Identity, prior: Prior) -> Identity:
+    """The same identity with a prior of its own: ``mid · meta_down`` as meta_down, and nothing left in mid.
+
+    So the file is as small as an ordinary LoRA, whatever the rank of the meta_down that it was learned with.
+
+    Args:
+        identity: mid and up of a subject.
+        prior: What it was learned with, made for this subject alone.
+
+    Raises:
+        IncompatibleBaseModel: If the prior is a different one.
+        RankMismatch: If a mid does not fit its meta_down.
+    """
+    chains = chain_factors(identity, prior)
+    downs = {name: fold_into_down(chain.meta_down, chain.mid) for name, chain in chains.items()}
+    layers = {n: IdentityLayer(torch.eye(len(downs[n])), layer.up, downs[n]) for n, layer in identity.layers.items()}
+    record = prior.metadata.model_copy(update={"r_meta": max(map(len, downs.values()))})
+    sha256 = prior_sha256(Prior({name: PriorLayer(down) for name, down in downs.items()}, record))
+    told = {"own_prior": record, "prior_sha256": sha256, "prior_name": record.name}
+    return Identity(layers, identity.metadata.model_copy(update=told))
+
 
 def _tensors(identity: Identity) -> dict[str, Tensor]:
-    return {f"{name}.{s}": getattr(layer, s) for name, layer in identity.layers.items() for s in _SUFFIXES}
+    found = {
+        f"{name}.{suffix}": getattr(layer, suffix)
+        for name, layer in identity.layers.items()
+        for suffix in (*_SUFFIXES, _OWN)
+    }
+    return {key: tensor for key, tensor in found.items() if tensor is not None}
 
 
 def save_identity(path: Path | str, identity: Identity) -> str:
@@ -102,7 +160,7 @@ def save_identity(path: Path | str, identity: Identity) -> str:
         UnreadableFile: If the identity is not one that `load_identity` would accept.
     """
     tensors = _tensors(identity)
-    _checked_layers(Path(path).name, tensors)
+    _checked_layers(Path(path).name, tensors, own=identity.metadata.own_prior is not None)
     return atomic_save_safetensors(path, tensors, identity.metadata.header())
 
 
@@ -113,24 +171,30 @@ def load_identity(path: Path | str) -> Identity:
         UnreadableFile: If it is damaged, oversized, not an identity, or contains NaN or wrong shapes.
     """
     metadata, file = read_record(IdentityMetadata, path, _LIMITS)
-    return Identity(_checked_layers(Path(path).name, file.tensors), metadata)
+    own = metadata.own_prior is not None
+    return Identity(_checked_layers(Path(path).name, file.tensors, own=own), metadata)
 
 
-def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> dict[str, IdentityLayer]:
+def _checked_layers(file: str, tensors: Mapping[str, Tensor], *, own: bool) -> dict[str, IdentityLayer]:
+    wanted = {*_SUFFIXES, _OWN} if own else {*_SUFFIXES}
     groups: dict[str, dict[str, Tensor]] = {}
     findings: list[str] = []
     for key, tensor in tensors.items():
         target, _, suffix = key.rpartition(".")
-        if target and suffix in _SUFFIXES:
+        if target and suffix in wanted:
             groups.setdefault(target, {})[suffix] = tensor
         else:
             findings.append(f"unknown tensor {key!r}")
     for target, group in groups.items():
-        if set(group) != set(_SUFFIXES):
-            findings.append(f"{target} has only {', '.join(group)}; mid and up are needed")
+        if set(group) != wanted:
+            needed = "mid, up and meta_down" if own else "mid and up"
+            findings.append(f"{target} has only {', '.join(group)}; {needed} are needed")
         elif not _fits(group["mid"], group["up"]):
             shapes = f"mid {tuple(group['mid'].shape)} and up {tuple(group['up'].shape)}"
             findings.append(f"{target}: {shapes} are not floating-point (r_mid, r_meta) and (out, r_mid)")
+        elif own and not _is_down(group[_OWN], group["mid"]):
+            shape, rank = tuple(group[_OWN].shape), group["mid"].shape[1]
+            findings.append(f"{target}: meta_down {shape} is not floating-point ({rank}, in) or ({rank}, in, kh, kw)")
     if not groups:
         findings.append("the '<target>.mid' tensors are missing")
     if findings:
@@ -143,6 +207,10 @@ def _checked_layers(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Ident
 def _fits(mid: Tensor, up: Tensor) -> bool:
     floating = mid.is_floating_point() and up.is_floating_point()
     return floating and mid.ndim == up.ndim == 2 and mid.shape[0] == up.shape[1] and mid.numel() * up.numel() > 0
+
+
+def _is_down(down: Tensor, mid: Tensor) -> bool:
+    return down.is_floating_point() and down.ndim in (2, 4) and down.numel() > 0 and len(down) == mid.shape[1]
 
 
 def check_prior(identity: Identity, prior: Prior) -> None:

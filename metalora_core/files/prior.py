@@ -94,12 +94,14 @@ class Prior:
         metadata: The record.
         features: Statistics for the domain check, or None.
         sha256: Of the file it was loaded from, None before it was saved. See `prior_sha256`.
+        personal: Made for one subject; an identity learned with it carries it in its own file.
     """
 
     layers: Mapping[str, PriorLayer]
     metadata: PriorMetadata
     features: FeatureStatistics | None = None
     sha256: str | None = None
+    personal: bool = False
 
     def described(self, photo_features: Tensor, base_name: str) -> Prior:
         """The same prior, not yet saved, with the base model's name and statistics for the domain check.

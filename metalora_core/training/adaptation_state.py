@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
-from ..files.identity import Identity, IdentityLayer, IdentityMetadata
+from ..files.identity import Identity, IdentityLayer, IdentityMetadata, self_contained
 from ..files.prior import Prior, prior_sha256
 from ..model.base_weights import SAMPLE, weights_sample
 from ..model.host import Host
@@ -168,4 +168,5 @@ class AdaptationState:
             photo_hashes=list(photos.photo_hashes),
             created_with=f"metalora_core {__version__}",
         )
-        return Identity(layers, metadata)
+        learned = Identity(layers, metadata)
+        return self_contained(learned, prior) if prior.personal else learned

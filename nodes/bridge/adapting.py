@@ -17,13 +17,15 @@ from ...metalora_core import __version__
 from ...metalora_core.adaptation import adapt
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import DamagedFile
-from ...metalora_core.files.identity import Identity, load_identity, save_identity
+from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
+from ...metalora_core.model.targets import fingerprint
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
+from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior
 from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
-from ...metalora_core.training.step_preset import step_preset
+from ...metalora_core.training.step_preset import step_preset, without_prior
 from .audit import note_identity
 from .fit import base_weights
 from .folders import ADAPTED, IDENTITIES, new_file, shown, unfinished_run
@@ -33,7 +35,7 @@ from .host.digests import model_digest, part_digest, uncompared
 from .host.given import require_heeded
 from .host.memory import wants_checkpointing
 from .host.targets import compile_wrappers, targets_of
-from .host.trial import try_out
+from .host.trial import trainable_layers, try_out
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .photos import References
@@ -47,8 +49,8 @@ UNFINISHED_DAYS = 7
 class Request:
     """The widgets of the node, 0 standing for the preset."""
 
-    prior: Prior
     references: References
+    prior: Prior | None = None
     steps: int = 0
     seed: int = 0
     resolution: int = 0
@@ -66,8 +68,11 @@ class Request:
     def given(self) -> GivenPictures:
         return GivenPictures.connected(self.reference, self.mask)
 
-    def options(self) -> AdaptationOptions:
-        preset = step_preset(self.prior, len(self.references.photos))
+    def options(self, host: ComfyHost) -> AdaptationOptions:
+        if self.prior is None:
+            preset = without_prior(fingerprint(own_targets(host)))
+        else:
+            preset = step_preset(self.prior, len(self.references.photos))
         steps = self.steps or preset.steps
         return replace(
             preset,
@@ -107,7 +112,8 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     Raises:
         InterruptProcessingException: ComfyUI's own, when the user cancels; the next run continues.
     """
-    targets_of_prior(request.prior, targets_of(model))
+    if request.prior is not None:
+        targets_of_prior(request.prior, targets_of(model))
     request.references.check_consent()
     resolution = request.resolution or request.references.usual_resolution(request.prior)
     spared = wants_checkpointing(request.checkpointing, model)
@@ -115,7 +121,7 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     request.given.check(model, host.channels, len(request.references.photos))
     # What cannot be compared may differ from the last run's, so nothing learned before is given out or continued.
     unknown = uncompared(model, clip, vae)
-    key = uuid.uuid4().hex if unknown else _key(model, clip, vae, request, resolution)
+    key = uuid.uuid4().hex if unknown else _key(host, clip, vae, request)
     name = f"{ADAPTED}/{_file_stem(request.references.trigger)}_{key[:16]}"
     path = new_file(IDENTITIES, name)
     place = shown(IDENTITIES, path)
@@ -134,17 +140,17 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     if missing:
         show_text(missing)
     photos = _photos(host, request)
-    trial = try_out(host, targets_of_prior(request.prior, host.targets()), photos.captions[0])
+    options = request.options(host)
+    prior, dead = _tried(host, request.prior, options, photos.captions[0])
     require_heeded(host, photos.captions[0])
-    notes = [missing, request.references.enlarged(host.resolution)]
-    notes += [f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model."] if trial.dead else []
+    notes = [missing, request.references.enlarged(host.resolution), dead]
     saved: list[tuple[Identity, str]] = []
     with torch.enable_grad(), last_good_saved(path, save_identity):
         result = adapt(
             host,
-            request.prior,
+            prior,
             photos,
-            request.options(),
+            options,
             on_progress=_on_progress,
             checkpoint=unfinished,
             save=lambda result: saved.append(_saved(result, host, request, path)),
@@ -152,6 +158,15 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     ((identity, warning),) = saved
     done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
     return identity, " ".join([done, *filter(None, [*notes, warning]), *result.notes])
+
+
+def _tried(host: ComfyHost, prior: Prior | None, options: AdaptationOptions, caption: str) -> tuple[Prior, str]:
+    """The connected prior after a trial of its layers, or a personal one for those that can learn; and a note."""
+    if prior is None:
+        layers = trainable_layers(host, caption)
+        return personal_prior(host, own_targets(host, layers), options, host.resolution), ""
+    trial = try_out(host, targets_of_prior(prior, host.targets()), caption)
+    return prior, f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model." if trial.dead else ""
 
 
 def _saved(result: AdaptationResult, host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
@@ -187,28 +202,31 @@ def _on_progress(progress: AdaptationProgress) -> None:
     stop_if_cancelled()
 
 
-def _outcome(identity: Identity, prior: Prior, note: str) -> Outcome:
+def _outcome(identity: Identity, connected: Prior | None, note: str) -> Outcome:
+    prior = own_prior(identity) or connected
+    if prior is None:
+        raise DamagedFile(f"The identity {identity.metadata.name!r} lacks its own prior. Learn it again.")
     record = identity.metadata
     losses: Any = record.metrics.get("losses", [])
     tail = losses[-10:]
     first = f"{record.steps} steps, loss {losses[0]:.4f} to {sum(tail) / len(tail):.4f}. " if losses else ""
     learned = LearnedIdentity(identity, prior)
-    size = sum(layer.mid.numel() + layer.up.numel() for layer in identity.layers.values())
-    first += f"{len(identity.layers)} layers, {size / 1e6:.2g} million numbers. "
+    first += f"{len(identity.layers)} layers, {identity.numbers / 1e6:.2g} million numbers. "
+    first += f"{NO_PRIOR_NOTE} " if prior.personal else ""
     return Outcome(learned, f"{first}{note}\nPrompt: photo of a {learned.words}, …")
 
 
-def _key(model: Any, clip: Any, vae: Any, request: Request, resolution: int) -> str:
+def _key(host: ComfyHost, clip: Any, vae: Any, request: Request) -> str:
     """Hash of everything that decides the result; what only changes speed or display is left out."""
-    options = replace(request.options(), preview_every=0)
+    model, options = host.patcher, replace(request.options(host), preview_every=0)
     parts = [
         __version__,
         model_digest(model),
         part_digest(clip),
         part_digest(vae),
-        prior_sha256(request.prior),
+        prior_sha256(request.prior) if request.prior else "no prior",
         request.references.digest(),
-        repr((options, resolution, request.guidance)),
+        repr((options, host.resolution, request.guidance)),
         "compiled" if compile_wrappers(model) else "",
         *([request.given.digest()] if request.given.any else []),
     ]

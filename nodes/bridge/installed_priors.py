@@ -1,4 +1,4 @@
-"""Finds an identity's prior among the installed ones, by its hash."""
+"""Finds an identity's prior: its own, or the installed one with its hash."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ...metalora_core.errors import UnreadableFile
 from ...metalora_core.files.atomic import sha256_of
-from ...metalora_core.files.identity import Identity
+from ...metalora_core.files.identity import Identity, own_prior
 from ...metalora_core.files.prior import Prior, load_prior
 from ...metalora_core.pocket.load import prior_file
 from ...metalora_core.pocket.world.factors import DOMAINS
@@ -17,12 +17,19 @@ _hashes: dict[tuple[str, int, int], str] = {}
 """(path, size, time) to SHA-256, so that a folder of large priors is read once per session."""
 
 
-def prior_of(identity: Identity) -> Prior:
-    """The installed prior that an identity was learned with.
+def prior_of(identity: Identity, connected: Prior | None = None) -> Prior:
+    """The prior that an identity was learned with: in its own file, connected, or installed.
+
+    Args:
+        identity: To be used.
+        connected: What is looked at before the installed ones.
 
     Raises:
         UnreadableFile: If no installed prior has its hash.
     """
+    at_hand = own_prior(identity) or connected
+    if at_hand is not None:
+        return at_hand
     wanted = identity.metadata.prior_sha256
     installed = [file_in(PRIORS, name) for name in listed(PRIORS)]
     # A file of the recorded name is the likely one, and large priors take seconds to hash.

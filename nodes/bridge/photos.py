@@ -48,7 +48,7 @@ class References:
         if self.consent is not None:
             require_consent(self.consent, [photo.sha256 for photo in self.photos], Purpose.TRAINING)
 
-    def usual_resolution(self, prior: Prior) -> int:
+    def usual_resolution(self, prior: Prior | None) -> int:
         """The prior's own side, or the largest below it that half of the photos have, in steps that models can halve.
 
         A single small photo is enlarged and does not make all others small; ``enlarged`` names it.

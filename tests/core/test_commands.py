@@ -79,6 +79,29 @@ def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys
         assert (code, told["bytes"]) == (0, lora.stat().st_size)
 
 
+def test_without_a_prior_the_identity_alone_draws_and_exports(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mug, words = tmp_path / "mug.safetensors", ("--class-word", "mug", "--steps", 2, "--prior", "none")
+    code, told = run(capsys, "adapt", photos, *words, "--output", mug)
+    assert (code, told["without_prior"], told["parameters"]) == (0, True, load_identity(mug).numbers)
+    run(capsys, "adapt", photos, *words, "--output", tmp_path / "again.safetensors")
+    assert mug.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+    asked = ("generate", "photo of a ohwx mug", "--identity", mug, "--steps", 2, "--output", tmp_path / "out")
+    assert "applied" in run(capsys, *asked)[1]["coverage"]
+    lora = tmp_path / "lora.safetensors"
+    assert run(capsys, "export", mug, "--output", lora)[1]["bytes"] == lora.stat().st_size
+    explained = run(capsys, "inspect", mug, "--explain")[1]["files"][0]
+    assert explained["made"]["prior_name"] == "none" and explained["explanation"]
+
+
+def test_no_prior_is_said_beside_the_result(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("adapt", photos, "--class-word", "dog", "--steps", 1, "--prior", "none")
+    with pytest.raises(SystemExit):
+        cli.main([*map(str, (*words, "--output", tmp_path / "a.safetensors"))])
+    assert "No prior was used" in capsys.readouterr().out
+
+
 def test_the_same_command_gives_the_same_bytes(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,13 @@ def test_the_script_that_starts_from_a_pipeline_in_memory_runs(tmp_path: Path) -
     assert (tmp_path / "beach.png").stat().st_size > 0
 
 
+def test_the_script_without_a_prior_runs(tmp_path: Path) -> None:
+    photograph_a_mug(tmp_path / "my_mug")
+    short = scripts()[2].replace("steps=600", "steps=2").replace("512", "64")
+    run(f"from core.tiny_pipelines import z_image\npipeline = z_image()\n{short}", tmp_path)
+    assert (tmp_path / "mug_lora.safetensors").stat().st_size > 0
+
+
 def prior_for(host: DiffusersHost) -> Prior:
     targets = choose_targets(host.targets(), default_patterns(host.family))
     layers = {target.name: PriorLayer(torch.randn(2, *target.shape[1:])) for target in targets}

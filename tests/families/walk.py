@@ -71,7 +71,7 @@ def attempt(errors: dict[str, str], name: str, call: Callable[[], Any]) -> Any:
 
 def passed(row: dict[str, Any]) -> bool:
     """Whether every column of a family's row is a yes."""
-    flags = ("meta_train", "adapt", "two_caption_lengths", "apply", "removal", "export", "preview")
+    flags = ("without_prior", "meta_train", "adapt", "two_caption_lengths", "apply", "removal", "export", "preview")
     agreed, gradient = row.get("agrees_with_sampler"), row.get("gradient_cosine_min")
     numbers = agreed is not None and agreed <= AGREEMENT and gradient is not None and gradient >= COSINE
     return numbers and all(row.get(flag) is True for flag in flags)

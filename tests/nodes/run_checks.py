@@ -10,7 +10,7 @@ import traceback
 from typing import Any
 
 MODULES = (
-    "gradients", "restoring", "applying", "parity", "trial", "adapting",
+    "gradients", "restoring", "applying", "parity", "trial", "adapting", "without_prior",
     "meta_training", "refusals", "lists", "reuse", "dependencies", "editing",
 )  # fmt: skip
 MARK = "RESULTS "

@@ -153,15 +153,16 @@ def check_zero_takes_the_preset_and_the_priors_size() -> dict[str, Any]:
     """Steps and rates for this number of photos; the pictures as large as the prior knows them."""
     request = pack("nodes.bridge.adapting").Request
     preset = pack("metalora_core.training.step_preset").step_preset
-    prior, photos = pocket()[3], pocket()[4]
+    model, clip, vae, prior, photos = pocket()[:5]
+    host = pack("nodes.bridge.host.comfy_host").ComfyHost(model, clip, vae, resolution=128)
     larger = torch.nn.functional.interpolate(photos.movedim(-1, 1), scale_factor=4).movedim(1, -1)
     references = prepare(larger, prior=prior)[0]
-    options = request(prior, references, learning_rate=2.0).options()
+    options = request(references, prior, learning_rate=2.0).options(host)
     wanted = preset(prior, len(photos))
     assert (options.steps, options.r_mid, options.final_rate) == (wanted.steps, wanted.r_mid, wanted.final_rate)
     assert options.up_learning_rate == 2 * wanted.up_learning_rate
-    assert request(prior, references, steps=7).options().steps == 7
-    mirrored = [request(prior, references, mirror=choice).options().flip for choice in ("auto", "on", "off")]
+    assert request(references, prior, steps=7).options(host).steps == 7
+    mirrored = [request(references, prior, mirror=choice).options(host).flip for choice in ("auto", "on", "off")]
     assert mirrored == [wanted.flip, True, False]
     assert references.usual_resolution(prior) == 128
     report = adapt(references=references, seed=35)[3]

@@ -1,0 +1,76 @@
+"""A prior made for one subject where nobody has meta-trained one: random directions instead of learned ones.
+
+Every layer's meta_down gets orthonormal rows. It says nothing of the subject, so all of the learning is left to mid and
+up, as in an ordinary LoRA, and takes an ordinary LoRA's number of steps. What is learned is folded at the end
+(`files.identity.self_contained`), so the file is as small as that LoRA's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import JsonValue
+
+from .. import __version__
+from ..files.prior import Prior, PriorLayer, PriorMetadata
+from ..model.base_weights import SAMPLE, weights_sample
+from ..model.families import default_patterns
+from ..model.host import Host
+from ..model.targets import Target, choose_targets, fingerprint
+from .adaptation_options import AdaptationOptions
+from .meta_options import MetaTrainingOptions
+from .seeds import step_generator
+
+__all__ = ["NO_PRIOR_NOTE", "own_targets", "personal_prior"]
+
+NO_PRIOR_NOTE = "No prior was used; with one made for this model, fewer steps would do."
+_NAME = "none"
+
+
+def own_targets(host: Host, layers: Sequence[str] = ()) -> tuple[Target, ...]:
+    """The layers that are trained without a prior.
+
+    Args:
+        host: The base model.
+        layers: Names or patterns; empty for the family's attention and feed-forward layers.
+
+    Raises:
+        InvalidOptions: If no layer has such a name.
+    """
+    return choose_targets(host.targets(), layers or default_patterns(host.family))
+
+
+def personal_prior(host: Host, targets: Sequence[Target], options: AdaptationOptions, picture_px: int = 0) -> Prior:
+    """Make a prior for one adaptation; the same model, options and seed always give the same one.
+
+    Args:
+        host: The base model; only its record is read.
+        targets: Layers to train, see `own_targets`.
+        options: ``r_mid``, 0 for 8, and ``seed``.
+        picture_px: Side of the training pictures, for the record; 0 if they differ.
+
+    Returns:
+        A prior without a learned start, marked as personal: identities learned with it carry it in their own file.
+    """
+    usual, generator = MetaTrainingOptions(), step_generator(options.seed, "personal prior")
+    layers: dict[str, PriorLayer] = {}
+    for target in sorted(targets, key=lambda one: one.name):
+        inputs = math.prod(target.shape[1:])
+        drawn = torch.randn(inputs, min(usual.r_meta, inputs), generator=generator)
+        rows = torch.linalg.qr(drawn)[0].T.contiguous()
+        layers[target.name] = PriorLayer(rows.view(-1, *target.shape[1:]))
+    training: dict[str, JsonValue] = {SAMPLE: [*weights_sample(host.model, targets, layers)]}
+    training |= {"picture_px": picture_px} if picture_px else {}
+    record = PriorMetadata(
+        name=_NAME,
+        family=host.family,
+        base_fingerprint=fingerprint(targets),
+        domain="",
+        r_meta=usual.r_meta,
+        r_mid=options.r_mid or usual.r_mid,
+        created_with=f"metalora_core {__version__}",
+        training=training,
+    )
+    return Prior(layers, record, personal=True)
