@@ -148,11 +148,11 @@ def without_prior(case: Case) -> bool:
     """Adapt Identity with nothing at its prior input: the saved file alone applies and exports, the same both ways."""
     import nodes
 
+    files, path = pack("nodes.files"), folders() / "models" / "loras" / f"{case.family.name}_alone.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with_prior, case.prior = case.prior, None
     _learn(case, CAPTIONS[0])
     learned, case.prior = case.learned, with_prior
-    files, path = pack("nodes.files"), folders() / "models" / "loras" / f"{case.family.name}_alone.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         files.SaveIdentity.execute(learned, f"{case.family.name}_alone")
         alone = files.LoadIdentity.execute(f"{case.family.name}_alone.safetensors").args[0]
