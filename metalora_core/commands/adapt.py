@@ -91,7 +91,7 @@ def adapt(
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     size = base.picture_size_px(host, model, size)
-    used_prior = _fitting(used_prior, host, asked, size)
+    used_prior = _fitting(used_prior, host, with_settings(asked, settings), size)
     training, validation = split_training_set(read.training_set(size), held_out)
     preset = step_preset(used_prior, len(training.images), asked)
     preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))

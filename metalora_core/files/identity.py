@@ -25,7 +25,9 @@ from .prior import Prior, PriorLayer, PriorMetadata, prior_sha256, require_rank
 
 _SUFFIXES = ("mid", "up")
 _OWN = "meta_down"
-_LIMITS = ReadLimits(file_bytes=2 * 1024**3)  # every layer of the largest models at rank 128 stays below it
+_LIMITS = ReadLimits(
+    file_bytes=4 * 1024**3
+)  # every layer of the largest models at rank 128 stays below it, meta_down too
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -21,6 +21,7 @@ __all__ = ["SAMPLE", "Layers", "difference", "other_weights", "report_other_weig
 SAMPLE = "base_weights"
 """Where records keep a sample."""
 _LAYERS, _VALUES = 16, 8
+_LARGEST = 1e30  # of a weight in a record; a larger one is not a weight
 _ROUNDING = 0.01  # 16 bits move weights by a few thousandths
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def other_weights(model: Layers, targets: Iterable[Target], names: Iterable[str]
         recorded: The sample in a record; anything else is passed over, as records of earlier releases have none.
         made: What was made on them, such as "prior 'avatars' (FLUX.1-dev)".
     """
-    if not isinstance(recorded, list):
+    if not isinstance(recorded, list) or not all(map(_is_weight, cast("list[object]", recorded))):
         return ""
     found = difference(weights_sample(model, targets, names), cast("list[float]", recorded))
     if found is None or found <= _ROUNDING:
@@ -95,6 +96,10 @@ def other_weights(model: Layers, targets: Iterable[Target], names: Iterable[str]
         f"The model's weights differ by {100 * found:.0f} % from those that the {made} was made on, as with a "
         "finetune, another version, or fewer bits. It is used anyway; the likeness may be lower."
     )
+
+
+def _is_weight(value: object) -> bool:
+    return type(value) in (int, float) and abs(cast(float, value)) < _LARGEST
 
 
 def report_other_weights(

@@ -80,6 +80,10 @@ def _batch(host: Host, request: Request, start: int) -> Tensor:
         shape=(len(prompts), host.latent_channels, side, side),
         steps=request.steps,
         guidance=request.guidance,
-        generator=torch.Generator().manual_seed(request.seed + start),
+        generator=torch.Generator().manual_seed(_wrapped(request.seed + start)),
     )
     return host.decode_latents(latents).float().cpu()
+
+
+def _wrapped(seed: int) -> int:
+    return seed if seed < 2**64 else seed - 2**64

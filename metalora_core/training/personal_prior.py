@@ -58,8 +58,9 @@ def personal_prior(host: Host, targets: Sequence[Target], options: AdaptationOpt
     layers: dict[str, PriorLayer] = {}
     for target in sorted(targets, key=lambda one: one.name):
         inputs = math.prod(target.shape[1:])
-        drawn = torch.randn(inputs, min(usual.r_meta, inputs), generator=generator)
-        rows = torch.linalg.qr(drawn)[0].T.contiguous()
+        # In float64, so that rounding to float32 gives the same bits whatever the order of the sums.
+        drawn = torch.randn(inputs, min(usual.r_meta, inputs), generator=generator, dtype=torch.float64)
+        rows = torch.linalg.qr(drawn)[0].T.float().contiguous()
         layers[target.name] = PriorLayer(rows.view(-1, *target.shape[1:]))
     training: dict[str, JsonValue] = {SAMPLE: [*weights_sample(host.model, targets, layers)]}
     training |= {"picture_px": picture_px} if picture_px else {}

@@ -61,7 +61,7 @@ class SubjectBatches:
         self.samples = self._size * self._photos
         """In a batch; as many of each subject, side by side."""
         self._timesteps = {
-            "support": StratifiedTimesteps(host.objective, self.samples, options.seed + 1),
+            "support": StratifiedTimesteps(host.objective, self.samples, min(options.seed + 1, 2**64 - 1)),
             "query": StratifiedTimesteps(host.objective, self.samples, options.seed),
         }
         self._episodes, self._support_photos = options.inner_steps > 0, options.support_photos

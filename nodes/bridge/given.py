@@ -36,7 +36,9 @@ class GivenPictures:
     def connected(cls, reference: Tensor | None, mask: Tensor | None) -> GivenPictures:
         """From an IMAGE and a MASK."""
         references = () if reference is None else tuple(from_image(reference))
-        masks = () if mask is None else tuple(mask.detach().float().cpu().clone().clamp(0, 1).flatten(0, -3))
+        masks = (
+            () if mask is None else tuple(mask.detach().float().cpu().clone().clamp(0, 1).reshape(-1, *mask.shape[-2:]))
+        )
         return cls(references, masks)
 
     @property
@@ -81,7 +83,7 @@ class GivenPictures:
         if fills:
             mask = self.masks[number % len(self.masks)] if self.masks else photo.pixels.new_ones(1, 1)
             whole = F.interpolate(mask[None, None], photo.pixels.shape[-2:], mode="bilinear")[0].expand(3, -1, -1)
-            given[MASK] = fit(whole, side)[:1].round()
+            given[MASK] = (fit(whole, side)[:1] >= GREY).float()
             # As core's InpaintModelConditioning: what is to be filled is grey in the picture that the model is shown.
             given[KNOWN] = (fit(photo, side) - GREY) * (1 - given[MASK]) + GREY
         return given

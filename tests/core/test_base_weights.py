@@ -13,7 +13,7 @@ from core.toy_host import ToyHost
 from metalora_core.errors import IncompatibleBaseModel
 from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata, targets_of_prior
 from metalora_core.hosts.diffusers import DiffusersHost
-from metalora_core.model.base_weights import difference, report_other_weights, weights_sample
+from metalora_core.model.base_weights import difference, other_weights, report_other_weights, weights_sample
 from metalora_core.model.targets import Part, Target, fingerprint
 
 
@@ -68,3 +68,8 @@ def test_another_architecture_is_refused() -> None:
     wider = [replace(target, shape=(target.shape[0], target.shape[1] + 1, *target.shape[2:])) for target in targets]
     with pytest.raises(IncompatibleBaseModel, match="does not fit the connected model"):
         targets_of_prior(Prior(layers, metadata), wider)
+
+
+@pytest.mark.parametrize("recorded", [["a"], [[1]], [None], [True], [10**400], [float("nan")]])
+def test_a_record_that_holds_no_weights_is_passed_over(recorded: list[object]) -> None:
+    assert other_weights(torch.nn.Linear(2, 2), [], [], recorded, "prior") == ""

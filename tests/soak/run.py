@@ -166,7 +166,15 @@ def main() -> None:
     print(text, flush=True)
     if asked.json:
         asked.json.write_text(text + "\n", encoding="utf-8")
-    wrong = ("stuck", "ended_otherwise", "base_changed", "identity_pictures_changed", "handles_leaked", "hooks_left")
+    wrong = (
+        "stuck",
+        "ended_otherwise",
+        "base_changed",
+        "identity_pictures_changed",
+        "handles_leaked",
+        "threads_leaked",
+        "hooks_left",
+    )
     sys.exit(any(result[name] for name in wrong))
 
 
