@@ -15,7 +15,6 @@ from pydantic import JsonValue
 
 from .. import __version__
 from ..files.prior import Prior, PriorLayer, PriorMetadata
-from ..model.base_weights import SAMPLE, weights_sample
 from ..model.families import default_patterns
 from ..model.host import Host
 from ..model.targets import Target, choose_targets, fingerprint
@@ -62,8 +61,8 @@ def personal_prior(host: Host, targets: Sequence[Target], options: AdaptationOpt
         drawn = torch.randn(inputs, min(usual.r_meta, inputs), generator=generator, dtype=torch.float64)
         rows = torch.linalg.qr(drawn)[0].T.float().contiguous()
         layers[target.name] = PriorLayer(rows.view(-1, *target.shape[1:]))
-    training: dict[str, JsonValue] = {SAMPLE: [*weights_sample(host.model, targets, layers)]}
-    training |= {"picture_px": picture_px} if picture_px else {}
+    # No weights of the base model: what is attached to it comes and goes, and the identity records its own.
+    training: dict[str, JsonValue] = {"picture_px": picture_px} if picture_px else {}
     record = PriorMetadata(
         name=_NAME,
         family=host.family,
