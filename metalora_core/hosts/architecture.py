@@ -34,12 +34,12 @@ class Naming:
     Args:
         keys: A model to every key that its checkpoint may have.
         seeds: Names of some layers to keys from which a converter sees how large the model is.
-        config: Of the published models, as far as a converter asks.
+        config: Names of some layers to the configuration, as far as a converter asks.
     """
 
     keys: Callable[[nn.Module], list[str]]
     seeds: Callable[[Iterable[str]], list[str]]
-    config: Mapping[str, Any]
+    config: Callable[[Iterable[str]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

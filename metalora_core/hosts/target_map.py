@@ -165,7 +165,7 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
 
 
 def named_targets(family: Family, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Target, ...]:
-    """Targets of a published model that is known by the names and shapes of some of its layers alone.
+    """Targets of a model that is known by the names and shapes of some of its layers alone.
 
     Args:
         family: Of the model.
@@ -179,7 +179,8 @@ def named_targets(family: Family, shapes: Mapping[str, tuple[int, ...]]) -> tupl
     if naming is None:
         places = _trace(family.denoiser, _NumberingCheckpoint(family.probe_rows, [*family.seeds, *keys]), {})
     else:
-        places = _trace(family.denoiser, _numbered(family.probe_rows, [*naming.seeds(shapes), *keys]), naming.config)
+        checkpoint = _numbered(family.probe_rows, [*naming.seeds(shapes), *keys])
+        places = _trace(family.denoiser, checkpoint, naming.config(shapes))
     pieces: dict[str, list[tuple[Run, str]]] = {}
     for key, runs in places.items():
         for run in runs if len(runs) == 1 else ():

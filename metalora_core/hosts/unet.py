@@ -134,10 +134,24 @@ def _seeds(names: Iterable[str]) -> list[str]:
     return [f"{block}.none" for block in (*blocks, *(f"middle_block.{j}" for j in range(3)))]
 
 
+def _config(names: Iterable[str]) -> dict[str, Any]:
+    # Every level but the last ends in a downsampler, which stands alone in its input block; pruned models have fewer
+    # layers before it than the two of the published ones.
+    found = (re.match(r"input_blocks\.(\d+)\.\d+\.(?!op\b)", name) for name in names)
+    filled = {int(match[1]) for match in found if match} - {0}
+    for layers in (2, 1, 3, 4):
+        if all(block % (layers + 1) for block in filled):
+            return {"layers_per_block": layers, "addition_embed_type": None}
+    raise IncompatibleBaseModel(
+        f"The UNet has layers in input blocks {sorted(filled)}, which fit no number of layers per level from 1 to 4. "
+        "Choose the layout comfyui."
+    )
+
+
 ARCHITECTURE = Architecture(
     denoise,
     encode,
     builders={"input_blocks.1.0.in_layers.2.weight": _build},
-    naming=Naming(unet_keys, _seeds, {"layers_per_block": 2, "addition_embed_type": None}),
+    naming=Naming(unet_keys, _seeds, _config),
     base=_base,
 )

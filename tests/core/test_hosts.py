@@ -104,6 +104,14 @@ def test_names_and_shapes_alone_give_the_targets_of_the_model(name: str) -> None
     assert named == chosen
 
 
+@pytest.mark.parametrize(("sdxl", "layers"), [(True, 1), (True, 3), (False, 3)])
+def test_names_alone_tell_a_pruned_unet_from_the_published_ones(sdxl: bool, layers: int) -> None:
+    host = DiffusersHost(tiny_unet(sdxl=sdxl, layers=layers))
+    chosen = choose_targets(host.targets(), default_patterns(host.family))
+    named = named_targets(family_of(host.model), {target.name: target.shape for target in chosen})
+    assert named == chosen
+
+
 @pytest.mark.parametrize("name", ["sd3", "sd15", "sdxl"])
 def test_the_map_places_rows_as_the_converter_places_real_weights(name: str) -> None:
     from diffusers.loaders import single_file_utils

@@ -58,7 +58,7 @@ def tiny_sd3(seed: int = 0) -> Any:
     return settled(model, seed)
 
 
-def tiny_unet(seed: int = 0, *, sdxl: bool = False, context: int = 12) -> Any:
+def tiny_unet(seed: int = 0, *, sdxl: bool = False, context: int = 12, layers: int = 2) -> Any:
     from diffusers import UNet2DConditionModel
 
     extra: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def tiny_unet(seed: int = 0, *, sdxl: bool = False, context: int = 12) -> Any:
     model = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
-        layers_per_block=2,
+        layers_per_block=layers,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
         if sdxl
         else ("CrossAttnDownBlock2D", "DownBlock2D"),
