@@ -76,6 +76,12 @@ SHARE = Range(0, 1)
 SEED = Range(-(2**63), 2**64 - 1, whole=True)
 
 
+def seed_after(seed: int, count: int) -> int:
+    """The seed that comes a number of seeds later; after the largest comes 0."""
+    later = seed + count
+    return later if later < 2**64 else later - 2**64
+
+
 def refuse(what: str, findings: list[str]) -> None:
     """Raise ``InvalidOptions`` with all findings at once; nothing if there are none.
 

@@ -12,9 +12,8 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..files.prior import Prior
-    from ..model.host import Host
     from ..photos.reading import ReadPhotos
-    from ..training.adaptation_options import AdaptationOptions, AdaptationResult
+    from ..training.adaptation_options import AdaptationResult
 
 
 def adapt(
@@ -74,8 +73,8 @@ def adapt(
     from ..photos.reading import split_training_set
     from ..photos.training_set import chosen_flip
     from ..training.adaptation_options import AdaptationOptions
+    from ..training.personal_prior import usual_options
     from ..training.retries import last_good_saved
-    from ..training.step_preset import step_preset
     from . import loading as base
     from .settings import with_settings
     from .terminal import answer, progress_bars
@@ -90,10 +89,8 @@ def adapt(
     read = _read(photos, class_word, trigger, size, used_prior, held_out)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
-    size = base.picture_size_px(host, model, size)
-    used_prior = _fitting(used_prior, host, with_settings(asked, settings), size)
-    training, validation = split_training_set(read.training_set(size), held_out)
-    preset = step_preset(used_prior, len(training.images), asked)
+    training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
+    preset = usual_options(host, used_prior, len(training.images), asked)
     preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
     with last_good_saved(output, save_identity), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
@@ -107,17 +104,6 @@ def adapt(
             save=lambda result: save_identity(output, result.identity),
         )
     answer(fields := _fields(result, output), _text(fields), json)
-
-
-def _fitting(prior: Prior | None, host: Host, options: AdaptationOptions, size_px: int) -> Prior:
-    """The chosen prior, checked against the model, or a personal one."""
-    from ..files.prior import targets_of_prior
-    from ..training.personal_prior import own_targets, personal_prior
-
-    if prior is None:
-        return personal_prior(host, own_targets(host), options, size_px)
-    targets_of_prior(prior, host.targets())
-    return prior
 
 
 def _read(

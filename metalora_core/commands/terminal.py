@@ -165,7 +165,7 @@ def _interrupts(checkpoint: Path) -> Generator[list[int], None, None]:
         raise TrainingCancelled(f"Stopped at once. The same command {goes_on}.") from stop
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _complain(text: str, error: BaseException, as_json: bool) -> None:

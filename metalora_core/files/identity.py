@@ -25,9 +25,8 @@ from .prior import Prior, PriorLayer, PriorMetadata, prior_sha256, require_rank
 
 _SUFFIXES = ("mid", "up")
 _OWN = "meta_down"
-_LIMITS = ReadLimits(
-    file_bytes=4 * 1024**3
-)  # every layer of the largest models at rank 128 stays below it, meta_down too
+_LIMITS = ReadLimits(file_bytes=4 * 1024**3)
+"""Every layer of the largest models at rank 128 stays below it, with a meta_down of its own too."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

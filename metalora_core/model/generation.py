@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import COUNT, NOT_NEGATIVE, Range, refuse
+from ..checks import COUNT, NOT_NEGATIVE, Range, refuse, seed_after
 from .host import Host
 from .sampling import sample
 
@@ -80,10 +80,6 @@ def _batch(host: Host, request: Request, start: int) -> Tensor:
         shape=(len(prompts), host.latent_channels, side, side),
         steps=request.steps,
         guidance=request.guidance,
-        generator=torch.Generator().manual_seed(_wrapped(request.seed + start)),
+        generator=torch.Generator().manual_seed(seed_after(request.seed, start)),
     )
     return host.decode_latents(latents).float().cpu()
-
-
-def _wrapped(seed: int) -> int:
-    return seed if seed < 2**64 else seed - 2**64

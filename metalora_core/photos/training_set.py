@@ -29,6 +29,7 @@ class GivenCaption(str):
         return caption
 
     __eq__ = object.__eq__
+    __ne__ = object.__ne__
     __hash__ = object.__hash__
 
 

@@ -66,7 +66,8 @@ def measure_sharpness(brightness: Tensor) -> Sharpness | None:
     picture = blur(brightness.float(), DENOISE_PX)
     down, right = gradient(picture)
     soft_down, soft_right = gradient(blur(picture, REBLUR_PX))
-    slope, ridge = _middle(torch.hypot(down, right)), _middle(_ridge(torch.hypot(down, right), down, right))
+    steep = torch.hypot(down, right)
+    slope, ridge = _middle(steep), _middle(_ridge(steep, down, right))
     ratio = slope / _middle(torch.hypot(soft_down, soft_right)).clamp_min(1e-6)
     edges = ridge & (slope > _clear(slope.flatten(), 0.9))
     if int(edges.sum()) < MINIMUM_EDGE_PIXELS:

@@ -83,7 +83,7 @@ def fingerprint_picture(pixels: Tensor) -> Fingerprint:
     """Take the perceptual hash of a picture.
 
     The signs of its lowest 8 × 8 cosine frequencies against their median, without the constant one: brightness,
-    contrast, size and compression hardly move them.
+    contrast, size and compression barely change them.
 
     Args:
         pixels: Shape (3, H, W) in 0..1.

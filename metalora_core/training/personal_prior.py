@@ -21,8 +21,9 @@ from ..model.targets import Target, choose_targets, fingerprint
 from .adaptation_options import AdaptationOptions
 from .meta_options import MetaTrainingOptions
 from .seeds import step_generator
+from .step_preset import step_preset, without_prior
 
-__all__ = ["NO_PRIOR_NOTE", "own_targets", "personal_prior"]
+__all__ = ["NO_PRIOR_NOTE", "own_targets", "personal_prior", "usual_options"]
 
 NO_PRIOR_NOTE = "No prior was used; with one made for this model, fewer steps would do."
 _NAME = "none"
@@ -39,6 +40,25 @@ def own_targets(host: Host, layers: Sequence[str] = ()) -> tuple[Target, ...]:
         InvalidOptions: If no layer has such a name.
     """
     return choose_targets(host.targets(), layers or default_patterns(host.family))
+
+
+def usual_options(
+    host: Host, prior: Prior | None, photos: int, base: AdaptationOptions | None = None
+) -> AdaptationOptions:
+    """Settings for an adaptation of a model, with a prior or without.
+
+    Args:
+        host: The base model.
+        prior: What will be adapted from; None for no prior.
+        photos: Reference photos that are learned from.
+        base: Every setting that the presets do not give; the defaults if None.
+
+    Raises:
+        UnreadableFile: If the preset file is damaged.
+    """
+    if prior is None:
+        return without_prior(fingerprint(own_targets(host)), base)
+    return step_preset(prior, photos, base)
 
 
 def personal_prior(host: Host, targets: Sequence[Target], options: AdaptationOptions, picture_px: int = 0) -> Prior:

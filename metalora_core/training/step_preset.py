@@ -52,8 +52,7 @@ def step_preset(
 ) -> AdaptationOptions:
     """Settings for a number of photos: those chosen for the largest number that is not larger.
 
-    It applies to the base model that it was chosen on and to priors with a warm start; others keep ``base``. For a
-    personal prior see `without_prior`.
+    It applies to the base model that it was chosen on and to priors with a warm start; others keep ``base``.
 
     Args:
         prior: What will be adapted from.
@@ -68,8 +67,6 @@ def step_preset(
     Raises:
         UnreadableFile: If the preset file is damaged.
     """
-    if prior.personal:
-        return without_prior(prior.metadata.base_fingerprint, base, path)
     base, record = base or AdaptationOptions(), _read(path)
     with _naming(path):
         warm = all(layer.mid_init is not None for layer in prior.layers.values())

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..checks import seed_after
 from ..errors import InvalidOptions
 from ..model.host import Host
 from ..model.objective import StratifiedTimesteps
@@ -61,7 +62,7 @@ class SubjectBatches:
         self.samples = self._size * self._photos
         """In a batch; as many of each subject, side by side."""
         self._timesteps = {
-            "support": StratifiedTimesteps(host.objective, self.samples, min(options.seed + 1, 2**64 - 1)),
+            "support": StratifiedTimesteps(host.objective, self.samples, seed_after(options.seed, 1)),
             "query": StratifiedTimesteps(host.objective, self.samples, options.seed),
         }
         self._episodes, self._support_photos = options.inner_steps > 0, options.support_photos

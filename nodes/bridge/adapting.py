@@ -19,13 +19,11 @@ from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import DamagedFile
 from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
-from ...metalora_core.model.targets import fingerprint
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
-from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior
+from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior, usual_options
 from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
-from ...metalora_core.training.step_preset import step_preset, without_prior
 from .audit import note_identity
 from .fit import base_weights
 from .folders import ADAPTED, IDENTITIES, new_file, shown, unfinished_run
@@ -69,10 +67,7 @@ class Request:
         return GivenPictures.connected(self.reference, self.mask)
 
     def options(self, host: ComfyHost) -> AdaptationOptions:
-        if self.prior is None:
-            preset = without_prior(fingerprint(own_targets(host)))
-        else:
-            preset = step_preset(self.prior, len(self.references.photos))
+        preset = usual_options(host, self.prior, len(self.references.photos))
         steps = self.steps or preset.steps
         return replace(
             preset,
@@ -118,7 +113,7 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     resolution = request.resolution or request.references.usual_resolution(request.prior)
     spared = wants_checkpointing(request.checkpointing, model)
     host = ComfyHost(model, clip, vae, resolution=resolution, guidance=request.guidance, checkpointing=spared)
-    request.given.check(model, host.channels, len(request.references.photos))
+    request.given.check(model, host.channels, request.references.photos, resolution)
     # What cannot be compared may differ from the last run's, so nothing learned before is given out or continued.
     unknown = uncompared(model, clip, vae)
     key = uuid.uuid4().hex if unknown else _key(host, clip, vae, request)

@@ -14,8 +14,6 @@ from .image_tensors import from_image
 from .learned import LearnedIdentity
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
 FEW_BITS = (
     "On an 8- or 4-bit base a LoRA loader rounds a small identity away: use Apply Identity or Load LoRA (Bypass) there."
 )

@@ -36,29 +36,35 @@ class GivenPictures:
     def connected(cls, reference: Tensor | None, mask: Tensor | None) -> GivenPictures:
         """From an IMAGE and a MASK."""
         references = () if reference is None else tuple(from_image(reference))
-        masks = (
-            () if mask is None else tuple(mask.detach().float().cpu().clone().clamp(0, 1).reshape(-1, *mask.shape[-2:]))
-        )
-        return cls(references, masks)
+        if mask is None:
+            return cls(references)
+        return cls(references, tuple(mask.detach().float().cpu().clamp(0, 1).reshape(-1, *mask.shape[-2:])))
 
     @property
     def any(self) -> bool:
         """Whether anything is connected."""
         return bool(self.references or self.masks)
 
-    def check(self, model: Any, channels: Channels, photos: int) -> None:
+    def check(self, model: Any, channels: Channels, photos: Sequence[Photo], side: int) -> None:
         """Raise InvalidOptions with all findings, as far as they show before a picture is encoded."""
         findings: list[str] = []
         for name, given in (("reference", self.references), ("mask", self.masks)):
-            if len(given) not in (0, 1, photos):
-                findings.append(f"{name} has {len(given)} pictures; connect one for all {photos} photos or one each")
+            if len(given) not in (0, 1, len(photos)):
+                findings.append(
+                    f"{name} has {len(given)} pictures; connect one for all {len(photos)} photos or one each"
+                )
         if self.masks and not channels.fills:
             findings.append(
                 f"a mask is connected, but the model ({describe(model)}) is no inpaint model; disconnect the mask, or "
                 "connect an inpaint model such as FLUX.1 Fill"
             )
-        elif not all(bool((mask >= GREY).any()) for mask in self.masks):
-            findings.append("a mask is empty; make white what the model is to fill")
+        elif self.masks:
+            empty = [photo.name for n, photo in enumerate(photos) if not self._mask(n, photo, side).any()]
+            if empty:
+                findings.append(
+                    f"a mask is empty in the middle square of {', '.join(empty)}, which is what is learned; make white "
+                    "there what the model is to fill"
+                )
         if findings:
             raise InvalidOptions(f"Adapt Identity cannot use these inputs: {'; '.join(findings)}.")
 
@@ -81,12 +87,16 @@ class GivenPictures:
         if self.references:
             given[REFERENCE] = fit(self.references[number % len(self.references)], side)
         if fills:
-            mask = self.masks[number % len(self.masks)] if self.masks else photo.pixels.new_ones(1, 1)
-            whole = F.interpolate(mask[None, None], photo.pixels.shape[-2:], mode="bilinear")[0].expand(3, -1, -1)
-            given[MASK] = (fit(whole, side)[:1] >= GREY).float()
+            given[MASK] = self._mask(number, photo, side)
             # As core's InpaintModelConditioning: what is to be filled is grey in the picture that the model is shown.
             given[KNOWN] = (fit(photo, side) - GREY) * (1 - given[MASK]) + GREY
         return given
+
+    def _mask(self, number: int, photo: Photo, side: int) -> Tensor:
+        """The mask of a photo as it is trained with: stretched over the photo and cut as that is, of zeros and ones."""
+        mask = self.masks[number % len(self.masks)] if self.masks else photo.pixels.new_ones(1, 1)
+        whole = F.interpolate(mask[None, None], photo.pixels.shape[-2:], mode="bilinear")[0].expand(3, -1, -1)
+        return (fit(whole, side)[:1] >= GREY).float()
 
     def digest(self) -> str:
         """Digest of every picture."""

@@ -30,8 +30,8 @@ from metalora_core.files.inspection import describe_file
 from metalora_core.files.prior import Prior
 from metalora_core.model.targets import choose_targets, fingerprint
 from metalora_core.training.adaptation_options import AdaptationOptions
-from metalora_core.training.personal_prior import personal_prior
-from metalora_core.training.step_preset import step_preset, without_prior
+from metalora_core.training.personal_prior import personal_prior, usual_options
+from metalora_core.training.step_preset import without_prior
 
 
 def learn(seed: int = 3, **more: object) -> Identity:
@@ -172,10 +172,9 @@ def test_the_preset_knows_its_base_and_takes_plain_lora_s_elsewhere() -> None:
     host, shipped = load_pocket_host(), load_pocket_prior("avatars")
     targets = choose_targets(host.targets(), list(shipped.layers))
     assert fingerprint(targets) == shipped.metadata.base_fingerprint
-    small = personal_prior(host, targets, AdaptationOptions())
-    toy = personal_prior(ToyHost(), ToyHost().targets(), AdaptationOptions())
     asked = AdaptationOptions(seed=9)
-    assert step_preset(small, 1, asked) == without_prior(shipped.metadata.base_fingerprint, asked)
-    assert step_preset(small, 1, asked).steps > step_preset(shipped, 1, asked).steps
-    elsewhere = step_preset(toy, 1, asked)
+    alone = usual_options(host, None, 1, asked)
+    assert alone == without_prior(shipped.metadata.base_fingerprint, asked)
+    assert alone.steps > usual_options(host, shipped, 1, asked).steps
+    elsewhere = usual_options(ToyHost(), None, 1, asked)
     assert (elsewhere.steps, elsewhere.up_learning_rate, elsewhere.seed) == (625, 2e-4, 9)

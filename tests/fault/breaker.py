@@ -19,7 +19,7 @@ KILLS, TERMINATIONS, DISK_FULL = "kills", "terminations", "disk_full"
 ENDS = {KILLS: (DONE, -9), TERMINATIONS: (DONE, EXPLAINED, -15), DISK_FULL: (DONE, EXPLAINED)}
 """How a run that is broken off may end."""
 
-COUNTS = (*ENDS, "lost", "half_written", "not_bit_identical", "left_over_files", "unexplained_errors")
+COUNTS = (*ENDS, "broken_off", "lost", "half_written", "not_bit_identical", "left_over_files", "unexplained_errors")
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Findings:
     """What was tried, and what was wrong.
 
     Attributes:
-        counts: By the names of `COUNTS`.
+        counts: By the names of `COUNTS`; the moments of each kind, and how many of them the operation did not outrun.
         told: Each finding in words.
     """
 
@@ -110,6 +110,7 @@ class Breaker:
         by_call = random.random() < 0.5
         ended = run(self._work, self.folder, Moment(happens, seconds, call if by_call else 0))
         self.found.counts[self.kind] += 1
+        self.found.counts["broken_off"] += ended.code != DONE
         place = f"{self.name}, {self.kind} " + (f"before call {call}" if by_call else f"after {seconds:.3f} s")
         if ended.code not in ENDS[self.kind]:
             self.found.add("unexplained_errors", f"{place}: ended with {ended.code}. {ended.printed[-1500:]}")

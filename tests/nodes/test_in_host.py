@@ -78,6 +78,7 @@ CHECKS = (
     "check_photos_with_the_same_words_keep_their_own_masks",
     "check_encoders_that_look_at_pictures_see_the_reference",
     "check_what_a_model_cannot_use_is_refused",
+    "check_a_mask_that_the_crop_leaves_nothing_of_is_refused",
     "check_a_model_that_is_given_nothing_says_so",
     "check_other_pictures_are_learned_on_their_own",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +80,36 @@ def _cancel_at(step: int, settings: dict[str, Any]) -> int:
     """Press Cancel when the bar reaches a step; the node has to raise ComfyUI's own interruption."""
     from comfy import model_management
 
-    adapting = pack("nodes.bridge.adapting")
-    shown = adapting.show_progress
-    reached: list[int] = []
-
-    def cancel(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
-        reached.append(done)
+    def cancel(done: int) -> None:
         if done == step:
             model_management.interrupt_current_processing(True)
+
+    with steps_shown(cancel) as reached:
+        try:
+            adapt(**settings)
+        except model_management.InterruptProcessingException:
+            return reached[-1]
+        finally:
+            model_management.interrupt_current_processing(False)
+    raise AssertionError("the run was not interrupted")
+
+
+@contextmanager
+def steps_shown(on_step: Callable[[int], None] = lambda _: None) -> Generator[list[int]]:
+    """The steps that the bar reaches inside."""
+    adapting, reached = pack("nodes.bridge.adapting"), list[int]()
+    shown = adapting.show_progress
+
+    def noting(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
+        reached.append(done)
+        on_step(done)
         shown(done, steps, picture, loss)
 
-    adapting.show_progress = cancel
+    adapting.show_progress = noting
     try:
-        adapt(**settings)
-    except model_management.InterruptProcessingException:
-        return reached[-1]
+        yield reached
     finally:
         adapting.show_progress = shown
-        model_management.interrupt_current_processing(False)
-    raise AssertionError("the run was not interrupted")
 
 
 def compiled_by(backend: Any) -> Any:

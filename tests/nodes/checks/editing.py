@@ -51,7 +51,7 @@ def _given(case: Case, reference: Any = None, mask: Any = None, photos: int = 1)
     photo = pack("metalora_core.photos.images").Photo
     kept = [photo(str(n), picture, "") for n, picture in enumerate(_pictures(photos).movedim(-1, 1))]
     channels = case.host.channels
-    given.check(case.model, channels, photos)
+    given.check(case.model, channels, kept, case.side)
     return list(given.captions(kept, [CAPTIONS[0]] * photos, case.side, channels.fills))
 
 
@@ -201,6 +201,16 @@ def check_what_a_model_cannot_use_is_refused() -> dict[str, str]:
     assert "a mask is empty" in told["empty mask"], told
     assert "3 pictures; connect one for all 2 photos" in told["three for two"], told
     return told
+
+
+def check_a_mask_that_the_crop_leaves_nothing_of_is_refused() -> dict[str, str]:
+    case, mask = _case("sd15_inpaint"), torch.zeros(1, 32, 64)
+    mask[..., :8] = 1  # of a wide photo, of which the middle square is learned
+    wide = pack("metalora_core.photos.images").Photo("photo 1", torch.zeros(3, 32, 64), "")
+    given = pack("nodes.bridge.given").GivenPictures.connected(None, mask)
+    told = message_of(lambda: given.check(case.model, case.host.channels, [wide], case.side))
+    assert "empty in the middle square of photo 1" in told, told
+    return {"told": told}
 
 
 def check_a_model_that_is_given_nothing_says_so() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from checks.adapting import _cancel_at, _files, _remove
+from checks.adapting import _cancel_at, _files, _remove, steps_shown
 from checks.support import adapt, close, conditioning, folders, pack, pocket, prepare, sampled
 
 SETTINGS = {"prior": None, "steps": 8, "preview_every": 4}
@@ -51,8 +51,10 @@ def check_without_a_prior_a_cancelled_run_ends_bit_identical() -> None:
     adapt(seed=62, **SETTINGS)
     unbroken = {name: data for name, data in _files().items() if name not in before}
     _remove(unbroken)
-    _cancel_at(4, SETTINGS | {"seed": 62})
-    adapt(seed=62, **SETTINGS)
+    stopped = _cancel_at(4, SETTINGS | {"seed": 62})
+    with steps_shown() as reached:
+        adapt(seed=62, **SETTINGS)
+    assert reached[0] > stopped, f"stopped after {stopped}, it began again and showed {reached}"
     resumed = {name: data for name, data in _files().items() if name not in before}
     assert resumed == unbroken
     _remove(resumed)
