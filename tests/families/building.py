@@ -6,6 +6,7 @@ Imported inside a ComfyUI process only.
 from __future__ import annotations
 
 import functools
+import pkgutil
 import re
 import zlib
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class Family:
     keys: Mapping[str, Any]
     vae: str
     px: int
+    needs: str = ""  # module:name that an older ComfyUI with the same class lacks
 
 
 @functools.cache
@@ -51,7 +53,7 @@ def _family(rows: Mapping[str, Any], name: str) -> Family:
     config = {**base.config, **{key: _value(value) for key, value in row.get("config", {}).items()}}
     text = {key: value for key, value in {**base.text, **row.get("text", {})}.items() if value != "none"}
     settings = (row.get("class", base.kind), config, text, row.get("keys", base.keys))
-    return Family(name, *settings, row.get("vae", base.vae), row.get("px", base.px))
+    return Family(name, *settings, row.get("vae", base.vae), row.get("px", base.px), row.get("needs", ""))
 
 
 def _value(value: Any) -> Any:
@@ -62,7 +64,12 @@ def _value(value: Any) -> Any:
 
 
 def tried(family: Family) -> bool:
-    """Whether this ComfyUI has the family's class."""
+    """Whether this ComfyUI has the family's class and what it needs beside it."""
+    try:
+        if family.needs:
+            pkgutil.resolve_name(family.needs)
+    except AttributeError:
+        return False
     return hasattr(comfy.supported_models, family.kind)
 
 
@@ -154,7 +161,7 @@ class Clip:
         generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
         words = WORDS_OF_A_TEMPLATE + len(text.split())
         found = {name: _encoded(entry, words, generator) for name, entry in self._text.items()}
-        return [[found.pop("cross_attn"), found]]
+        return [[found.pop("cross_attn"), {"pooled_output": None, **found}]]  # core always names it
 
 
 def _encoded(entry: Mapping[str, Any], words: int, generator: torch.Generator) -> Any:
