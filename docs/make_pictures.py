@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def place_screenshots(shots: Path) -> None:
-    """Nodes to their help pages, the rest to the guide; the FLUX.1-dev example shows its graph."""
+    """Nodes to their help pages, the rest to the guide; examples for large models show their graphs."""
     help_images, guide_images = ROOT / "web/docs/images", ROOT / "docs/images"
     for folder in (help_images, guide_images):
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,8 @@ def place_screenshots(shots: Path) -> None:
         shutil.copy(node, help_images / node.name)
     for name in GUIDE_PICTURES:
         shutil.copy(shots / f"{name}.jpg", guide_images / f"{name}.jpg")
-    shutil.copy(shots / "graph-02_adapt_flux1_dev.jpg", ROOT / "example_workflows/02_adapt_flux1_dev.jpg")
+    for graph in shots.glob("graph-02*.jpg"):
+        shutil.copy(graph, ROOT / "example_workflows" / graph.name.removeprefix("graph-"))
 
 
 def write_card(example: str, saved: list[dict[str, Any]], base: Path) -> None:

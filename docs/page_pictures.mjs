@@ -17,7 +17,9 @@ const PLAN = [
   ["05_evaluate_an_identity", ["EvaluateIdentity"], true],
   ["06_export_as_lora", ["RecordConsent", "ExportLoRA"], true],
   ["07_catalogue_sheet", [], true],
-  ["02_adapt_flux1_dev", ["LoadPrior", "LoadIdentity"], false],
+  ["02b_adapt_z_image", [], false],
+  ["02c_adapt_flux1_dev", [], false],
+  ["02a_adapt_flux2_klein", ["LoadPrior", "LoadIdentity"], false],
 ];
 
 /** Bring a node into view at its real size and photograph it alone. */
@@ -81,12 +83,15 @@ const { browser, page } = await openPage(url, chromiumPath);
 const told = {};
 try {
   await page.setViewportSize({ width: 1760, height: 1180 });
+  // Files of large models are not here; the page's list of them would lie over the graph.
+  const hidden = '[data-testid="error-overlay"] { display: none !important; }';
   for (const [id, value] of [["Comfy.VueNodes.Enabled", true], ["Comfy.Minimap.Visible", false], ["Comfy.Locale", "en"],
     // Text is drawn at every zoom, in the classic canvas too.
     ["LiteGraph.Canvas.MinFontSizeForLOD", 0]])
     await setSetting(page, id, value);
   await page.reload({ waitUntil: "domcontentloaded" });
   await page.waitForFunction(() => window.app?.graph && window.app?.extensionManager, null, { timeout: RUN_LIMIT_MS });
+  await page.addStyleTag({ content: hidden });
   for (const [example, types, runs] of PLAN) {
     await openExample(page, pack, example);
     if (runs) {

@@ -32,6 +32,19 @@ def node_types() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class File:
+    """A model file that a loader asks for: its folder below ``models``, its name, and the address of its folder."""
+
+    directory: str
+    name: str
+    at: str
+
+    def to_page(self) -> dict[str, str]:
+        """What the page lists of a file that is missing."""
+        return {"name": self.name, "url": f"{self.at}/{self.name}", "directory": self.directory}
+
+
+@dataclass(frozen=True)
 class Output:
     """One output of a node, to be given to another node's input."""
 
@@ -75,7 +88,7 @@ class Node:
         values: list[Any] = []
         for widget in self.kind["widgets"]:
             given = self.inputs.get(widget["name"], widget["default"])
-            values.append(widget["default"] if isinstance(given, Output) else given)
+            values.append(widget["default"] if isinstance(given, Output) else _plain(given))
             values += widget.get("followed_by", [])
         return values
 
@@ -153,7 +166,7 @@ class Graph:
                 continue
             values = {w["name"]: w["default"] for w in node.kind["widgets"]} | node.inputs
             inputs = {
-                name: [str(value.node.id), value.slot] if isinstance(value, Output) else value
+                name: [str(value.node.id), value.slot] if isinstance(value, Output) else _plain(value)
                 for name, value in values.items()
                 if not (isinstance(value, Output) and value.node.muted)
             }
@@ -173,6 +186,10 @@ class Graph:
             "extra": {"ds": {"scale": 0.7, "offset": [60, 120]}},
             "version": 0.4,
         }
+
+
+def _plain(value: Any) -> Any:
+    return value.name if isinstance(value, File) else value
 
 
 def _height(type_: str, kind: dict[str, Any]) -> int:
@@ -211,7 +228,7 @@ def _page_node(node: Node, links: list[list[Any]], order: int) -> dict[str, Any]
         "mode": MUTED if node.muted else 0,
         "inputs": [] if node.is_note else inputs,
         "outputs": outputs,
-        "properties": {} if node.is_note else _origin(node.type),
+        "properties": {} if node.is_note else _properties(node),
         "widgets_values": node.widget_values(),
     }
     if node.title:
@@ -221,5 +238,7 @@ def _page_node(node: Node, links: list[list[Any]], order: int) -> dict[str, Any]
     return page
 
 
-def _origin(type_: str) -> dict[str, Any]:
-    return {"cnr_id": "meta-lora" if type_.startswith("MetaLoRA_") else "comfy-core", "Node name for S&R": type_}
+def _properties(node: Node) -> dict[str, Any]:
+    origin = "meta-lora" if node.type.startswith("MetaLoRA_") else "comfy-core"
+    files = [value.to_page() for value in node.inputs.values() if isinstance(value, File)]
+    return {"cnr_id": origin, "Node name for S&R": node.type} | ({"models": files} if files else {})

@@ -73,8 +73,8 @@ def prompts(graph: Graph, clip: Output, text: str) -> tuple[Output, Output]:
     return positive["CONDITIONING"], negative["CONDITIONING"]
 
 
-def pictures(graph: Graph, sampled: Node, vae: Output, prefix: str, *, title: str = "") -> Output:
+def pictures(graph: Graph, latent: Output, vae: Output, prefix: str, *, title: str = "") -> Output:
     """Decode and save."""
-    decoded = graph.add("VAEDecode", samples=sampled["LATENT"], vae=vae)["IMAGE"]
+    decoded = graph.add("VAEDecode", samples=latent, vae=vae)["IMAGE"]
     graph.add("SaveImage", images=decoded, filename_prefix=prefix, title=title)
     return decoded

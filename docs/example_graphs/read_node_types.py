@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 USED = (
-    *("CLIPTextEncode", "ConditioningZeroOut", "DualCLIPLoader", "EmptySD3LatentImage", "FluxGuidance"),
-    *("ImageStitch", "KSampler", "LoadImage", "LoraModelLoader", "LossGraphNode", "MaskComposite"),
-    *(
-        "PairConditioningCombine",
-        "PairConditioningSetProperties",
-        "PreviewAny",
-        "PreviewImage",
-        "SaveImage",
-        "SolidMask",
-    ),
-    *("UNETLoader", "VAEDecode", "VAELoader"),
+    *("CFGGuider", "CLIPLoader", "CLIPTextEncode", "ConditioningZeroOut", "DualCLIPLoader", "EmptyFlux2LatentImage"),
+    *("EmptySD3LatentImage", "Flux2Scheduler", "FluxGuidance", "ImageStitch", "KSampler", "KSamplerSelect"),
+    *("LoadImage", "LoraModelLoader", "LossGraphNode", "MaskComposite", "ModelSamplingAuraFlow"),
+    *("PairConditioningCombine", "PairConditioningSetProperties", "PreviewAny", "PreviewImage", "RandomNoise"),
+    *("SamplerCustomAdvanced", "SaveImage", "SolidMask", "UNETLoader", "VAEDecode", "VAELoader"),
 )
 # Left open: no file name is right on every machine, and the page shows a wrong one in red.
-FILE_CHOICES = {"unet_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"}
+FILE_CHOICES = {
+    *("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"),
+}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTE: dict[str, Any] = {
     "title": "Note",

@@ -52,7 +52,9 @@ def two_identities() -> Graph:
         )  # fmt: skip
         sampled = sampler(graph, first.pocket["model"], both["positive"], both["negative"], width=2 * PIXELS, count=2)
         graph.column()
-        pictures(graph, sampled, first.pocket["vae"], "meta-lora/03_two_identities", title="Both in one picture")
+        pictures(
+            graph, sampled["LATENT"], first.pocket["vae"], "meta-lora/03_two_identities", title="Both in one picture"
+        )
         graph.note(
             "### Each in its mask\n**Identity as Hook** applies an identity to one prompt only; the mask says where "
             "that prompt applies. With other models you can use masks of any shape. Set *set_cond_area* to default if "
@@ -145,8 +147,8 @@ def export() -> Graph:
         ours_sampled = sampler(graph, ours["model"], positive, negative, latent=latent)
         core_sampled = sampler(graph, core["model"], positive, negative, latent=latent)
         graph.column()
-        pictures(graph, ours_sampled, pocket["vae"], "meta-lora/06_apply_identity", title="Apply Identity")
-        pictures(graph, core_sampled, pocket["vae"], "meta-lora/06_core_lora", title="Load LoRA Model")
+        pictures(graph, ours_sampled["LATENT"], pocket["vae"], "meta-lora/06_apply_identity", title="Apply Identity")
+        pictures(graph, core_sampled["LATENT"], pocket["vae"], "meta-lora/06_core_lora", title="Load LoRA Model")
     return graph
 
 

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 from .graph import Graph
-from .learning import adapt_and_generate, adapt_flux, meta_train
+from .large import adapt_flux, adapt_klein, adapt_z_image
+from .learning import adapt_and_generate, meta_train
 from .using import catalogue, evaluate, export, two_identities
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "example_workflows"
 PROMPTS = ROOT / "tests" / "example_prompts"
-EXAMPLES = (adapt_and_generate, adapt_flux, two_identities, meta_train, evaluate, export, catalogue)
+LARGE = (adapt_klein, adapt_z_image, adapt_flux)
+EXAMPLES = (adapt_and_generate, *LARGE, two_identities, meta_train, evaluate, export, catalogue)
 
 
 def files() -> dict[Path, str]:

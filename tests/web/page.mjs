@@ -43,17 +43,32 @@ export async function openExample(page, pack, name) {
   );
   await page.waitForTimeout(600);
   await command(page, "Comfy.Canvas.FitView");
-  return page.evaluate(async (complaint) => {
+  const opened = await page.evaluate(async (complaint) => {
     const nodes = window.app.graph.nodes;
     const prompt = (await window.app.graphToPrompt()).output;
     for (const node of Object.values(prompt)) delete node._meta;
     return {
       nodes: nodes.length,
       red: nodes.filter((node) => node.has_errors || !node.comfyClass && node.type !== "MarkdownNote").map((node) => node.type),
-      complaint: document.querySelector(complaint)?.textContent ?? "",
+      complaint: [...document.querySelectorAll(complaint)].map((shown) => shown.textContent).join(" "),
       prompt,
     };
   }, COMPLAINT);
+  // Older pages show their complaints in dialogs that lie over everything.
+  for (let left = 3; left && (await page.locator(".p-dialog-mask").count()); left--) {
+    await page.keyboard.press("Escape");
+    await page.waitForTimeout(400);
+  }
+  return opened;
+}
+
+/** Open an example whose model files are not there, and read what the page says of them. */
+export async function missingFiles(page, pack, name) {
+  const { red, complaint } = await openExample(page, pack, name);
+  const details = page.getByText("View details").first();
+  if (await details.isVisible()) await details.click();
+  await page.waitForTimeout(600);
+  return { red, text: complaint + (await page.evaluate(() => document.body.innerText)) };
 }
 
 /** The title that a fresh node of this type gets, in the page's language. */

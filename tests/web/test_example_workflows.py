@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 RUNNING = [path for path in EXAMPLES if not path.name.startswith("02")]
 TYPES: dict[str, Any] = json.loads((ROOT / "docs/example_graphs/node_types.json").read_text(encoding="utf-8"))
-FILE_WIDGETS = {"unet_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"}
+FILE_WIDGETS = {
+    *("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"),
+}
+    "unet_name",
+    "clip_name",
+    "clip_name1",
+    "clip_name2",
+    "vae_name",
+    "image",
+    "prior_name",
+    "identity_name",
+}
 
 
 def graph_of(path: Path) -> dict[str, Any]:
@@ -32,8 +43,9 @@ def test_files_are_what_their_descriptions_say() -> None:
     assert told.returncode == 0, told.stderr
 
 
-def test_there_are_seven_and_every_node_stands_in_one() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
+def test_they_are_numbered_and_every_node_stands_in_one() -> None:
+    numbers = [path.name.partition("_")[0] for path in EXAMPLES]
+    assert numbers == ["01", "02a", "02b", "02c", "03", "04", "05", "06", "07"]
     used = {node["type"] for path in EXAMPLES for node in graph_of(path)["nodes"]}
     assert {name for name in TYPES if name.startswith("MetaLoRA_")} <= used
 
@@ -70,10 +82,15 @@ def holds(outer: tuple[float, ...], inner: tuple[float, ...]) -> bool:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_no_file_is_named_that_a_fresh_comfyui_lacks(path: Path) -> None:
-    for node in prompt_of(path).values():
-        named = [node["inputs"][name] for name in FILE_WIDGETS & set(node["inputs"])]
-        assert not any(value for value in named if isinstance(value, str))
+def test_each_file_that_is_named_comes_with_its_folder_and_address(path: Path) -> None:
+    for node in graph_of(path)["nodes"]:
+        inputs = prompt_of(path).get(str(node["id"]), {}).get("inputs", {})
+        named = {inputs[name] for name in FILE_WIDGETS & set(inputs) if isinstance(inputs[name], str)} - {""}
+        listed = node["properties"].get("models", [])
+        assert named == {file["name"] for file in listed}
+        for file in listed:
+            assert file["url"].startswith("https://huggingface.co/") and file["url"].endswith("/" + file["name"])
+            assert file["directory"] in {"diffusion_models", "text_encoders", "vae"}
 
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: path.stem)

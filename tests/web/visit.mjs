@@ -1,7 +1,7 @@
 // One visit to the page, told as JSON: node visit.mjs URL CHROMIUM PACK SCREENSHOTS|- EXAMPLE...
 // The first example is also run, in the classic canvas and in Nodes 2.0 where the page has it.
-import { nodesThatWouldBeSavedDifferently, openExample, openHelp, openPage, reloadIn, reports } from "./page.mjs";
-import { runOnce, savedPictures, setSetting, titleOf } from "./page.mjs";
+import { missingFiles, nodesThatWouldBeSavedDifferently, openExample, openHelp, openPage, reloadIn } from "./page.mjs";
+import { reports, runOnce, savedPictures, setSetting, titleOf } from "./page.mjs";
 
 const [url, chromiumPath, pack, screenshots, ...examples] = process.argv.slice(2);
 const RUN_LIMIT_MS = 240_000;
@@ -29,7 +29,8 @@ const { browser, page, errors } = await openPage(url, chromiumPath);
 const frontend = await page.evaluate(() => window.__COMFYUI_FRONTEND_VERSION__);
 const [major, minor] = frontend.split(".").map(Number);
 const modes = major > 1 || minor >= FIRST_MINOR_WITH_NODES2 ? ["classic", "nodes2"] : ["classic"];
-const visit = { errors, frontend, modes: {} };
+const visit = { errors, frontend, modes: {}, missing: {} };
+const large = examples.filter((name) => name.startsWith("02"));
 try {
   for (const [seed, mode] of modes.entries()) {
     if (modes.length > 1) await setSetting(page, "Comfy.VueNodes.Enabled", mode === "nodes2");
@@ -44,6 +45,7 @@ try {
     seen.saved_widgets_changed = await nodesThatWouldBeSavedDifferently(page, pack, examples[0]);
     if (screenshots !== "-") await page.screenshot({ path: `${screenshots}/run-${mode}.png` });
   }
+  for (const name of large) visit.missing[name] = await missingFiles(page, pack, name);
   await reloadIn(page, "ja");
   await openExample(page, pack, examples[0]);
   const help = await openHelp(page, "MetaLoRA_AdaptIdentity");
