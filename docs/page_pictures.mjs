@@ -83,15 +83,12 @@ const { browser, page } = await openPage(url, chromiumPath);
 const told = {};
 try {
   await page.setViewportSize({ width: 1760, height: 1180 });
-  // Files of large models are not here; the page's list of them would lie over the graph.
-  const hidden = '[data-testid="error-overlay"] { display: none !important; }';
   for (const [id, value] of [["Comfy.VueNodes.Enabled", true], ["Comfy.Minimap.Visible", false], ["Comfy.Locale", "en"],
     // Text is drawn at every zoom, in the classic canvas too.
     ["LiteGraph.Canvas.MinFontSizeForLOD", 0]])
     await setSetting(page, id, value);
   await page.reload({ waitUntil: "domcontentloaded" });
   await page.waitForFunction(() => window.app?.graph && window.app?.extensionManager, null, { timeout: RUN_LIMIT_MS });
-  await page.addStyleTag({ content: hidden });
   for (const [example, types, runs] of PLAN) {
     await openExample(page, pack, example);
     if (runs) {

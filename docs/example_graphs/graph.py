@@ -137,7 +137,8 @@ class Graph:
         known = {slot["name"] for slot in [*kind["sockets"], *kind["widgets"]]}
         if unknown := set(inputs) - known:
             raise KeyError(f"{type_} has no input {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
-        tall = tall or _height(type_, kind)
+        # The page adds a line to the foot of a loader whose file is missing.
+        tall = tall or _height(type_, kind) + FOOT_PX * any(isinstance(value, File) for value in inputs.values())
         node = Node(len(self.nodes) + 1, type_, inputs, self.left, self.top, wide, tall, title, collapsed, muted)
         self.nodes.append(node)
         self.top += (0 if collapsed else tall) + TITLE_PX + (8 if collapsed else GAP_PX // 2)

@@ -123,7 +123,7 @@ def _photos(graph: Graph) -> tuple[Output, Output]:
     graph.note(
         "### One photo is enough\nUse a sharp photo in even light. Join several photos with **Batch Images** or "
         "connect a dataset node. Say in the caption what is *not* part of the person: pose, light, place.\n\n"
-        "### With a prior\nfewer steps are needed. Put one made for this model into `models/metalora` and unmute "
+        "### A prior\nWith one, fewer steps are needed: put one made for this model into `models/metalora` and unmute "
         "**Load Meta-LoRA Prior**. Example 04 shows how to train one.",
         tall=290,
     )

@@ -18,15 +18,6 @@ TYPES: dict[str, Any] = json.loads((ROOT / "docs/example_graphs/node_types.json"
 FILE_WIDGETS = {
     *("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"),
 }
-    "unet_name",
-    "clip_name",
-    "clip_name1",
-    "clip_name2",
-    "vae_name",
-    "image",
-    "prior_name",
-    "identity_name",
-}
 
 
 def graph_of(path: Path) -> dict[str, Any]:
