@@ -151,6 +151,18 @@ def test_a_shipped_example_ends_in_pictures(server: ComfyServer, name: str) -> N
         assert all(min(_size(server, picture)) >= 128 for picture in outputs[node]["images"])
 
 
+@pytest.mark.parametrize("name", shipped.FOR_LARGE_MODELS)
+def test_an_example_for_a_large_model_runs_on_the_pocket_model(server: ComfyServer, name: str) -> None:
+    prompt = shipped.on_the_pocket_model(name)
+    if lacking := {node["class_type"] for node in prompt.values()} - set(server.get("object_info")):
+        pytest.skip(f"this ComfyUI does not have the model: no {', '.join(sorted(lacking))}")
+    outputs = server.run(prompt)
+    learned = next(key for key, node in prompt.items() if node["class_type"] == "MetaLoRA_AdaptIdentity")
+    assert "No prior was used" in outputs[learned]["text"][0]
+    drawn = next(key for key, node in prompt.items() if node["class_type"] == "SaveImage")
+    assert all(min(_size(server, picture)) >= 128 for picture in outputs[drawn]["images"])
+
+
 def test_cancelled_over_http_and_queued_again(server: ComfyServer) -> None:
     """Cancel in the middle of a run; queued again it goes on and ends with a picture."""
     graph = graphs.adapt_and_generate()
