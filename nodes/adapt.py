@@ -167,8 +167,14 @@ class AdaptIdentity(io.ComfyNode):
         from .bridge.adapting import Request, adapt_identity
 
         outcome = adapt_identity(model, clip, vae, Request(**settings))
-        lora, losses = outcome.lora_tensors(), {"loss": outcome.losses}
+        lora, losses = outcome.lora_model(), {"loss": outcome.losses}
         return io.NodeOutput(outcome.learned, lora, losses, outcome.report, ui=ui.PreviewText(outcome.report))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
 
 
 NODES = [AdaptIdentity]

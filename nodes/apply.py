@@ -67,15 +67,22 @@ class ApplyIdentity(io.ComfyNode):
         end_percent: float = 1.0,
         method: str = "auto",
     ) -> io.NodeOutput:
-        from .bridge.consent import check_use
+        from .bridge.consent import AskedAtStart, check_use
         from .bridge.fit import weights_note
-        from .bridge.patching import Window, apply_identity, beside_note
+        from .bridge.patching import Window, apply_identity, asked_at_start, beside_note
 
-        check_use(identity)
+        reminder = check_use(identity)
         window = Window.checked(start_percent, end_percent)
         applied, coverage = apply_identity(model, identity.factors(), strength, window, method, identity.title)
-        told = f"{coverage.text}{beside_note(model, applied)}\n{weights_note(model, identity)}".rstrip()
-        return io.NodeOutput(applied, told, ui=ui.PreviewText(told))
+        notes = [f"{coverage.text}{beside_note(model, applied)}", weights_note(model, identity), reminder]
+        told = "\n".join(filter(None, notes))
+        return io.NodeOutput(asked_at_start(model, applied, AskedAtStart(identity)), told, ui=ui.PreviewText(told))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
 
 
 class IdentityHook(io.ComfyNode):
@@ -106,14 +113,20 @@ class IdentityHook(io.ComfyNode):
         end_percent: float = 1.0,
         prev_hooks: Any = None,
     ) -> io.NodeOutput:
-        from .bridge.consent import check_use
+        from .bridge.consent import AskedAtStart, check_use
         from .bridge.patching import Window
         from .bridge.regional import combined_hooks, identity_hooks
 
         check_use(identity)
         window = Window.checked(start_percent, end_percent)
-        hooks = identity_hooks(identity.factors(), strength, window, identity.title)
+        hooks = identity_hooks(identity.factors(), strength, window, identity.title, AskedAtStart(identity).ask)
         return io.NodeOutput(combined_hooks(prev_hooks, hooks))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
 
 
 NODES = [ApplyIdentity, IdentityHook]

@@ -55,6 +55,7 @@ class EvaluateIdentity(io.ComfyNode):
     def execute(
         cls, generated: list[Any], held_out: list[Any], reference: list[Any] | None = None, **lists: list[Any]
     ) -> io.NodeOutput:
+        from .bridge.consent import check_photos
         from .bridge.embedders import embedder_of
         from .bridge.image_tensors import to_image
         from .bridge.list_inputs import one_each, photo_list
@@ -62,11 +63,18 @@ class EvaluateIdentity(io.ComfyNode):
 
         chosen = {"clip_vision": None, "columns": 4} | one_each(lists)
         embed = embedder_of(chosen["embedder"], chosen["clip_vision"])
-        pictures = photo_list(generated)
-        found = score(embed, pictures, photo_list(held_out), photo_list(reference))
+        pictures, photos, learned = map(photo_list, (generated, held_out, reference))
+        check_photos([*photos, *learned])
+        found = score(embed, pictures, photos, learned)
         grid, text = to_image(score_grid(pictures, found, chosen["columns"])[None]), report(found)
         shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (text,)}
         return io.NodeOutput(fmean(found.similarity), text, grid, ui=shown)
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
 
 
 NODES = [EvaluateIdentity]

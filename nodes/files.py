@@ -98,7 +98,9 @@ class LoadIdentity(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, identity_name: str, **_: Any) -> str:
-        return file_state(IDENTITIES, identity_name)
+        from .bridge.permissions import permissions_state
+
+        return f"{file_state(IDENTITIES, identity_name)} {permissions_state()}"
 
 
 class SaveIdentity(io.ComfyNode):
@@ -125,11 +127,21 @@ class SaveIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity: LearnedIdentity, filename: str) -> io.NodeOutput:
         from ..metalora_core.files.identity import save_identity
+        from ..metalora_core.provenance.consent import Purpose
         from .bridge.audit import note_identity
+        from .bridge.consent import check_use
 
+        reminder = check_use(identity, Purpose.TRAINING)
         path = new_file(IDENTITIES, filename)
         save_identity(path, identity.identity)
-        return _saved(IDENTITIES, path, note_identity("identity saved", identity.identity, shown(IDENTITIES, path)))
+        warning = note_identity("identity saved", identity.identity, shown(IDENTITIES, path))
+        return _saved(IDENTITIES, path, "\n".join(filter(None, [warning, reminder])))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
 
 
 class ExportLoRA(io.ComfyNode):
@@ -208,6 +220,12 @@ class ExportLoRA(io.ComfyNode):
         export_identity(path, identity, layout, precision, **described)
         warning = note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
         return _saved("loras", path, f"{FEW_BITS}\n{warning}")
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
 
 
 def _saved(folder: str, path: Path, warning: str) -> io.NodeOutput:

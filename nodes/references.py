@@ -85,6 +85,12 @@ class PrepareReferences(io.ComfyNode):
         shown = {**ui.PreviewImage(prepared.sheet, cls=cls).as_dict(), "text": (prepared.findings,)}
         return io.NodeOutput(prepared.references, prepared.sheet, prepared.findings, ui=shown)
 
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        from .bridge.permissions import permissions_state
+
+        return permissions_state()
+
 
 class RecordConsent(io.ComfyNode):
     @classmethod

@@ -27,6 +27,15 @@ app.registerExtension({
       type: "boolean",
       defaultValue: true,
     },
+    {
+      id: "MetaLoRA.PeopleWithoutConsent",
+      category: ["Meta-LoRA", "Consent", "People without a consent record"],
+      name: "People without a consent record",
+      tooltip: "require: refuse to learn or draw people without a record. remind: do it, and say so in the report.",
+      type: "combo",
+      options: ["require", "remind"],
+      defaultValue: "require",
+    },
   ],
 
   setup() {

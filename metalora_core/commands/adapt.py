@@ -11,8 +11,12 @@ from . import options
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..files.identity import Identity
     from ..files.prior import Prior
     from ..photos.reading import ReadPhotos
+    from ..provenance.permission import WithoutRecord
     from ..training.adaptation_options import AdaptationResult
 
 
@@ -59,6 +63,8 @@ def adapt(
     ] = False,
     swap_blocks: options.SwapBlocks = False,
     fp8_blocks: options.Fp8Blocks = False,
+    consent: Annotated[str, typer.Option(help="Consent record of the photos: a .consent.json file.")] = "",
+    without_record: options.WithoutRecord = "require",
     json: options.Json = False,
 ) -> None:
     """Learn a subject and write its identity file.
@@ -69,7 +75,6 @@ def adapt(
     from dataclasses import replace
 
     from ..adaptation import adapt as learn
-    from ..files.identity import save_identity
     from ..photos.reading import split_training_set
     from ..photos.training_set import chosen_flip
     from ..training.adaptation_options import AdaptationOptions
@@ -87,12 +92,13 @@ def adapt(
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.prior_to_learn_with(prior, model, class_word)
     read = _read(photos, class_word, trigger, size, used_prior, held_out)
+    save = _permitted(read, consent, without_record, nobody=model == base.POCKET)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
     preset = usual_options(host, used_prior, len(training.images), asked)
     preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
-    with last_good_saved(output, save_identity), progress_bars(json, checkpoint=checkpoint_path) as bars:
+    with last_good_saved(output, save), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
             used_prior,
@@ -101,7 +107,7 @@ def adapt(
             on_progress=bars(f"learning {class_word}"),
             checkpoint=checkpoint_path,
             validation=validation,
-            save=lambda result: save_identity(output, result.identity),
+            save=lambda result: save(output, result.identity),
         )
     answer(fields := _fields(result, output), _text(fields), json)
 
@@ -120,6 +126,23 @@ def _read(
     for note in read.remarks(size or (prior and prior.metadata.picture_px) or USUAL_PX, prior):
         remark(note)
     return read
+
+
+def _permitted(read: ReadPhotos, consent: str, rule: WithoutRecord, *, nobody: bool) -> Callable[[Path, Identity], str]:
+    """Ask whether the photos may be learned from; returns what saves the identity, tied to its record if it has one."""
+    from ..files.identity import save_identity
+    from ..provenance.consent import Purpose
+    from ..provenance.consent_store import read_record
+    from ..provenance.permission import Use, tied
+    from .permission import ask, permissions_near
+
+    record = read_record(consent) if consent else None
+    hashes = [photo.sha256 for photo in read.photos]
+    ask(Use(Purpose.TRAINING, read.class_word, hashes, record and record.id, nobody), Path(consent or "."), rule)
+    if record is None:
+        return save_identity
+    own = permissions_near(Path(consent)).installation
+    return lambda path, identity: save_identity(path, tied(identity, record.id, own))
 
 
 def _require_words(trigger: str, class_word: str) -> None:

@@ -24,6 +24,7 @@ def export(
     ] = "float32",
     author: Annotated[str, typer.Option(help="For the file's metadata.")] = "",
     thumbnail: Annotated[str, typer.Option(help="Preview picture for LoRA managers.")] = "",
+    without_record: options.WithoutRecord = "require",
     json: options.Json = False,
 ) -> None:
     """Fold an identity and its prior into an ordinary LoRA for any loader."""
@@ -32,12 +33,15 @@ def export(
     from ..hosts.target_map import layout_targets
     from ..photos.images import load_photo
     from ..photos.pictures import thumbnail_jpeg
+    from ..provenance.consent import Purpose
     from .loading import choose_dtype, prior_of, require_output
+    from .permission import ask_identity
     from .terminal import answer
 
     require_output(output, ".safetensors", identity, prior, thumbnail)
     learned = load_identity(identity)
     used_prior = prior_of(learned, prior, POCKET)
+    ask_identity(identity, learned, used_prior, Purpose.SHARING, without_record)
     export_lora(
         output,
         learned,

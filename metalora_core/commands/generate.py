@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..files.identity import Identity
+    from ..files.prior import Prior
     from ..inject import Coverage
     from ..model.host import Host
+    from ..provenance.permission import WithoutRecord
 
 
 def generate(
@@ -46,6 +49,7 @@ def generate(
     dtype: options.Dtype = "float32",
     swap_blocks: options.SwapBlocks = False,
     fp8_blocks: options.Fp8Blocks = False,
+    without_record: options.WithoutRecord = "require",
     json: options.Json = False,
 ) -> None:
     """Generate pictures of a learned subject."""
@@ -71,12 +75,12 @@ def generate(
         raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as learned.")
     _check_folder(output)
     require_writable(output / f"{seed}_00.png")
+    learned = _permitted(identity, prior, model, without_record)
     blocks = block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = load_base_model(model, device, dtype, pipeline_config, blocks=blocks)
     request = replace(request, size_px=picture_size_px(host, model, size))
     paths: list[Path] = []
-    applied = _applied(host, model, identity, prior, strength, request.prompts)
-    with applied as coverage, counting_bar("drawing", "picture", json) as bar:
+    with _applied(host, learned, strength, request.prompts) as told, counting_bar("drawing", "picture", json) as bar:
 
         def save(first: int, pictures: Tensor) -> None:
             paths.extend(save_pictures(pictures, output, request, first))
@@ -86,7 +90,7 @@ def generate(
     fields = {
         "pictures": [str(path) for path in paths],
         "prompts": list(request.prompts),
-        "coverage": coverage.text if coverage else None,
+        "coverage": told.text if told else None,
     }
     answer(fields, "\n".join(str(path) for path in paths), json)
 
@@ -99,21 +103,32 @@ def _check_folder(output: Path) -> None:
         raise InvalidOptions(f"{output} is a file name; --output takes the folder for the pictures.")
 
 
-def _applied(
-    host: Host, model: str, identity: str, prior: str, strength: float, prompts: Sequence[str]
-) -> AbstractContextManager[Coverage | None]:
+def _permitted(identity: str, prior: str, model: str, rule: WithoutRecord) -> tuple[Identity, Prior] | None:
+    """The identity and its prior, if it may be drawn; asked before the model is loaded, which may take minutes."""
     if not identity:
-        return nullcontext()
-    from ..applying import apply_identity
+        return None
     from ..files.identity import load_identity
-    from ..photos.captions import mentions, subject_words
+    from ..provenance.consent import Purpose
     from .loading import prior_of
-    from .terminal import remark
+    from .permission import ask_identity
 
     learned = load_identity(Path(identity))
-    words = learned.metadata
+    used = prior_of(learned, prior, model)
+    ask_identity(Path(identity), learned, used, Purpose.GENERATION, rule)
+    return learned, used
+
+
+def _applied(
+    host: Host, learned: tuple[Identity, Prior] | None, strength: float, prompts: Sequence[str]
+) -> AbstractContextManager[Coverage | None]:
+    if learned is None:
+        return nullcontext()
+    from ..applying import apply_identity
+    from ..photos.captions import mentions, subject_words
+    from .terminal import remark
+
+    words = learned[0].metadata
     if strength and not all(mentions(prompt, words.trigger) for prompt in prompts):
         called = subject_words(words.trigger, words.class_word)
         remark(f'the subject is called "{called}", but not every prompt contains that.')
-    used = prior_of(learned, prior, model)
-    return apply_identity(host, learned, used, strength)
+    return apply_identity(host, *learned, strength)

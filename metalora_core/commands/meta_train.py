@@ -52,6 +52,7 @@ def meta_train(
     pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
+    without_record: options.WithoutRecord = "require",
     json: options.Json = False,
 ) -> None:
     """Train a prior for a domain on folders of photos. Ctrl-C stops it; run the same command again to resume."""
@@ -59,7 +60,8 @@ def meta_train(
     from ..meta_training import meta_train as learn
     from ..training.meta_options import MetaTrainingOptions
     from ..training.retries import last_good_saved
-    from .loading import checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
+    from .loading import POCKET, checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
+    from .permission import ask_subjects
     from .settings import with_settings
     from .terminal import progress_bars
 
@@ -83,6 +85,8 @@ def meta_train(
     checkpoint_path = checkpoint_beside(output, checkpoint)
     start = load_prior(Path(earlier)) if earlier else None
     found = _read(subjects, class_word, json)
+    if model != POCKET:  # which draws nobody
+        ask_subjects(found, subjects, without_record)
     host = load_base_model(model, device, dtype, pipeline_config)
     data = _encoded(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,4 +42,8 @@ Fp8Blocks = Annotated[
     ),
 ]
 Size = Annotated[int, typer.Option(help="Width and height of pictures in pixels; 0 for the model's usual size.", min=0)]
+WithoutRecord = Annotated[
+    Literal["require", "remind"],
+    typer.Option(help="People without a consent record: require refuses them, remind only says so."),
+]
 IdentityFile = Annotated[Path, typer.Argument(help="Identity file.")]

@@ -6,6 +6,7 @@ and is as large as an ordinary LoRA of its rank.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_seri
 from torch import Tensor
 
 from ..chain import ChainFactors
-from ..errors import IncompatibleBaseModel, UnreadableFile
+from ..errors import DamagedFile, IncompatibleBaseModel, UnreadableFile
 from ..functional import fold_into_down
 from .atomic import atomic_save_safetensors
-from .bounded import ReadLimits
+from .bounded import ReadLimits, bytes_of
 from .metadata import FileMetadata, read_record, summarise
 from .prior import Prior, PriorLayer, PriorMetadata, prior_sha256, require_rank
 
@@ -28,6 +29,20 @@ _OWN = "meta_down"
 _LIMITS = ReadLimits(file_bytes=4 * 1024**3)
 """Every layer of the largest models at rank 128 stays below it, with a meta_down of its own too."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Seal(FileMetadata):
+    """Ties what an identity says to what it learned, so that no field can be changed or left out unseen.
+
+    Args:
+        sha256: See `content_sha256`.
+        key: Name of the signing key.
+        signature: Of ``sha256``, by the installation that learned the identity.
+    """
+
+    sha256: Sha256
+    key: str
+    signature: str
 
 
 class IdentityMetadata(FileMetadata):
@@ -49,6 +64,7 @@ class IdentityMetadata(FileMetadata):
         photo_hashes: SHA-256 of each reference photo.
         created_with: Package and version that wrote it.
         own_prior: Of an identity learned without a prior: the record of the one in its own file. See `own_prior`.
+        seal: Of an identity that is tied to a consent record.
     """
 
     FORMAT: ClassVar[str] = "metalora.identity"
@@ -68,12 +84,15 @@ class IdentityMetadata(FileMetadata):
     photo_hashes: list[Sha256] = Field(default_factory=list)
     created_with: str = ""
     own_prior: PriorMetadata | None = None
+    seal: Seal | None = None
 
     @model_serializer(mode="wrap")
     def _fields(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Files of identities with a prior keep the bytes that earlier releases gave them.
+        # Files of identities with a prior and without a record keep the bytes that earlier releases gave them.
         fields: dict[str, Any] = given(self)
-        return fields if self.own_prior else {name: value for name, value in fields.items() if name != "own_prior"}
+        later = {"own_prior": self.own_prior, "seal": self.seal}
+        absent = {name for name, value in later.items() if value is None}
+        return {name: value for name, value in fields.items() if name not in absent}
 
 
 @dataclass(frozen=True)
@@ -150,6 +169,31 @@ def _tensors(identity: Identity) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in found.items() if tensor is not None}
 
 
+def layers_sha256(identity: Identity) -> str:
+    """SHA-256 of what was learned: names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(identity).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(bytes_of(tensor.detach().cpu().contiguous()))
+    return digest.hexdigest()
+
+
+def content_sha256(identity: Identity) -> str:
+    """SHA-256 of an identity's whole record without its seal, and of what was learned."""
+    header = identity.metadata.model_copy(update={"seal": None}).header()
+    return hashlib.sha256(f"{header} {layers_sha256(identity)}".encode()).hexdigest()
+
+
+def _checked_seal(file: str, identity: Identity) -> Identity:
+    seal = identity.metadata.seal
+    if seal is not None and seal.sha256 != content_sha256(identity):
+        raise DamagedFile(
+            f"{file} was changed after it was tied to its consent record. Restore the original file, or learn the "
+            "subject again."
+        )
+    return identity
+
+
 def save_identity(path: Path | str, identity: Identity) -> str:
     """Write an identity, atomically; the same identity always gives the same bytes.
 
@@ -162,6 +206,7 @@ def save_identity(path: Path | str, identity: Identity) -> str:
     """
     tensors = _tensors(identity)
     _checked_layers(Path(path).name, tensors, own=identity.metadata.own_prior is not None)
+    _checked_seal(Path(path).name, identity)
     return atomic_save_safetensors(path, tensors, identity.metadata.header())
 
 
@@ -169,11 +214,13 @@ def load_identity(path: Path | str) -> Identity:
     """Read and check an identity file.
 
     Raises:
-        UnreadableFile: If it is damaged, oversized, not an identity, or contains NaN or wrong shapes.
+        UnreadableFile: If it is damaged, oversized, not an identity, contains NaN or wrong shapes, or was changed after
+            it was tied to a consent record.
     """
     metadata, file = read_record(IdentityMetadata, path, _LIMITS)
     own = metadata.own_prior is not None
-    return Identity(_checked_layers(Path(path).name, file.tensors, own=own), metadata)
+    name = Path(path).name
+    return _checked_seal(name, Identity(_checked_layers(name, file.tensors, own=own), metadata))
 
 
 def _checked_layers(file: str, tensors: Mapping[str, Tensor], *, own: bool) -> dict[str, IdentityLayer]:

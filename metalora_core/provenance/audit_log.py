@@ -1,5 +1,8 @@
 """An append-only log in which every entry carries the hash of the one before, so that changes can be detected.
 
+An installation signs its entries, and keeps how many there are apart from the log. So a chain that was computed again,
+and entries that are missing at the end, can be detected too.
+
 What a full disk or a power cut left of a last line is cut off, a log with a changed end is moved aside, and what could
 not be written is remembered. The next entry that can be written then follows one that describes the gap.
 """
@@ -11,11 +14,10 @@ import hashlib
 import json
 import os
 import stat
-import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -26,6 +28,8 @@ from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile
 from ..files.bounded import open_regular
+from ..files.lock import locked
+from .installation import Head, Installation
 
 START = "0" * 64
 """Stands in the first entry in place of the hash of the one before."""
@@ -38,6 +42,10 @@ LOCK_SECONDS = 2.0
 
 GAP = "entries missing"
 """Event of the entry that follows a gap; its details say what is known about it."""
+
+CLOCK_BACK = "clock_was_at"
+"""Detail of an entry that is earlier than the one before by more than a minute."""
+_CLOCK_SLACK = timedelta(minutes=1)
 
 Detail: TypeAlias = str | int | float | bool | None
 
@@ -65,6 +73,29 @@ class AuditEntry:
     previous: str
     sha256: str
 
+    @property
+    def when(self) -> datetime:
+        """The moment, with time zone; the earliest one that there is for what is not a moment."""
+        earliest = datetime.min.replace(tzinfo=timezone.utc)
+        try:
+            moment = datetime.fromisoformat(self.moment)
+        except ValueError:
+            return earliest
+        return moment if moment.tzinfo else earliest
+
+
+@dataclass(frozen=True)
+class SignedEntry(AuditEntry):
+    """An entry with the signature of the installation that wrote it.
+
+    Attributes:
+        key: Name of its signing key.
+        signature: Of `sha256`.
+    """
+
+    key: str
+    signature: str
+
 
 @dataclass(frozen=True)
 class AuditVerdict:
@@ -76,12 +107,16 @@ class AuditVerdict:
         head: Hash of the last sound one. If you keep it elsewhere, it also shows whether entries were cut off at the
             end, which the log alone cannot show.
         problem: The first problem; empty when intact.
+        gaps: Numbers of the entries about a gap.
+        unverified: Entries that are not signed, or by another installation.
     """
 
     intact: bool
     entries: int
     head: str
     problem: str = ""
+    gaps: tuple[int, ...] = ()
+    unverified: int = 0
 
 
 class AuditLog:
@@ -89,13 +124,15 @@ class AuditLog:
 
     Args:
         path: The file; it and its folder are made with the first entry.
+        installation: Signs the entries and remembers how many there are; None for a log that anybody can write.
 
     Attributes:
         gap: The entry about a gap that the last `append` had to write first, or None.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, installation: Installation | None = None) -> None:
         self.path = Path(path)
+        self.installation = installation
         self.gap: AuditEntry | None = None
 
     def append(self, event: str, details: Mapping[str, Detail], moment: datetime) -> AuditEntry:
@@ -132,24 +169,59 @@ class AuditLog:
 
     def _append(self, event: str, details: Mapping[str, Detail], moment: str) -> list[AuditEntry]:
         """Write an entry, after one about a gap if there is one; nothing if the log was moved aside meanwhile."""
-        with self.path.open("a+b", buffering=0) as file, _locked(file.fileno()):
+        with self.path.open("a+b", buffering=0) as file, locked(file.fileno(), LOCK_SECONDS):
             state = os.fstat(file.fileno())
             if not stat.S_ISREG(state.st_mode):
                 raise OSError(errno.EINVAL, "it is not a regular file")
             if not self._is_at(state):
                 return []
-            end = _whole_end(file, state.st_size)
+            end = _whole_end(file, state.st_size, self.installation)
             if end is not None:
                 last, whole = end
                 if whole < state.st_size:
                     _GAPS.setdefault(self.path, {})["cut_bytes"] = state.st_size - whole
                     file.truncate(whole)
-                gap = dict(_GAPS.get(self.path, {}))
-                entries = _chained(last, [*([(GAP, gap)] if gap else []), (event, details)], moment)
+                gap = {**_GAPS.get(self.path, {}), **self._gone(last)}
+                entries = self._chained(last, [*([(GAP, gap)] if gap else []), (event, details)], moment)
                 _write_whole(file, b"".join(map(_line, entries)), whole)
+                self._keep_head(entries[-1])
                 return entries
         self._move_aside(state)
         return []
+
+    def _chained(
+        self, last: AuditEntry | None, events: list[tuple[str, Mapping[str, Detail]]], moment: str
+    ) -> list[AuditEntry]:
+        number, previous = (last.number + 1, last.sha256) if last else (0, START)
+        entries: list[AuditEntry] = []
+        for event, details in events:
+            if last and datetime.fromisoformat(moment) + _CLOCK_SLACK < last.when:
+                details = {**details, CLOCK_BACK: last.moment}
+            entry = _sealed(number + len(entries), moment, event, details, previous)
+            if self.installation is not None:
+                own = self.installation
+                entry = SignedEntry(**vars(entry), key=own.name, signature=own.sign(entry.sha256))
+            entries.append(entry)
+            previous = entry.sha256
+        return entries
+
+    def _gone(self, last: AuditEntry | None) -> dict[str, Detail]:
+        """What a new entry has to say about earlier ones that are no longer in the log."""
+        if self.installation is None:
+            return {}
+        count = last.number + 1 if last else 0
+        try:
+            head = self.installation.head_of(self.path)
+        except UnreadableFile:
+            return {"head": "changed"}
+        if head is None:
+            return {"head": "missing"} if isinstance(last, SignedEntry) and last.key == self.installation.name else {}
+        return {"missing_entries": head.count - count, "their_head": head.sha256} if head.count > count else {}
+
+    def _keep_head(self, last: AuditEntry) -> None:
+        if self.installation is not None:
+            with suppress(OSError):  # the next entry keeps it
+                self.installation.keep_head(self.path, Head(last.number + 1, last.sha256))
 
     def _is_at(self, state: os.stat_result) -> bool:
         return self.path.exists() and os.path.samestat(state, self.path.stat())
@@ -177,25 +249,38 @@ class AuditLog:
                 number += 1
 
     def verify(self, expected_head: str | None = None) -> AuditVerdict:
-        """Follow the chain from the start.
+        """Follow the chain from the start, and compare its end with what the installation remembers.
 
         Args:
             expected_head: The hash that an earlier verification gave; it must still occur in the chain.
         """
-        previous, count, seen = START, 0, expected_head in (None, START)
+        own, kept, problem = self.installation, None, ""
+        try:
+            kept = own.head_of(self.path) if own else None
+        except UnreadableFile as error:
+            problem = str(error)
+        wanted = {sha256 for sha256 in (expected_head, kept and kept.sha256) if sha256 not in (None, START)}
+        previous, count, signed, unverified, gaps = START, 0, False, 0, list[int]()
         try:
             for entry in self.entries():
-                problem = _problem(entry, count, previous)
-                if problem:
-                    return AuditVerdict(False, count, previous, problem)
+                wrong = _problem(entry, count, previous, own, signed)
+                if wrong:
+                    return AuditVerdict(False, count, previous, wrong, tuple(gaps), unverified)
                 previous, count = entry.sha256, count + 1
-                seen = seen or entry.sha256 == expected_head
+                ours = isinstance(entry, SignedEntry) and own is not None and entry.key == own.name
+                signed, unverified = signed or isinstance(entry, SignedEntry), unverified + (not ours)
+                gaps += [entry.number] if entry.event == GAP else []
+                wanted.discard(entry.sha256)
         except UnreadableFile as error:
-            return AuditVerdict(False, count, previous, str(error))
-        if not seen:
-            problem = f"The entry {str(expected_head)[:12]}… is missing: entries were cut off or the log was replaced."
-            return AuditVerdict(False, count, previous, problem)
-        return AuditVerdict(True, count, previous)
+            return AuditVerdict(False, count, previous, str(error), tuple(gaps), unverified)
+        if not problem and kept and kept.count > count:
+            problem = f"The log has {count} entries, but {kept.count} were written: entries were cut off or removed."
+        elif not problem and wanted:
+            missing = f"{sorted(wanted)[0][:12]}…"
+            problem = f"The entry {missing} is missing: entries were cut off or the log was replaced."
+        elif not problem and own and not kept and count > unverified:
+            problem = f"How many entries were written is not known: {own.head_file(self.path).name} is missing."
+        return AuditVerdict(not problem, count, previous, problem, tuple(gaps), unverified)
 
 
 def _remember(path: Path, event: str) -> None:
@@ -204,7 +289,7 @@ def _remember(path: Path, event: str) -> None:
     gap["events"] = plain_line(", ".join(filter(None, (str(gap.get("events", "")), event))), TEXT_LIMIT)
 
 
-def _whole_end(file: FileIO, size: int) -> tuple[AuditEntry | None, int] | None:
+def _whole_end(file: FileIO, size: int, own: Installation | None) -> tuple[AuditEntry | None, int] | None:
     """The last entry and where it ends, from the end of the file alone; None if that entry was changed."""
     # Through the handle that holds the lock: on Windows no other handle can read the locked bytes.
     start = max(0, size - 2 * LINE_BYTES_AT_MOST)
@@ -217,16 +302,7 @@ def _whole_end(file: FileIO, size: int) -> tuple[AuditEntry | None, int] | None:
         entry = _parsed(whole.splitlines(keepends=True)[-1], None)
     except UnreadableFile:
         return None
-    return None if _problem(entry, entry.number, entry.previous) else (entry, start + len(whole))
-
-
-def _chained(last: AuditEntry | None, events: list[tuple[str, Mapping[str, Detail]]], moment: str) -> list[AuditEntry]:
-    number, previous = (last.number + 1, last.sha256) if last else (0, START)
-    entries: list[AuditEntry] = []
-    for event, details in events:
-        entries.append(_sealed(number + len(entries), moment, event, details, previous))
-        previous = entries[-1].sha256
-    return entries
+    return None if _problem(entry, entry.number, entry.previous, own) else (entry, start + len(whole))
 
 
 def _write_whole(file: FileIO, content: bytes, size: int) -> None:
@@ -241,13 +317,17 @@ def _write_whole(file: FileIO, content: bytes, size: int) -> None:
         raise
 
 
-def _problem(entry: AuditEntry, number: int, previous: str) -> str:
+def _problem(entry: AuditEntry, number: int, previous: str, own: Installation | None, signed: bool = False) -> str:
     if entry.number != number:
         return f"Entry {number} has the number {entry.number}: entries are missing, added or reordered."
     if entry.previous != previous:
         return f"Entry {number} does not follow from the one before: an entry was changed or replaced."
     if _sealed(entry.number, entry.moment, entry.event, entry.details, entry.previous).sha256 != entry.sha256:
         return f"Entry {number} does not match its hash: it was changed."
+    if not isinstance(entry, SignedEntry):
+        return f"Entry {number} is not signed, but earlier ones are: it was replaced." if signed else ""
+    if own is not None and entry.key == own.name and not own.signed(entry.sha256, entry.signature):
+        return f"Entry {number} does not match its signature: it was replaced."
     return ""
 
 
@@ -273,12 +353,19 @@ def _parsed(line: bytes, number: int | None) -> AuditEntry:
         raise UnreadableFile(f"{place} {advice}") from error
     fields = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
     # Exact types: 1.0 or true in place of the number 1 would otherwise pass for it.
-    if {name: type(value) for name, value in fields.items()} != _FIELD_TYPES:
-        raise UnreadableFile(f"{place} {advice}")
-    return AuditEntry(**fields)
+    types = {name: type(value) for name, value in fields.items()}
+    try:
+        entry = AuditEntry(**fields) if types == _FIELD_TYPES else SignedEntry(**fields) if types == _SIGNED else None
+        # The very bytes that were written: white space or a second key of the same name would otherwise pass.
+        if entry is not None and _line(entry) == line:
+            return entry
+    except ValueError:
+        pass  # a number or a character that JSON cannot say
+    raise UnreadableFile(f"{place} {advice}")
 
 
 _FIELD_TYPES = {"number": int, "moment": str, "event": str, "details": dict, "previous": str, "sha256": str}
+_SIGNED = _FIELD_TYPES | {"key": str, "signature": str}
 
 
 def _cleaned(value: Detail) -> Detail:
@@ -287,39 +374,3 @@ def _cleaned(value: Detail) -> Detail:
     if isinstance(value, float) and not abs(value) < float("inf"):
         raise InvalidOptions(f"Found the detail {value}; a log entry takes finite numbers.")
     return value
-
-
-@contextmanager
-def _locked(descriptor: int) -> Generator[None]:
-    """Lock the file for this process; the system unlocks it if the process dies.
-
-    Raises:
-        TimeoutError: If another process holds it for longer than `LOCK_SECONDS`.
-    """
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            _lock(descriptor, True)
-            break
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                raise
-            if time.monotonic() > until:
-                raise TimeoutError(errno.ETIMEDOUT, f"another program held it for {LOCK_SECONDS:g} seconds") from error
-            time.sleep(0.01)
-    try:
-        yield
-    finally:
-        _lock(descriptor, False)
-
-
-def _lock(descriptor: int, hold: bool) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK if hold else msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if hold else fcntl.LOCK_UN)

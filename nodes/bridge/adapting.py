@@ -20,11 +20,13 @@ from ...metalora_core.errors import DamagedFile
 from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
+from ...metalora_core.provenance.permission import shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
 from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior, usual_options
 from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
 from .audit import note_identity
+from .consent import sharing_refused
 from .fit import base_weights
 from .folders import ADAPTED, IDENTITIES, new_file, shown, unfinished_run
 from .given import GivenPictures, missing_note
@@ -36,6 +38,7 @@ from .host.targets import compile_wrappers, targets_of
 from .host.trial import trainable_layers, try_out
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
+from .permissions import permissions
 from .photos import References
 from .progress import cancellable, show_progress, show_text, stop_if_cancelled
 
@@ -66,6 +69,13 @@ class Request:
     def given(self) -> GivenPictures:
         return GivenPictures.connected(self.reference, self.mask)
 
+    def save_tied(self, path: Path, identity: Identity) -> Identity:
+        """Save an identity that names the photos' record, if there is one."""
+        consent_id = self.references.consent_id
+        saved = identity if consent_id is None else tied(identity, consent_id, permissions().installation)
+        save_identity(path, saved)
+        return saved
+
     def options(self, host: ComfyHost) -> AdaptationOptions:
         preset = usual_options(host, self.prior, len(self.references.photos))
         steps = self.steps or preset.steps
@@ -95,8 +105,12 @@ class Outcome:
     def losses(self) -> list[float]:
         return [float(loss) for loss in self.learned.identity.metadata.metrics.get("losses", [])]
 
-    def lora_tensors(self) -> dict[str, Any]:
-        return lora_tensors(self.learned.factors())
+    def lora_model(self) -> Any:
+        """ComfyUI's LORA_MODEL, which core's nodes save and apply unasked, so only with the right to share."""
+        from comfy_execution.graph_utils import ExecutionBlocker
+
+        withheld = sharing_refused(self.learned)
+        return ExecutionBlocker(withheld) if withheld else lora_tensors(self.learned.factors())
 
 
 @torch.inference_mode(False)
@@ -109,7 +123,9 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     """
     if request.prior is not None:
         targets_of_prior(request.prior, targets_of(model))
-    request.references.check_consent()
+    layers = request.prior.layers.values() if request.prior else ()
+    widths = [layer.meta_down.shape[1] for layer in layers] or [target.shape[1] for target in targets_of(model)]
+    reminder = request.references.require_permission(shows_nobody(widths))
     resolution = request.resolution or request.references.usual_resolution(request.prior)
     spared = wants_checkpointing(request.checkpointing, model)
     host = ComfyHost(model, clip, vae, resolution=resolution, guidance=request.guidance, checkpointing=spared)
@@ -122,11 +138,12 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     place = shown(IDENTITIES, path)
     if path.is_file():
         with suppress(DamagedFile):  # it is learned again
-            identity = _bound(load_identity(path), request.references.consent_id, path)
-            return _outcome(identity, request.prior, f"Learned before with the same photos and settings. Read {place}")
+            identity = _known(load_identity(path), request, path)
+            note = f"Learned before with the same photos and settings. Read {place}. {reminder}"
+            return _outcome(identity, request.prior, note.rstrip(" ."))
     identity, note = _train(host, request, path)
     told = f" Trained from the start each time: {', '.join(unknown)} cannot be compared." if unknown else ""
-    return _outcome(identity, request.prior, f"{note} Saved {place}.{told}".replace("..", "."))
+    return _outcome(identity, request.prior, f"{note} Saved {place}.{told} {reminder}".replace("..", ".").rstrip())
 
 
 def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
@@ -140,7 +157,7 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     require_heeded(host, photos.captions[0])
     notes = [missing, request.references.enlarged(host.resolution), dead]
     saved: list[tuple[Identity, str]] = []
-    with torch.enable_grad(), last_good_saved(path, save_identity):
+    with torch.enable_grad(), last_good_saved(path, request.save_tied):
         result = adapt(
             host,
             prior,
@@ -168,9 +185,8 @@ def _saved(result: AdaptationResult, host: ComfyHost, request: Request, path: Pa
     """What was learned, bound to its consent, saved and noted down; and the audit log's warning."""
     record = result.identity.metadata
     metrics = {**record.metrics, **base_weights(host.patcher, result.identity.layers), "losses": list(result.losses)}
-    bound = {"consent_id": request.references.consent_id, "metrics": metrics, "name": path.stem}
-    identity = replace(result.identity, metadata=record.model_copy(update=bound))
-    save_identity(path, identity)
+    described = record.model_copy(update={"metrics": metrics, "name": path.stem})
+    identity = request.save_tied(path, replace(result.identity, metadata=described))
     return identity, note_identity("identity learned", identity, shown(IDENTITIES, path))
 
 
@@ -183,13 +199,13 @@ def _photos(host: ComfyHost, request: Request) -> TrainingSet:
     return replace(photos, captions=captions)
 
 
-def _bound(identity: Identity, consent_id: str | None, path: Path) -> Identity:
-    """An identity learned before, bound to the consent that it is asked for with now."""
-    if consent_id is None or identity.metadata.consent_id == consent_id:
+def _known(identity: Identity, request: Request, path: Path) -> Identity:
+    """An identity learned before, tied to the record that is connected now if it was learned without one."""
+    if request.references.consent_id in (None, identity.metadata.consent_id):
         return identity
-    rebound = replace(identity, metadata=identity.metadata.model_copy(update={"consent_id": consent_id}))
-    save_identity(path, rebound)
-    return rebound
+    bound = request.save_tied(path, identity)
+    note_identity("identity tied to a record", bound, shown(IDENTITIES, path))
+    return bound
 
 
 def _on_progress(progress: AdaptationProgress) -> None:

@@ -6,11 +6,9 @@ import logging
 from datetime import datetime, timezone
 
 from ...metalora_core.errors import MetaLoRAError
-from ...metalora_core.files.identity import Identity
-from ...metalora_core.provenance.audit_log import AuditLog, Detail
-from .folders import IDENTITIES, roots_of
-
-AUDIT_LOG = "audit.jsonl"
+from ...metalora_core.files.identity import Identity, layers_sha256
+from ...metalora_core.provenance.audit_log import Detail
+from .permissions import permissions
 
 
 def note_down(event: str, **details: Detail) -> str:
@@ -19,7 +17,7 @@ def note_down(event: str, **details: Detail) -> str:
     Returns:
         A warning for the node's text, which is in ComfyUI's log too; empty if all is well.
     """
-    log = AuditLog(roots_of(IDENTITIES)[0] / AUDIT_LOG)
+    log = permissions().log
     try:
         log.append(event, details, datetime.now(timezone.utc))
         warning = f"The audit log has a gap; its entry {log.gap.number} describes it." if log.gap else ""
@@ -41,4 +39,5 @@ def note_identity(event: str, identity: Identity, place: str) -> str:
         steps=own.steps,
         prior=own.prior_sha256,
         consent=own.consent_id,
+        layers=layers_sha256(identity),
     )

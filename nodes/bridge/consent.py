@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from torch import Tensor
 
 from ...metalora_core.checks import plain_line
-from ...metalora_core.errors import InvalidOptions
+from ...metalora_core.errors import ConsentRefused, InvalidOptions, UnreadableFile
 from ...metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
-from ...metalora_core.provenance.consent_check import check_consent
-from ...metalora_core.provenance.consent_store import ConsentStore
-from .audit import note_down
-from .folders import IDENTITIES, roots_of
+from ...metalora_core.provenance.consent_store import REVOKED, ConsentStore
+from ...metalora_core.provenance.permission import Permissions, Use
+from .audit import note_down, note_identity
 from .image_tensors import photo_hash
 from .learned import LearnedIdentity
+from .permissions import permissions
+
+# Layers of an identity to the run that last noted it down.
+_RUNS: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
 
     Raises:
         InvalidOptions: If an entry is missing or wrong.
+        ConsentRefused: If it was recorded before and then revoked.
     """
     today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     record = record_consent(
@@ -54,7 +59,10 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
         photos=[PhotoPermission(sha256=sha256) for sha256 in sorted({photo_hash(photo) for photo in form.photos})],
         licence=form.licence,
     )
-    ConsentStore(roots_of(IDENTITIES)[0]).save(record)
+    store = permissions().stores[0]
+    if not form.valid_from.strip():
+        record = _recorded_before(store, record)
+    store.save(record)
     warning = note_down(
         "consent recorded",
         consent=record.id,
@@ -68,31 +76,96 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
     return record, f"{record.summary}\n{warning}".rstrip()
 
 
-def require_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], purpose: Purpose) -> None:
-    """Refuse a use that a record does not cover now.
+def _recorded_before(store: ConsentStore, record: ConsentRecord) -> ConsentRecord:
+    """The record of an earlier day with the same terms, so that a graph does not make a new one every day."""
+    for earlier in store.list():
+        if earlier.model_copy(update={"valid_from": record.valid_from, "id": record.id}) == record:
+            standing = store.standing(earlier.id)
+            if not standing.refused:
+                return earlier
+            if standing.entries and standing.entries[-1].event == REVOKED:
+                raise ConsentRefused(
+                    f"{standing.refused} If it was given again, enter the day in valid_from of Record Consent."
+                )
+    return record
+
+
+def require_permission(use: Use) -> str:
+    """Refuse what is not permitted now, and log the refusal.
+
+    Returns:
+        A reminder for what needs no record but has none; else empty.
 
     Raises:
         ConsentRefused: With every reason at once.
-    """
-    check_consent(record, photo_hashes, purpose, datetime.now(timezone.utc))
-
-
-def check_use(learned: LearnedIdentity, purpose: Purpose = Purpose.GENERATION) -> None:
-    """Check the record that an identity is tied to; an identity that names none was made without one.
-
-    Raises:
-        ConsentRefused: If the record is gone, expired, or does not permit this.
         UnreadableFile: If the record was changed.
     """
-    record_id = learned.identity.metadata.consent_id
-    if record_id is not None:
-        require_consent(_find(record_id), learned.identity.metadata.photo_hashes, purpose)
+    return _logged(lambda known, now: known.ask(use, now), use.purpose, use.consent_id)
 
 
-def _find(record_id: str) -> ConsentRecord:
-    stores = [ConsentStore(root) for root in roots_of(IDENTITIES)]
-    holding = next((store for store in stores if store.path_of(record_id).is_file()), stores[0])
-    return holding.load(record_id)
+def check_use(learned: LearnedIdentity, purpose: Purpose = Purpose.GENERATION) -> str:
+    """As `require_permission`, for a learned identity, which must still be tied to the record it was learned under."""
+    identity, prior = learned.identity, learned.prior
+    consent = identity.metadata.consent_id
+    return _logged(lambda known, now: known.ask_identity(identity, prior, purpose, now), purpose, consent)
+
+
+def sharing_refused(learned: LearnedIdentity) -> str:
+    """Why an identity may not be given to nodes that write or apply it unasked; empty if it may, or has no record."""
+    if learned.identity.metadata.consent_id is None:
+        return ""
+    try:
+        permissions().ask_identity(learned.identity, learned.prior, Purpose.SHARING, datetime.now(timezone.utc))
+    except (ConsentRefused, UnreadableFile) as refusal:
+        return f"lora_model is given out only where sharing is permitted. {refusal}"
+    return ""
+
+
+def check_subjects(subjects: Sequence[tuple[str, str]], source: str) -> str:
+    """As `Permissions.ask_subjects`, and a refusal is logged. Returns a reminder, or an empty text."""
+    return _logged(lambda known, now: known.ask_subjects(subjects, source, now), Purpose.TRAINING, None)
+
+
+def check_photos(photos: Sequence[Tensor]) -> None:
+    """Refuse photos that records name, if none of these records holds now."""
+    hashes = [photo_hash(photo) for photo in photos]
+    _logged(lambda known, now: known.ask_photos(hashes, now) or "", Purpose.RESEARCH, None)
+
+
+def _logged(ask: Callable[[Permissions, datetime], str], purpose: Purpose, consent: str | None) -> str:
+    try:
+        return ask(permissions(), datetime.now(timezone.utc))
+    except (ConsentRefused, UnreadableFile) as refusal:
+        note_down("refused", use=purpose.value, consent=consent, reason=str(refusal))
+        raise
+
+
+class AskedAtStart:
+    """Asks for permission whenever a sampler starts, since ComfyUI may keep the applied model for days."""
+
+    def __init__(self, learned: LearnedIdentity) -> None:
+        self.learned = learned
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wrap a sampler's run."""
+        self.ask()
+        return executor(*args, **kwargs)
+
+    def ask(self) -> None:
+        """Raises ConsentRefused if the identity may not be drawn now; else notes it down once a run."""
+        check_use(self.learned)
+        run = _current_run()
+        if not run or _RUNS.get(self.learned.layers_sha256) != run:
+            note_identity("identity applied", self.learned.identity, "")
+            _RUNS[self.learned.layers_sha256] = run
+
+
+def _current_run() -> str:
+    """ComfyUI's id of the run in progress; empty outside of one."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return context.prompt_id if context else ""
 
 
 def _purposes(text: str) -> list[str]:

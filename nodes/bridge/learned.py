@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ...metalora_core.chain import ChainFactors
-from ...metalora_core.files.identity import Identity, chain_factors
+from ...metalora_core.files.identity import Identity, chain_factors, layers_sha256
 from ...metalora_core.files.prior import Prior
 from ...metalora_core.photos.captions import subject_words
 
@@ -26,6 +27,11 @@ class LearnedIdentity:
             name: replace(chain, meta_down=chain.meta_down.float(), mid=chain.mid.float(), up=chain.up.float())
             for name, chain in chains.items()
         }
+
+    @cached_property
+    def layers_sha256(self) -> str:
+        """What it is known by, whatever its file says."""
+        return layers_sha256(self.identity)
 
     @property
     def words(self) -> str:

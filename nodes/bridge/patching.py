@@ -65,6 +65,21 @@ def apply_identity(
     return _patched(model, factors, strength)
 
 
+def asked_at_start(model: Any, applied: Any, ask: Any) -> Any:
+    """The applied MODEL with a question that is asked whenever a sampler starts; the MODEL itself asks nothing.
+
+    Args:
+        model: Before the identity was applied.
+        applied: After.
+        ask: Wraps a sampler's run.
+    """
+    from comfy.patcher_extension import WrappersMP
+
+    if applied is not model:
+        applied.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"metalora_{uuid.uuid4().hex}", ask)
+    return applied
+
+
 def beside_note(model: Any, applied: Any) -> str:
     """What a user of core's Save Model must know if an identity acts beside the weights; empty for a patch."""
     if len(applied.injections) == len(model.injections):

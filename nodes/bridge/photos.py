@@ -16,9 +16,10 @@ from ...metalora_core.photos.images import Photo, fit
 from ...metalora_core.photos.pictures import from_pil
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.consent import ConsentRecord, Purpose
+from ...metalora_core.provenance.permission import Use
 from ...metalora_core.references.findings import Severity
 from ...metalora_core.references.report import assess_references
-from .consent import require_consent
+from .consent import require_permission
 from .image_tensors import photo_hash, to_image
 
 USUAL_RESOLUTION = 512  # pixels; if a prior does not record its training size
@@ -43,10 +44,10 @@ class References:
     def consent_id(self) -> str | None:
         return None if self.consent is None else self.consent.id
 
-    def check_consent(self) -> None:
-        """Check again: a record may have expired since the photos were prepared."""
-        if self.consent is not None:
-            require_consent(self.consent, [photo.sha256 for photo in self.photos], Purpose.TRAINING)
+    def require_permission(self, nobody: bool = False) -> str:
+        """Ask whether they may be learned from now; see `Use`. Returns a reminder, or an empty text."""
+        hashes = [photo.sha256 for photo in self.photos]
+        return require_permission(Use(Purpose.TRAINING, self.class_word, hashes, self.consent_id, nobody))
 
     def usual_resolution(self, prior: Prior | None) -> int:
         """The prior's own side, or the largest below it that half of the photos have, in steps that models can halve.
@@ -120,9 +121,9 @@ def prepare(brief: Brief) -> Prepared:
     if not kept:
         raise UnusableReferences(f"No usable photo is left. {report.text}")
     used = tuple(photos[n] for n in kept)
-    if brief.consent is not None:
-        require_consent(brief.consent, [photo.sha256 for photo in used], Purpose.TRAINING)
     references = References(used, tuple(captions[n] for n in kept), class_word, trigger, brief.consent)
+    if brief.consent is not None:
+        references.require_permission()
     return Prepared(references, to_image(from_pil(contact_sheet(photos, report))[None]), report.text)
 
 

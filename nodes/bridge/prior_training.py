@@ -11,11 +11,14 @@ from torch import Tensor
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import meta_train
 from ...metalora_core.photos.subject_folders import FolderSubjects, find_subjects, left_out
+from ...metalora_core.provenance.permission import shows_nobody
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
 from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.subject_batches import SubjectDataset
+from .audit import note_down
+from .consent import check_subjects
 from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown, unfinished_run
 from .given import GivenPictures, missing_note
 from .host.comfy_host import ComfyHost
@@ -104,6 +107,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
             checkpoint=unfinished,
             save=lambda made: save_prior(path, made.described(features, base)),
         )
+    note_down("prior trained", file=place, source=request.subjects, subjects=len(subjects), prior=prior.sha256)
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
     return PriorOutcome(prior, losses, "\n".join(filter(None, [report, note, missing])))
 
@@ -120,7 +124,10 @@ def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[flo
 def _folder_subjects(request: PriorRequest, host: ComfyHost) -> tuple[FolderSubjects, str]:
     """The subjects of a folder in the input folder, and which files in it were not read."""
     found = find_subjects(input_folder(request.subjects), request.class_word, request.subject_limit, _show_photos)
-    return FolderSubjects(found, host, request.resolution, request.class_word, _show_photos), left_out(found)
+    named = [(subject.path.name, subject.class_word) for subject in found]
+    reminder = "" if shows_nobody(one.shape[1] for one in host.targets()) else check_subjects(named, request.subjects)
+    subjects = FolderSubjects(found, host, request.resolution, request.class_word, _show_photos)
+    return subjects, "\n".join(filter(None, [left_out(found), reminder]))
 
 
 def _show_photos(done: int, count: int) -> None:

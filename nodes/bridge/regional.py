@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...metalora_core.chain import ChainFactors
@@ -11,7 +11,9 @@ from .lora_tensors import lora_tensors
 from .patching import Window
 
 
-def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window: Window, what: str) -> Any:
+def identity_hooks(
+    factors: Mapping[str, ChainFactors], strength: float, window: Window, what: str, ask: Callable[[], None]
+) -> Any:
     """A hook group with the folded LoRA of an identity.
 
     Args:
@@ -19,12 +21,13 @@ def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window:
         strength: The user's setting.
         window: When the identity acts.
         what: The identity's name in messages.
+        ask: Refuses what is not permitted; called whenever a sampler starts.
     """
     from comfy.hooks import HookGroup, HookKeyframe, HookKeyframeGroup, WeightHook
 
     hook = WeightHook(strength_model=strength, strength_clip=0.0)
     hook.weights = lora_tensors(factors)
-    hook.custom_should_register = _refusing_other_models(factors, what)
+    hook.custom_should_register = _refusing_other_models(factors, what, ask)
     group = HookGroup()
     group.add(hook)
     if not window.whole:
@@ -38,10 +41,11 @@ def identity_hooks(factors: Mapping[str, ChainFactors], strength: float, window:
     return group
 
 
-def _refusing_other_models(factors: Mapping[str, ChainFactors], what: str) -> Any:
+def _refusing_other_models(factors: Mapping[str, ChainFactors], what: str, ask: Callable[[], None]) -> Any:
     def should_register(_hook: Any, model: Any, _options: Any, _target: Any, _registered: Any) -> bool:
         if not model.is_clip:
             require_fit(model, factors, what)
+            ask()
         return not model.is_clip
 
     return should_register

@@ -21,6 +21,7 @@ _DECIDING = {
     "BypassForwardHook": ("adapter", "multiplier"),
     "BypassInjectionManager": ("adapters",),
     "BesideWeights": ("factors", "strength"),
+    "AskedAtStart": ("decides_nothing",),
 }
 _DEEPEST = 40
 

@@ -29,7 +29,7 @@ def folders() -> Path:
 
     base = Path(tempfile.mkdtemp(prefix="metalora_checks_"))
     folder_paths.models_dir = str(base / "models")
-    for name in ("input", "output", "temp"):
+    for name in ("input", "output", "temp", "user"):
         (base / name).mkdir()
         getattr(folder_paths, f"set_{name}_directory")(str(base / name))
     folder_paths.folder_names_and_paths["loras"] = ([str(base / "models" / "loras")], {".safetensors"})

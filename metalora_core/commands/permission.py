@@ -1,0 +1,61 @@
+"""What the commands know of permissions: the records near a file, and the question before each use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .terminal import remark
+
+if TYPE_CHECKING:
+    from ..files.identity import Identity
+    from ..files.prior import Prior
+    from ..photos.subject_folders import SubjectFolder
+    from ..provenance.consent import Purpose
+    from ..provenance.permission import Permissions, Use, WithoutRecord
+
+
+def permissions_near(path: Path, without_record: WithoutRecord = "require") -> Permissions:
+    """The records beside a file or in a folder above it, with the signing key of the ComfyUI that it belongs to.
+
+    Outside of a ComfyUI the key is kept in the user's own folder.
+    """
+    from ..provenance.consent_store import JOURNAL, SUFFIX
+    from ..provenance.installation import Installation
+    from ..provenance.permission import AUDIT_LOG, Permissions
+
+    above = list(path.absolute().parents)[:3]
+    holding = [
+        one for one in above if (one / JOURNAL).exists() or (one / AUDIT_LOG).exists() or any(one.glob(f"*{SUFFIX}"))
+    ]
+    hosts = [one for one in path.absolute().parents if (one / "models").is_dir() and (one / "user").is_dir()]
+    user = hosts[0] / "user" / "metalora" if hosts else Path.home() / ".metalora"
+    return Permissions(holding[:1] or above[:1], Installation(user), without_record)
+
+
+def ask(use: Use, near: Path, rule: WithoutRecord) -> None:
+    """Refuse what is not permitted now, and say what lacks a record.
+
+    Raises:
+        ConsentRefused: With every reason at once.
+        UnreadableFile: If the record was changed.
+    """
+    if reminder := permissions_near(near, rule).ask(use, datetime.now(timezone.utc)):
+        remark(reminder)
+
+
+def ask_identity(path: Path, identity: Identity, prior: Prior, purpose: Purpose, rule: WithoutRecord) -> None:
+    """As `ask`, for a learned identity."""
+    known = permissions_near(path, rule)
+    if reminder := known.ask_identity(identity, prior, purpose, datetime.now(timezone.utc)):
+        remark(reminder)
+
+
+def ask_subjects(found: Iterable[SubjectFolder], source: Path, rule: WithoutRecord) -> None:
+    """As `ask`, for the subjects of a meta-training."""
+    named = [(subject.path.name, subject.class_word) for subject in found]
+    known = permissions_near(source / "subjects", rule)
+    if reminder := known.ask_subjects(named, source.absolute().name, datetime.now(timezone.utc)):
+        remark(reminder)

@@ -1,0 +1,275 @@
+"""Whether something may be learned, drawn or given away now: the one question that every node and command asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from ..errors import ConsentRefused, UnreadableFile
+from ..files.identity import Identity, Seal, content_sha256, layers_sha256
+from ..files.prior import Prior
+from .audit_log import AuditLog
+from .consent import ConsentRecord, PhotoPermission, Purpose, SubjectKind
+from .consent_check import check_consent
+from .consent_store import SUFFIX, ConsentStore, read_record
+from .installation import Installation
+
+AUDIT_LOG = "audit.jsonl"
+"""The audit log beside the identities."""
+
+WithoutRecord = Literal["require", "remind"]
+"""What happens to people without a record: refused, or used with a reminder."""
+
+_WORDS = """
+person people human man woman men women boy girl child children kid baby toddler teenager guy lady gentleman face actor
+actress celebrity singer father mother dad mum mom son daughter brother sister husband wife couple family friend bride
+groom selfie 人 人物 男性 女性 男 女 子供 顔
+"""
+PEOPLE = frozenset(_WORDS.split())
+"""Class words that name a person; a person under another word is known by a record alone."""
+
+_LIKENESS_PX = 640
+REMINDER = "No consent record: connect Record Consent to Prepare Reference Photos to keep who permits what."
+
+
+def is_person(class_word: str) -> bool:
+    """Whether a class word, or its last word, names a person."""
+    words = class_word.lower().split()
+    return bool(words) and (words[-1] in PEOPLE or class_word.lower() in PEOPLE)
+
+
+def shows_nobody(inputs: Iterable[int]) -> bool:
+    """Whether layers belong to a model as small as the pocket model, which draws invented figures and no likeness.
+
+    Args:
+        inputs: Input features of the layers; the smallest Stable Diffusion has layers of 1,280, FLUX of 3,072.
+    """
+    return max(inputs, default=0) <= _LIKENESS_PX
+
+
+@dataclass(frozen=True)
+class Use:
+    """What is about to be done with a subject.
+
+    Args:
+        purpose: Training, generation, sharing and so on.
+        class_word: What the subject is.
+        photos: SHA-256 of the photos in use, or of those that an identity was learned from.
+        consent_id: Of the record that it is tied to, or None.
+        nobody: The model is too small to show anybody, see `shows_nobody`.
+    """
+
+    purpose: Purpose
+    class_word: str
+    photos: Sequence[str] = ()
+    consent_id: str | None = None
+    nobody: bool = False
+
+
+def use_of(identity: Identity, prior: Prior, purpose: Purpose) -> Use:
+    """The use of a learned identity."""
+    record = identity.metadata
+    nobody = shows_nobody(prior.layers[name].meta_down.shape[1] for name in identity.layers if name in prior.layers)
+    return Use(purpose, record.class_word, record.photo_hashes, record.consent_id, nobody)
+
+
+def tied(identity: Identity, consent_id: str, own: Installation) -> Identity:
+    """An identity that names the record it was learned under, inside what is hashed and signed.
+
+    Raises:
+        ConsentRefused: If it names another record already.
+    """
+    before = identity.metadata.consent_id
+    if before not in (None, consent_id):
+        raise ConsentRefused(
+            f"The identity was learned under the consent record {str(before)[:12]}… and stays tied to it; the record "
+            f"{consent_id[:12]}… is another one. Use the first record, or delete the identity and learn it again."
+        )
+    plain = identity.metadata.model_copy(update={"consent_id": consent_id, "seal": None})
+    sha256 = content_sha256(replace(identity, metadata=plain))
+    seal = Seal(sha256=sha256, key=own.name, signature=own.sign(sha256))
+    return replace(identity, metadata=plain.model_copy(update={"seal": seal}))
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """The records that an installation knows, and its rule for people without one.
+
+    Args:
+        folders: Of the records, the one with the audit log first.
+        installation: Whose signatures count.
+        without_record: For people; everything else is only reminded of.
+    """
+
+    folders: Sequence[Path]
+    installation: Installation
+    without_record: WithoutRecord = "require"
+
+    @property
+    def log(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.folders[0] / AUDIT_LOG, self.installation)
+
+    @property
+    def stores(self) -> list[ConsentStore]:
+        """The folders' records, the one for new records first."""
+        return [ConsentStore(folder, self.installation) for folder in self.folders]
+
+    def in_force(self, consent_id: str) -> ConsentRecord:
+        """The terms that hold now under a record's id.
+
+        Raises:
+            ConsentRefused: If it is not here, or was revoked.
+            UnreadableFile: If its file or the journal was changed.
+        """
+        stores = self.stores
+        return next((store for store in stores if store.path_of(consent_id).is_file()), stores[0]).in_force(consent_id)
+
+    def ask(self, use: Use, now: datetime) -> str:
+        """Refuse a use that is not permitted now.
+
+        Returns:
+            A reminder for what needs no record but has none; else empty.
+
+        Raises:
+            ConsentRefused: With every reason at once.
+            UnreadableFile: If the record's file or the journal was changed.
+        """
+        if use.consent_id is None:
+            if is_person(use.class_word) and not use.nobody and self.without_record == "require":
+                check_consent(None, use.photos, use.purpose, now)
+            return "" if use.nobody else REMINDER
+        record = self.in_force(use.consent_id)
+        check_consent(record, use.photos, use.purpose, now)
+        if is_person(use.class_word) and record.kind is SubjectKind.PRODUCT:
+            raise ConsentRefused(
+                f"The record of {record.granted_by} is about the product {record.subject}, but this is a "
+                f"{use.class_word}. Record the person's consent."
+            )
+        return ""
+
+    def ask_subjects(self, subjects: Sequence[tuple[str, str]], source: str, now: datetime) -> str:
+        """Refuse to meta-train on people whom no record covers.
+
+        A record covers a subject if it permits training with any photo, and its own subject has the name of the
+        subject's folder, or of the folder of all subjects.
+
+        Args:
+            subjects: Name of each folder and what is in it.
+            source: Name of the folder of all.
+            now: The present moment, with time zone.
+
+        Returns:
+            A reminder if people without a record are not refused; else empty.
+
+        Raises:
+            ConsentRefused: With how many people no record covers, and the first of them.
+        """
+        named = {record.subject.casefold() for record in self._covering(now)}
+        people = [name for name, word in subjects if is_person(word)]
+        missing = [] if source.casefold() in named else [name for name in people if name.casefold() not in named]
+        if missing and self.without_record == "require":
+            raise ConsentRefused(
+                f"{len(missing)} of {len(subjects)} subjects are people whom no consent record covers, first "
+                f"{missing[0]!r}. Record a consent for training with all photos, with the name of the folder as its "
+                f"subject: one for each person, or one for all, with the subject {source!r}."
+            )
+        return REMINDER if missing else ""
+
+    def _covering(self, now: datetime) -> Iterator[ConsentRecord]:
+        for record in (record for store in self.stores for record in store.list()):
+            with suppress(ConsentRefused, UnreadableFile):
+                holds = self.in_force(record.id)
+                check_consent(holds, (), Purpose.TRAINING, now)
+                if holds.photo_scope == "any":
+                    yield holds
+
+    def ask_identity(self, identity: Identity, prior: Prior, purpose: Purpose, now: datetime) -> str:
+        """As `ask`, for a learned identity, after a check that it is still tied to the record it was learned under.
+
+        Raises:
+            ConsentRefused: If its record was removed or exchanged, or does not permit this.
+            UnreadableFile: If the record's file or the journal was changed.
+        """
+        self._require_tied(identity)
+        return self.ask(use_of(identity, prior, purpose), now)
+
+    def _require_tied(self, identity: Identity) -> None:
+        seal, own = identity.metadata.seal, self.installation
+        if seal is not None and seal.key == own.name:
+            if not own.signed(seal.sha256, seal.signature):
+                raise ConsentRefused("The identity's signature is not this installation's: its record was exchanged.")
+            return
+        learned_under = self._logged().get(layers_sha256(identity))
+        if learned_under not in (None, identity.metadata.consent_id):
+            raise ConsentRefused(
+                f"The identity was learned under the consent record {str(learned_under)[:12]}…, but its file names "
+                f"{'another' if identity.metadata.consent_id else 'no'} record: it was changed. Restore the original "
+                "file."
+            )
+
+    def _logged(self) -> Mapping[str, str]:
+        """Record id by hash of the learned layers, from the audit log as far as it can be read."""
+        found: dict[str, str] = {}
+        try:
+            for entry in self.log.entries():
+                layers, consent = entry.details.get("layers"), entry.details.get("consent")
+                if isinstance(layers, str) and isinstance(consent, str):
+                    found.setdefault(layers, consent)
+        except UnreadableFile:
+            pass  # the verification of the log reports it
+        return found
+
+    def ask_photos(self, photos: Sequence[str], now: datetime) -> None:
+        """Refuse photos that records name, if none of these records holds now.
+
+        Raises:
+            ConsentRefused: With the last reason found.
+        """
+        for photo in photos:
+            naming = [record for store in self.stores for record in store.list() if photo in _hashes(record.photos)]
+            reasons = [self._refusal(record, photo, now) for record in naming]
+            if reasons and all(reasons):
+                raise ConsentRefused(reasons[-1])
+
+    def _refusal(self, record: ConsentRecord, photo: str, now: datetime) -> str:
+        reason = ""
+        for purpose in record.purposes:
+            try:
+                check_consent(self.in_force(record.id), [photo], purpose, now)
+                return ""
+            except (ConsentRefused, UnreadableFile) as error:
+                reason = str(error)
+        return reason
+
+    def state(self, now: datetime) -> str:
+        """Changes with the day, and whenever a record is edited, revoked, changed or removed; not when one is added."""
+        told = [now.date().isoformat()]
+        for store in self.stores:
+            try:
+                standings = store.standings()
+            except UnreadableFile:
+                told.append(f"{store.folder}: changed")
+                continue
+            gone = [key for key, one in standings.items() if one.refused or not store.path_of(key).is_file()]
+            edited = [one.record_id for key, one in standings.items() if one.record_id != key]
+            told += [*gone, *edited, *map(str, _unreadable(store.folder))]
+        return " ".join(told)
+
+
+def _hashes(photos: Iterable[PhotoPermission]) -> set[str]:
+    return {photo.sha256 for photo in photos}
+
+
+def _unreadable(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            read_record(path)
+        except UnreadableFile:
+            found.append(path)
+    return found
