@@ -66,7 +66,7 @@ def tune(
     processes: Processes = 0,
     fresh: Fresh = False,
 ) -> None:
-    """Choose each method's learning rate on validation subjects and write it to tuned_rates.json."""
+    """Choose each method's learning rate and step on validation subjects and write them to tuned_rates.json."""
     from ..evaluation.methods.registry import trained_methods
     from ..evaluation.runner import model_digest
     from ..evaluation.tuning import RATES_FILE, TuningOptions, at_the_edge, judge_trials, save_rates, tuning_plan
@@ -76,8 +76,10 @@ def tune(
     trials = judge_trials(run(tuning_plan(options), output / "tuning", processes, fresh), options)
     for key, tried in trials.items():
         for trial in tried:
-            where = ", ".join(f"{d} {e:.4f} at {trial.steps[d]} steps" for d, e in trial.by_domain.items())
-            typer.echo(f"{key} rate {trial.rate:g}: combined error {trial.combined_error:.4f} ({where})")
+            where = ", ".join(
+                f"{d} {area:.3f}, best balance at {trial.steps[d]} steps" for d, area in trial.by_domain.items()
+            )
+            typer.echo(f"{key} rate {trial.rate:g}: hypervolume {trial.hypervolume:.3f} ({where})")
     save_rates(trials, options, command_line(), RATES_FILE, model_digest())
     for key in at_the_edge(trials):
         typer.echo(
@@ -114,13 +116,13 @@ def sampler(
     fresh: Fresh = False,
 ) -> None:
     """Show on validation subjects how few sampling steps give the same scores as many."""
-    from ..evaluation.methods.registry import META_WARM, PLAIN
+    from ..evaluation.methods.registry import BASE, META_WARM, PLAIN
     from ..evaluation.plan import BenchPlan, Group
     from ..evaluation.report.tables import best_points, best_table, table
 
     for steps in (4, 6, 8, 12, 20):
-        group = Group((PLAIN, META_WARM), (1,), (10, 50))
-        plan = BenchPlan((group,), subjects, split="validation", sampling_steps=steps, rates=usual_and_tuned_rates())
+        groups = Group((BASE,), (1,), (0,)), Group((PLAIN, META_WARM), (1,), (10, 50))
+        plan = BenchPlan(groups, subjects, split="validation", sampling_steps=steps, rates=usual_and_tuned_rates())
         rows = run(plan, output / f"sampler-{steps}", processes, fresh)
         typer.echo(f"\n{steps} sampling steps\n{table(best_table(best_points(rows)))}")
 
@@ -129,11 +131,13 @@ def _cut(plan: BenchPlan, seed: int, subjects: int, domains: str, methods: str, 
     from dataclasses import replace
 
     from ..errors import InvalidOptions
+    from ..evaluation.methods.registry import BASE
 
     wanted = runnable(named_methods(methods))
-    groups = [replace(g, methods=tuple(m for m in g.methods if m in wanted)) for g in plan.groups]
+    # Scores count from the base model, whatever is asked for.
+    groups = [replace(g, methods=tuple(m for m in g.methods if m in wanted or m == BASE)) for g in plan.groups]
     kept = tuple(group for group in groups if group.methods)
-    if not kept:
+    if not any(set(group.methods) - {BASE} for group in kept):
         raise InvalidOptions(f"This benchmark runs none of {methods}; remove --methods, or add --full.")
     chosen = tuple(domain for domain in plan.domains if domains in ("both", domain))
     return replace(

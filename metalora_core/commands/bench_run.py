@@ -109,9 +109,12 @@ def finish(
     from ..evaluation.report.summary import summarise
     from ..evaluation.report.tables import bar_table, best_points, best_table, table
     from ..evaluation.runner import pocket_bench
+    from ..evaluation.tuning import load_steps
     from ..files.atomic import atomic_write
 
-    points, summary = best_points(rows), summarise(rows)
+    # The user's own subjects are all there are; the pocket world has others, on which steps were chosen.
+    steps = load_steps() if world is None else {}
+    points, summary = best_points(rows, steps), summarise(rows, steps=steps)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(json, [dumps(json_fields(rows, summary, plan), indent=1, default=str).encode()])

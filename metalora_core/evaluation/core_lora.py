@@ -58,7 +58,7 @@ def drawn_by_comfyui(
     sets = [subject.photos.part(0, unit.photos) for subject in subjects]
     if plan.mirrored:
         sets = [_twice(photos) if photos.one_sided else with_mirrored(photos) for photos in sets]
-    prompts = [list(subject.prompts) for subject in subjects]
+    prompts = [[*subject.prompts, *subject.others] for subject in subjects]
     job: dict[str, Any] = {
         "domain": unit.domain,
         "captions": [list(one.captions) for one in sets],

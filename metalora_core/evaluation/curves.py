@@ -17,7 +17,9 @@ __all__ = ["RESAMPLES", "Curve", "Numbers", "Resampled", "curves_of", "interval"
 Numbers = NDArray[np.float64]
 
 RESAMPLES = 2000
-_SCORES = ("identity_error", "prompt_error", "copying", "diversity", "seconds")
+_SCORES = (
+    "identity_error", "prompt_error", "copying", "diversity", "seconds", "photo_prompt_error", "copy_angle", "drift"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,11 @@ class Curve:
     steps: tuple[int, ...]
     subjects: tuple[int, ...]
     scores: Mapping[str, Numbers]
+
+    def only(self, subjects: Sequence[int]) -> Curve:
+        """The same of some of its subjects, rising."""
+        places = [self.subjects.index(subject) for subject in subjects]
+        return Curve(self.steps, tuple(subjects), {name: values[:, places] for name, values in self.scores.items()})
 
     def resampled(self, weights: Numbers) -> Resampled:
         """Means over subjects under weights (resamples, subjects) that sum to 1 in every row."""

@@ -12,7 +12,17 @@ from typing import Any, Literal
 from ..errors import InvalidOptions
 from ..pocket.world.factors import DOMAINS, SPLIT_BASE, SPLIT_SPAN, Split
 from .conditions import CLEAN, CONDITIONS
-from .methods.registry import BASE, CORE, META_OUTSIDE, META_WARM, PLAIN, method_named, trained_methods
+from .methods.registry import (
+    BASE,
+    CORE,
+    META_COLD,
+    META_OUTSIDE,
+    META_RANDOM,
+    META_WARM,
+    PLAIN,
+    method_named,
+    trained_methods,
+)
 
 __all__ = ["FULL", "QUICK", "BenchPlan", "Group", "Unit", "trial_label"]
 
@@ -197,17 +207,18 @@ def _units(group: Group, domain: str, subjects: tuple[int, ...]) -> Iterator[Uni
             yield Unit(method, domain, photos, condition, steps, subjects, rate)
 
 
-_OTHERS = tuple(name for name in trained_methods() if name not in (PLAIN, META_WARM, META_OUTSIDE, CORE))
+_MAIN = (PLAIN, META_WARM, META_OUTSIDE, META_COLD, META_RANDOM, CORE)
+_OTHERS = tuple(name for name in trained_methods() if name not in _MAIN)
 
 QUICK = BenchPlan(
     groups=(
         Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
-        Group((META_OUTSIDE, BASE), (1,), (10, 25, 50, 100)),
-        Group(_OTHERS, (1,), (50,)),
+        Group((META_OUTSIDE, META_COLD, META_RANDOM, BASE), (1,), (10, 25, 50, 100)),
+        Group(_OTHERS, (1,), (50,), most_subjects=16),
     ),
     prompts=4,
 )
-"""At most 15 minutes on two cores; it took 10."""
+"""At most 20 minutes on two quiet cores."""
 
 _CHANGED = tuple(name for name in CONDITIONS if name != CLEAN.name)
 
@@ -215,7 +226,7 @@ FULL = BenchPlan(
     groups=(
         Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
         Group((PLAIN, META_WARM), (2, 8), (10, 25, 50, 100, 200), most_subjects=32),
-        Group((META_OUTSIDE, BASE), (1,), (10, 25, 50, 100)),
+        Group((META_OUTSIDE, META_COLD, META_RANDOM, BASE), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (10, 25, 50, 100), most_subjects=32),
         Group(_OTHERS, (4,), (50, 100), most_subjects=16),
         Group((CORE,), (1,), (10, 25, 50, 100), most_subjects=16),

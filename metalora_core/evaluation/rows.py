@@ -34,6 +34,9 @@ class Row:
         prompt_floor: Likewise.
         reference: Words of the first photo: turn|tilt|light|background|expression.
         domain_distance: Percentile of the first photo among those the prior was trained on; -1 if unknown.
+        photo_prompt_error: Prompt error of the first photo, as if it came back for every prompt.
+        copy_angle: -1 as the true photos of what was asked, 1 as the first photo.
+        drift: How far pictures of others are from the untouched base model's, root mean square of colours.
     """
 
     method: str
@@ -51,6 +54,9 @@ class Row:
     prompt_floor: float
     reference: str
     domain_distance: float
+    photo_prompt_error: float
+    copy_angle: float
+    drift: float
 
     def cells(self) -> dict[str, str]:
         """As text; floats with six digits, so that a row that was read equals the row that was written."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..files.prior import Prior
     from ..model.host import Host
+    from ..training.starts import ChainStart
 
 
 __all__ = ["Bench", "missing_units", "model_digest", "pocket_bench", "run_plan", "run_unit"]
@@ -52,14 +53,17 @@ def run_unit(bench: World, plan: BenchPlan, unit: Unit) -> list[Row]:
     else:
         points = _drawn_by_us(bench.host, prior, plan, unit, subjects, seeds)
     rows: list[Row] = []
+    untouched = _untouched(bench.host, prior, plan, subjects, seeds)
     for step, seconds, pictures in points:
-        for subject, own, taken, distance in zip(subjects, pictures, seconds, distances, strict=True):
+        for i, (subject, drawn, taken, distance) in enumerate(zip(subjects, pictures, seconds, distances, strict=True)):
+            own, others = drawn.split([len(subject.prompts), len(subject.others)])
             scores = subject.score(own, unit.photos)
             rows.append(
                 Row(
                     unit.method, unit.domain, unit.photos, unit.label, step, subject.number,
                     scores.identity_error, scores.prompt_error, scores.copying, scores.diversity, taken,
                     scores.identity_floor, scores.prompt_floor, subject.words, distance,
+                    scores.photo_prompt_error, scores.copy_angle, float((others - untouched[i]).square().mean().sqrt()),
                 )
             )  # fmt: skip
     return rows
@@ -70,7 +74,7 @@ def _drawn_by_us(
 ) -> Iterator[tuple[int, Sequence[float], Tensor]]:
     """Step, seconds of each subject and pictures (subjects, prompts, 3, H, W), for every step of the unit."""
     from ..training.adaptation_options import AdaptationOptions
-    from .methods.cohort import draw_pictures, train_cohort
+    from .methods.cohort import train_cohort
     from .methods.registry import chain_of
 
     start = chain_of(unit.method, host, prior, plan.training_seed)
@@ -80,13 +84,32 @@ def _drawn_by_us(
         steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0, flip=plan.mirrored
     )
     photos = [subject.photos.part(0, unit.photos) for subject in subjects]
-    prompts = [subject.prompts for subject in subjects]
     for snapshot in train_cohort(host, start, photos, options, unit.steps, seeds):
-        pictures = draw_pictures(
-            host, start, snapshot.flats, prompts,
-            size_px=subjects[0].size_px, steps=plan.sampling_steps, guidance=plan.guidance, seeds=seeds,
-        )  # fmt: skip
+        pictures = _drawn(host, start, snapshot.flats, plan, subjects, seeds)
         yield snapshot.step, [snapshot.seconds] * len(subjects), pictures
+
+
+def _drawn(
+    host: Host, start: ChainStart, flats: Tensor, plan: BenchPlan, subjects: Sequence[LearnedSubject],
+    seeds: Sequence[int],
+) -> Tensor:  # fmt: skip
+    from .methods.cohort import draw_pictures
+
+    return draw_pictures(
+        host, start, flats, [(*subject.prompts, *subject.others) for subject in subjects],
+        size_px=subjects[0].size_px, steps=plan.sampling_steps, guidance=plan.guidance, seeds=seeds,
+    )  # fmt: skip
+
+
+def _untouched(
+    host: Host, prior: Prior, plan: BenchPlan, subjects: Sequence[LearnedSubject], seeds: Sequence[int]
+) -> Tensor:
+    """Pictures of others by the base model alone, from the noise that every method's are drawn from."""
+    from .methods.registry import BASE, chain_of
+
+    start = chain_of(BASE, host, prior, plan.training_seed)
+    drawn = _drawn(host, start, start.flat.expand(len(subjects), -1), plan, subjects, seeds)
+    return drawn[:, -len(subjects[0].others) :]
 
 
 def _prior(bench: World, domain: str, other: bool) -> Prior:

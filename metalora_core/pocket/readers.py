@@ -47,9 +47,13 @@ class FactorReader(nn.Module):
             nn.Linear(160, vector_size(domain) + self.scene_size),
         )
 
+    def embedding(self, pictures: Tensor) -> Tensor:
+        """What the outputs are read from, (B, 160), of pictures (B, 3, 128, 128) in [0, 1]."""
+        return self.head[:-1](self.features(pictures * 2 - 1))
+
     def logits(self, pictures: Tensor) -> Tensor:
         """Raw outputs, (B, vector_size + scene_size), of pictures (B, 3, 128, 128) in [0, 1]."""
-        return self.head(self.features(pictures * 2 - 1))
+        return self.head[-1](self.embedding(pictures))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Identity vectors (B, vector_size) and scene numbers (B, scene_size)."""

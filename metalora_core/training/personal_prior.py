@@ -23,7 +23,7 @@ from .meta_options import MetaTrainingOptions
 from .seeds import step_generator
 from .step_preset import step_preset, without_prior
 
-__all__ = ["NO_PRIOR_NOTE", "own_targets", "personal_prior", "usual_options"]
+__all__ = ["NO_PRIOR_NOTE", "own_targets", "personal_prior", "random_down", "usual_options"]
 
 NO_PRIOR_NOTE = "No prior was used; with one made for this model, fewer steps would do."
 _NAME = "none"
@@ -61,6 +61,14 @@ def usual_options(
     return step_preset(prior, photos, base)
 
 
+def random_down(target: Target, rank: int, generator: torch.Generator) -> torch.Tensor:
+    """A meta_down that knows nothing, (rank, in) or (rank, in, kh, kw): orthonormal rows, fewer if the inputs are."""
+    inputs = math.prod(target.shape[1:])
+    # In float64, so that rounding to float32 gives the same bits whatever the order of the sums.
+    drawn = torch.randn(inputs, min(rank, inputs), generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(drawn)[0].T.float().contiguous().view(-1, *target.shape[1:])
+
+
 def personal_prior(host: Host, targets: Sequence[Target], options: AdaptationOptions, picture_px: int = 0) -> Prior:
     """Make a prior for one adaptation; the same model, options and seed always give the same one.
 
@@ -76,11 +84,7 @@ def personal_prior(host: Host, targets: Sequence[Target], options: AdaptationOpt
     usual, generator = MetaTrainingOptions(), step_generator(options.seed, "personal prior")
     layers: dict[str, PriorLayer] = {}
     for target in sorted(targets, key=lambda one: one.name):
-        inputs = math.prod(target.shape[1:])
-        # In float64, so that rounding to float32 gives the same bits whatever the order of the sums.
-        drawn = torch.randn(inputs, min(usual.r_meta, inputs), generator=generator, dtype=torch.float64)
-        rows = torch.linalg.qr(drawn)[0].T.float().contiguous()
-        layers[target.name] = PriorLayer(rows.view(-1, *target.shape[1:]))
+        layers[target.name] = PriorLayer(random_down(target, usual.r_meta, generator))
     # No weights of the base model: what is attached to it comes and goes, and the identity records its own.
     training: dict[str, JsonValue] = {"picture_px": picture_px} if picture_px else {}
     record = PriorMetadata(

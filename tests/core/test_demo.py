@@ -13,6 +13,7 @@ from metalora_core.commands import cli
 from metalora_core.demo.figure import demo_figure
 from metalora_core.demo.run import MethodResult
 from metalora_core.evaluation.subjects.pocket import demo_subject, other_scenes, pocket_subject
+from metalora_core.evaluation.subjects.scores import PictureScores
 from metalora_core.evaluation.subjects.world import TRIGGER, LearnedSubject
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.pictures import save_picture, to_pil
@@ -20,6 +21,10 @@ from metalora_core.photos.training_set import TrainingSet
 from metalora_core.pocket import load_readers
 from metalora_core.pocket.world.factors import DOMAINS, Domain
 from metalora_core.pocket.world.scenes import draw_scenes
+
+
+def _unscored(*_: object) -> PictureScores:
+    pytest.fail("scored")
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -55,7 +60,7 @@ def test_the_figure_is_the_same_each_time_and_grows_with_its_content() -> None:
         pictures = torch.linspace(0, 0.9, prompts)[:, None, None, None].expand(-1, 3, 20, 20)
         photos = TrainingSet((pictures[0],), ("photo of a ohwx mug",), "mug", TRIGGER)
         asked = ("a prompt",) * prompts
-        subject = LearnedSubject("products", 0, photos, asked, asked, "", pictures, lambda *_: pytest.fail("scored"))
+        subject = LearnedSubject("products", 0, photos, asked, asked, "", pictures, asked, _unscored)
         names = ("base model", "Meta-LoRA", "truth", *(f"method {i}" for i in range(9)))
         return subject, [MethodResult(name, pictures, 0.1, 0.2) for name in names[:columns]]
 

@@ -18,13 +18,17 @@ from metalora_core.evaluation.curves import curves_of, resample_weights
 from metalora_core.evaluation.methods.registry import (
     BASE,
     CORE,
+    META_COLD,
     META_OUTSIDE,
+    META_RANDOM,
     META_WARM,
     METHODS,
     PLAIN,
+    chain_of,
     trained_methods,
 )
 from metalora_core.evaluation.plan import FULL, QUICK, BenchPlan, Group, first_index
+from metalora_core.evaluation.report.hindsight import LINES
 from metalora_core.evaluation.report.summary import BAR, summarise
 from metalora_core.evaluation.report.tables import best_points
 from metalora_core.evaluation.rows import Row, append_rows, read_rows
@@ -59,14 +63,22 @@ def scenes(domain: Domain, count: int, seed: int) -> torch.Tensor:
 
 def row(method: str, domain: str, photos: int, steps: int, subject: int, identity: float, prompt: float) -> Row:
     copied = 0.5 if method == PLAIN else 0.1
-    return Row(method, domain, photos, "clean", steps, subject, identity, prompt, copied, 1.0, 1.0, 0.0, 0.0, "", -1.0)
+    angle, drift = (0.2, 0.08) if method == PLAIN else (-0.4, 0.02)
+    return Row(
+        method, domain, photos, "clean", steps, subject, identity, prompt, copied, 1.0, 1.0, 0.0, 0.0, "", -1.0, 0.4,
+        angle, drift,
+    )  # fmt: skip
 
 
 def made_up_rows(spread: float = 0.0, people: int = 12) -> list[Row]:
-    """Plain LoRA is best at 50 steps (0.04, 0.04); Meta-LoRA halves both errors at 10 and equals them at 5."""
+    """Plain LoRA is best at 50 steps (0.04, 0.04); Meta-LoRA halves both errors at 10 and equals them at 5.
+
+    The base model is at 0.2 and 0.03, the photo again has a prompt error of 0.4, and a random meta-down is plain LoRA.
+    """
     noise = np.random.default_rng(3)
     errors = {PLAIN: {10: 0.09, 50: 0.04, 100: 0.06}, META_WARM: {2: 0.08, 5: 0.04, 10: 0.02}}
-    errors[META_OUTSIDE] = errors[PLAIN]
+    errors |= dict.fromkeys((META_OUTSIDE, META_RANDOM), errors[PLAIN])
+    errors[META_COLD] = errors[META_WARM]
     rows: list[Row] = []
     for method, by_step in errors.items():
         for domain in DOMAINS:
@@ -75,6 +87,7 @@ def made_up_rows(spread: float = 0.0, people: int = 12) -> list[Row]:
                     for subject in range(people):
                         factor = 1 + spread * noise.standard_normal()
                         rows.append(row(method, domain, photos, step, subject, error * factor, error))
+    rows += [row(BASE, domain, 1, 0, subject, 0.2, 0.03) for domain in DOMAINS for subject in range(people)]
     return rows
 
 
@@ -157,22 +170,35 @@ def test_the_base_model_is_drawn_untrained_and_needs_no_rate() -> None:
 
 def test_the_summary_says_what_the_rows_say() -> None:
     summary = summarise(made_up_rows())
-    assert set(summary) == set(BAR)
+    assert list(summary) == [*BAR, *LINES]
     values = {name: ratio.value for name, ratio in summary.items()}
-    assert values["steps_ratio_1"] == pytest.approx(10)
-    for name in ("prompt_error_ratio_1", "identity_at_equal_prompt_1", "identity_at_equal_prompt_4", "meta1_vs_lora4"):
+    assert values["steps_ratio_1_in_hindsight"] == pytest.approx(10)
+    for number in (1, 4):
+        assert values[f"identity_at_equal_prompt_{number}_in_hindsight"] == pytest.approx(0.5)
+    for name in ("prompt_error_ratio_1", "meta1_vs_lora4_in_hindsight", "meta1_vs_lora4", "meta_down_vs_random"):
         assert values[name] == pytest.approx(0.5)
     assert values["copying_ratio_1"] == pytest.approx(0.2)
-    assert values["out_of_domain"] == pytest.approx(1)
+    for name in ("out_of_domain_in_hindsight", "out_of_domain"):
+        assert values[name] == pytest.approx(1)
+    assert values["steps_ratio_1"] == pytest.approx(10)  # plain LoRA's 50, which Meta-LoRA equals at 5
+    # Meta-LoRA's front is one point, (0.9, 0.95), and plain LoRA's another, (0.8, 0.9).
+    assert values["hypervolume_gain_1"] == values["hypervolume_gain_4"] == pytest.approx(0.9 * 0.95 / (0.8 * 0.9) - 1)
+    assert values["identity_at_equal_prompt_1"] == pytest.approx(0.1 / 0.2)
+    assert values["copy_angle_ratio_1"] == pytest.approx(0.6 / 1.2)
+    assert values["drift_ratio_1"] == pytest.approx(0.25)
     assert all(ratio.low == pytest.approx(ratio.high) and ratio.subjects == 24 for ratio in summary.values())
 
 
 def test_a_method_that_never_gets_there_is_not_credited_with_its_last_step() -> None:
     worse = [replace(r, identity_error=1.0) if r.method == META_WARM else r for r in made_up_rows()]
     summary = summarise(worse)
-    assert summary["steps_ratio_1"].value == pytest.approx(50 / 20)  # twice its longest training
+    for name in ("steps_ratio_1", "steps_ratio_1_in_hindsight"):
+        assert summary[name].value == pytest.approx(50 / 20)  # twice its longest training
     disobedient = [replace(r, prompt_error=1.0) if r.method == META_WARM else r for r in made_up_rows()]
-    assert summarise(disobedient)["identity_at_equal_prompt_1"].value == pytest.approx(0.08 / 0.04)
+    found = summarise(disobedient)
+    assert found["identity_at_equal_prompt_1_in_hindsight"].value == pytest.approx(0.08 / 0.04)
+    # From the base model (adherence 0.925) straight to step 2 (identity 0.6, adherence -1.5), as far as 0.9.
+    assert found["identity_at_equal_prompt_1"].value == pytest.approx((1 - 0.6 * 0.025 / 2.425) / 0.2)
 
 
 def test_intervals_hold_the_value_and_do_not_change_from_run_to_run() -> None:
@@ -280,7 +306,7 @@ def test_the_shipped_plans_answer_the_whole_bar(whole: BenchPlan) -> None:
     whole.check()
     asked = {(u.method, u.domain, u.photos, u.condition) for u in whole.units()}
     for domain in DOMAINS:
-        for method, photos in ((PLAIN, 1), (PLAIN, 4), (META_WARM, 1), (META_WARM, 4), (META_OUTSIDE, 1)):
+        for method, photos in (side for line in BAR.values() for side in (line.first, line.second)):
             assert (method, domain, photos, "clean") in asked
     assert {method for method, *_ in asked} | {CORE} == set(METHODS)
     assert whole.split == "test"
@@ -297,3 +323,30 @@ def test_a_group_can_keep_to_the_first_subjects() -> None:
 
 def test_every_method_has_as_many_rates_to_try_as_any_other() -> None:
     assert {len(candidate_rates(name)) for name in trained_methods()} == {4}
+
+
+@pytest.mark.usefixtures("instant_photos")
+def test_pictures_of_others_drift_only_once_something_is_learned() -> None:
+    bench, whole = stand_in_bench(), plan((BASE, PLAIN), rates={"plain_lora@1": 1e-2})
+    drifts = {(row.method, row.steps): row.drift for unit in whole.units() for row in run_unit(bench, whole, unit)}
+    assert drifts[BASE, 0] == drifts[PLAIN, 0] == 0 < drifts[PLAIN, 2]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_the_first_photo_again_has_no_adherence_and_its_copy_angle_is_one(domain: Domain) -> None:
+    torch.manual_seed(0)
+    subject = pocket_subject(domain, "validation", 3, 2, FactorReader(domain).eval())
+    again = subject.score(subject.photos.images[0].expand(2, -1, -1, -1), 1)
+    assert again.prompt_error == pytest.approx(again.photo_prompt_error, abs=1e-6)
+    assert again.copy_angle == pytest.approx(1, abs=1e-4)
+    assert subject.score(subject.truth, 1).copy_angle == pytest.approx(-1, abs=1e-4)
+    assert not any("ohwx" in prompt for prompt in subject.others)
+
+
+def test_the_random_control_has_the_priors_rank_and_start_and_orthonormal_rows() -> None:
+    bench = stand_in_bench()
+    cold, control = (chain_of(name, bench.host, bench.priors["avatars"], 0) for name in (META_COLD, META_RANDOM))
+    assert torch.equal(cold.flat, control.flat)
+    for name, down in control.downs.items():
+        assert down.shape == cold.downs[name].shape and not torch.equal(down, cold.downs[name])
+        assert torch.allclose(down @ down.mT, torch.eye(len(down)), atol=1e-5)

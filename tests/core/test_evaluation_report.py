@@ -38,6 +38,7 @@ from metalora_core.evaluation.tuning import (
     judge,
     judge_trials,
     load_rates,
+    load_steps,
     rate_for_steps,
     save_rates,
     tuning_plan,
@@ -115,12 +116,13 @@ def test_tuning_takes_the_rate_with_the_lowest_error_and_gives_all_the_same_budg
     options = TuningOptions((PLAIN, META_WARM), (1,))
     asked = tuning_plan(options)
     assert asked.split == "validation"
-    tried = Counter((unit.method, unit.domain) for unit in asked.units())
+    tried = Counter((unit.method, unit.domain) for unit in asked.units() if unit.method != BASE)
     assert set(tried.values()) == {len(candidate_rates(PLAIN))}
     rows: list[Row] = []
     for method in options.methods:
         for rate in candidate_rates(method):
             worse = 1.0 if rate == candidate_rates(method)[3] else 2.0
+            rows += [r for r in made_up_rows() if r.method == BASE]
             rows += [
                 replace(r, method=method, condition=f"clean@{rate:g}", identity_error=r.identity_error * worse)
                 for r in made_up_rows()
@@ -148,21 +150,22 @@ def test_shipped_rates_were_tuned_with_the_shipped_weights() -> None:
 
 
 def test_of_rates_that_are_as_good_the_one_with_fewer_steps_is_taken(tmp_path: Path) -> None:
-    def trial(rate: float, error: float, steps: int) -> Trial:
-        return Trial(rate, error, {"avatars": error}, {"avatars": steps})
+    def trial(rate: float, area: float, steps: int) -> Trial:
+        return Trial(rate, area, {"avatars": area}, {"avatars": steps})
 
     path = tmp_path / "rates.json"
-    for errors, expected in (((0.100, 0.102), 3e-3), ((0.100, 0.104), 1e-3)):
-        trials = [trial(1e-3, errors[0], 100), trial(3e-3, errors[1], 25), trial(9e-3, 0.2, 2)]
+    for areas, expected, steps in (((0.50, 0.49), 3e-3, 25), ((0.50, 0.48), 1e-3, 100)):
+        trials = [trial(1e-3, areas[0], 100), trial(3e-3, areas[1], 25), trial(9e-3, 0.2, 2)]
         save_rates({f"{PLAIN}@1": trials}, TuningOptions((PLAIN,)), "the command", path)
         assert load_rates(path) == {f"{PLAIN}@1": expected, f"{PLAIN}@1@avatars": expected}
+        assert load_steps(path) == {f"{PLAIN}@1@avatars": steps}
 
 
 def test_a_run_of_given_length_takes_the_rate_that_was_best_after_so_many_steps(tmp_path: Path) -> None:
     fast = Trial(1e-2, 0.1, by_step={"avatars": {10: 0.1, 100: 0.4}})
     slow = Trial(1e-3, 0.2, by_step={"avatars": {10: 0.3, 100: 0.2}})
     path = tmp_path / "rates.json"
-    trials = [replace(t, by_domain={"avatars": t.combined_error}, steps={"avatars": 10}) for t in (fast, slow)]
+    trials = [replace(t, by_domain={"avatars": t.hypervolume}, steps={"avatars": 10}) for t in (fast, slow)]
     save_rates({"plain_lora@2": trials}, TuningOptions((PLAIN,), (2,)), "the command", path)
     chosen = [rate_for_steps(PLAIN, 4, "avatars", steps, path) for steps in (0, 10, 30, 40, 1000)]
     assert chosen == [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
@@ -172,15 +175,16 @@ def test_a_run_of_given_length_takes_the_rate_that_was_best_after_so_many_steps(
 
 
 def test_the_best_point_is_taken_in_each_domain_and_averaged_over_them() -> None:
-    rows = [replace(r, condition="clean@0.1") for r in made_up_rows()]
+    rows = [replace(r, condition="clean" if r.method == BASE else "clean@0.1") for r in made_up_rows()]
     trial = judge(rows, PLAIN, 1, 0.1)
-    assert trial.combined_error == pytest.approx(0.04)
+    assert trial.hypervolume == pytest.approx(0.8 * 0.9)
+    assert trial.by_step["avatars"] == pytest.approx({10: 0.09, 50: 0.04, 100: 0.06})
     assert trial.steps == {"avatars": 50, "products": 50} and set(trial.by_domain) == {"avatars", "products"}
 
 
 def test_a_rate_of_the_domain_goes_before_one_for_all_of_them() -> None:
     rates = {"plain_lora@1": 1.0, "plain_lora@4": 4.0, "plain_lora@4@avatars": 5.0}
-    found = [plan(rates=rates).rate_of(PLAIN, *of) for of in ((2, "avatars"), (8, "avatars"), (8, "products"), (4,))]
+    found = [plan(rates=rates).rate_of(PLAIN, *of) for of in ((2, "avatars"), (8, "avatars"), (8, "products"), (4, ""))]
     assert found == [1.0, 5.0, 4.0, 4.0]
 
 

@@ -13,6 +13,7 @@ from ...files.prior import Prior, targets_of_prior
 from ...model.host import Host
 from ...model.targets import Part, Target
 from ...training.adaptation_options import AdaptationOptions
+from ...training.personal_prior import random_down
 from ...training.seeds import step_generator
 from ...training.starts import ChainStart, identity_down, start_of, start_of_prior
 
@@ -21,6 +22,7 @@ __all__ = [
     "CORE",
     "META_COLD",
     "META_OUTSIDE",
+    "META_RANDOM",
     "META_WARM",
     "METHODS",
     "PLAIN",
@@ -37,6 +39,7 @@ SMALL_RANK = 32
 """Rank of LoRA-XS; its trained matrix is only rank × rank."""
 
 PLAIN, META_COLD, META_WARM, META_OUTSIDE = "plain_lora", "meta_cold", "meta_warm", "meta_warm_outside"
+META_RANDOM = "meta_random"
 CORE = "core_train_lora"
 BASE = "base_model"
 
@@ -162,6 +165,19 @@ def _cold(host: Host, prior: Prior, seed: int) -> ChainStart:
     return start_of_prior(prior, targets_of_prior(prior, host.targets()), options)
 
 
+def _random_cold(host: Host, prior: Prior, seed: int) -> ChainStart:
+    """The prior with a random meta_down of the same rank in its place: what `meta_cold` has to beat."""
+    generator, targets = step_generator(seed, "random meta-down"), targets_of_prior(prior, host.targets())
+    layers = {
+        target.name: replace(
+            prior.layers[target.name],
+            meta_down=random_down(target, len(prior.layers[target.name].meta_down), generator),
+        )
+        for target in targets
+    }
+    return start_of_prior(replace(prior, layers=layers), targets, AdaptationOptions(start="cold", seed=seed))
+
+
 def _warm(host: Host, prior: Prior, seed: int) -> ChainStart:
     return start_of_prior(prior, targets_of_prior(prior, host.targets()), AdaptationOptions(seed=seed))
 
@@ -179,6 +195,7 @@ METHODS: Mapping[str, Method] = {
         Method("t_lora", "T-LoRA mask", _timestep_mask, source="arXiv 2507.05964"),
         Method(CORE, "ComfyUI's Train LoRA", None, source="its node, all layers", usual_rate=1e-3),
         Method(META_COLD, "Meta-LoRA, cold", _cold, True, source="arXiv 2503.22352"),
+        Method(META_RANDOM, "random meta-down, cold", _random_cold, True, source="the control of cold"),
         Method(META_WARM, "Meta-LoRA, warm", _warm, True, source="arXiv 2503.22352"),
         Method(META_OUTSIDE, "Meta-LoRA, other prior", _warm, True, True, source="arXiv 2503.22352"),
     )

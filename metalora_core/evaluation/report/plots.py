@@ -9,6 +9,7 @@ import numpy as np
 
 from ...checks import optional
 from ..curves import Curve, Key, curves_of, resample_weights
+from ..front import Path
 from ..methods.registry import BASE, META_COLD, META_OUTSIDE, META_WARM, METHODS, PLAIN
 from ..rows import Row
 from .tables import BestPoint
@@ -78,25 +79,28 @@ def _learning(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoi
 
 
 def _plane(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoint]) -> Any:
-    """Identity error against prompt error along the training."""
+    """Identity score against prompt adherence along the training."""
     figure, axes = _panels(pyplot, _domains(curves))
     for axis, domain in zip(axes, _domains(curves), strict=True):
         for (method, own, photos), curve in curves.items():
-            if own == domain and method in (PLAIN, META_WARM) and photos in (1, 4):
-                x, y = (curve.scores[name].mean(axis=1) for name in ("prompt_error", "identity_error"))
+            base = next((c for (name, its, _), c in curves.items() if (name, its) == (BASE, domain)), None)
+            if base is not None and own == domain and method in (PLAIN, META_WARM) and photos in (1, 4):
+                shared = [subject for subject in curve.subjects if subject in base.subjects]
+                path = Path.of(curve.only(shared), base.only(shared), np.full((1, len(shared)), 1 / len(shared)))
+                x, y = path.adherence[0], path.identity[0]
                 label = f"{METHODS[method].title}, {photos} photo{'s' if photos > 1 else ''}"
                 axis.plot(x, y, "-", color=_colour(method), marker=_MARKERS[photos], ms=5, label=label)
                 for i in (0, len(x) - 1):
                     axis.annotate(
                         str(curve.steps[i]), (x[i], y[i]), fontsize=7, xytext=(4, 3), textcoords="offset points"
                     )
-        axis.set(xlabel="prompt error", ylabel="identity error")
+        axis.set(xlabel="prompt adherence (0 the photo again)", ylabel="identity score (0 the base model)")
     axes[0].legend(fontsize=8)
     return figure
 
 
 def _bars(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoint]) -> Any:
-    """Every method at its best point, one photo, with 95 % intervals over subjects."""
+    """Every method at its chosen step, one photo, with 95 % intervals over subjects."""
     figure, axes = _panels(pyplot, _domains(curves))
     for axis, domain in zip(axes, _domains(curves), strict=True):
         own = sorted((p for p in points if p.domain == domain and p.photos == 1), key=lambda p: -p.combined[0])
@@ -128,7 +132,7 @@ def _copying(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoin
 
 
 def _photos(pyplot: Any, curves: Mapping[Key, Curve], points: Sequence[BestPoint]) -> Any:
-    """The effect of more photos, each method at its best point."""
+    """The effect of more photos, each method at its chosen step."""
     figure, axes = _panels(pyplot, _domains(curves), height=3.4)
     for axis, domain in zip(axes, _domains(curves), strict=True):
         for method in METHODS:
@@ -151,10 +155,10 @@ _Figure = Callable[[Any, Mapping[Key, Curve], Sequence[BestPoint]], Any]
 FIGURES: Mapping[str, tuple[str, _Figure]] = {
     "learning": ("Combined error while learning from one photo; bands are 95 % intervals over subjects.", _learning),
     "plane": (
-        "The path of each training: lower is closer to the subject, further left closer to the prompt.",
+        "The path of each training: higher is closer to the subject, further right to the prompt; true photos: 1, 1.",
         _plane,
     ),
-    "methods": ("Every method at its best step (in brackets), one photo.", _bars),
+    "methods": ("Every method at its chosen step (in brackets), one photo.", _bars),
     "copying": ("Copying of the reference photo's pose, light and background.", _copying),
     "photos": ("The effect of more photos.", _photos),
 }

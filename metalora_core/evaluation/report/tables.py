@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from ..conditions import CLEAN
 from ..curves import Curve, Resampled, curves_of, interval, resample_weights
-from ..methods.registry import META_WARM, METHODS, PLAIN
+from ..front import Path, chosen_step
+from ..methods.registry import BASE, META_WARM, METHODS, PLAIN
 from ..rows import Row
 from ..subjects.scores import combined_error
-from .summary import BAR, Ratio
+from .hindsight import LINES
+from .ratios import Line, Ratio
+from .summary import BAR
 
-__all__ = ["BestPoint", "bar_table", "best_points", "best_table", "cut_table", "repeat_table", "target_table"]
+__all__ = [
+    "BestPoint",
+    "bar_table",
+    "best_points",
+    "best_table",
+    "cut_table",
+    "hindsight_table",
+    "repeat_table",
+    "target_table",
+]
 
 Table = list[tuple[str, ...]]
 Spread = tuple[float, float, float]
@@ -23,7 +36,7 @@ Spread = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class BestPoint:
-    """A method at the step with its lowest combined error.
+    """A method at its chosen step.
 
     Args:
         method: Name.
@@ -37,6 +50,11 @@ class BestPoint:
         copying: Of the reference.
         diversity: Of the pictures.
         seconds: Of the training up to there, a subject.
+        score: Identity score; NaN if the base model was not drawn.
+        adherence: Prompt adherence.
+        hypervolume: Of the front over all steps.
+        copy_angle: Where between truth and photo the pictures are.
+        drift: Change of pictures of others.
     """
 
     method: str
@@ -50,16 +68,35 @@ class BestPoint:
     copying: Spread
     diversity: float
     seconds: float
+    score: Spread
+    adherence: Spread
+    hypervolume: Spread
+    copy_angle: float
+    drift: float
 
 
-def best_points(rows: Sequence[Row]) -> list[BestPoint]:
-    """Every method at its best point, by domain and number of photos."""
-    return [_best(*key, curve) for key, curve in curves_of(rows).items()]
+def best_points(rows: Sequence[Row], steps: Mapping[str, int] = MappingProxyType({})) -> list[BestPoint]:
+    """Every method at its chosen step, by domain and number of photos.
+
+    Args:
+        rows: Of a benchmark.
+        steps: Chosen on other subjects; a method without one is shown at the step with its best balance, and if the
+            base model was not drawn at that with its lowest combined error.
+    """
+    curves = curves_of(rows)
+    bases = {domain: curve for (method, domain, _), curve in curves.items() if method == BASE}
+    return [
+        _best(*key, curve, bases.get(key[1]), chosen_step(steps, key[0], key[2], key[1]))
+        for key, curve in curves.items()
+    ]
 
 
-def _best(method: str, domain: str, photos: int, curve: Curve) -> BestPoint:
-    means = curve.resampled(resample_weights(len(curve.subjects)))
-    index = int(means.best()[0])
+def _best(method: str, domain: str, photos: int, curve: Curve, base: Curve | None, step: int) -> BestPoint:
+    if base is not None:
+        base = base.only([subject for subject in curve.subjects if subject in base.subjects])
+        curve = curve.only(base.subjects)
+    path = Path.of(curve, base, resample_weights(len(curve.subjects)), step)
+    means, index = path.means, int(path.chosen[0])
     spreads = {name: interval(values[:, index]) for name, values in means.scores.items()}
     return BestPoint(
         method,
@@ -73,6 +110,11 @@ def _best(method: str, domain: str, photos: int, curve: Curve) -> BestPoint:
         copying=spreads["copying"],
         diversity=spreads["diversity"][0],
         seconds=spreads["seconds"][0],
+        score=interval(path.identity[:, index]),
+        adherence=interval(path.adherence[:, index]),
+        hypervolume=interval(path.hypervolume),
+        copy_angle=spreads["copy_angle"][0],
+        drift=spreads["drift"][0],
     )
 
 
@@ -82,30 +124,40 @@ def _spread(values: Spread, digits: int = 4) -> str:
 
 def bar_table(summary: Mapping[str, Ratio]) -> Table:
     """Ratio, interval, goal and verdict of every line of the main table."""
+    return _ratio_table(summary, BAR)
+
+
+def hindsight_table(summary: Mapping[str, Ratio]) -> Table:
+    """The main table of earlier releases."""
+    return _ratio_table(summary, LINES)
+
+
+def _ratio_table(summary: Mapping[str, Ratio], lines: Mapping[str, Line]) -> Table:
     table: Table = [("ratio, Meta-LoRA warm to plain LoRA", "value [95 %]", "goal", "met", "by domain", "subjects")]
-    for name, (text, goal, more) in BAR.items():
+    for name, line in lines.items():
         found = summary.get(name)
         if found is None:
-            table.append((text, "not run", "", "", "", "0"))
+            table.append((line.text, "not run", "", "", "", "0"))
             continue
-        met = found.value >= goal if more else found.value <= goal
+        met = found.value >= line.goal if line.more_is_better else found.value <= line.goal
         spread = _spread((found.value, found.low, found.high), 2)
         domains = ", ".join(f"{domain} {value:.2f}" for domain, value in found.by_domain.items())
-        sign = "≥" if more else "≤"
-        table.append((text, spread, f"{sign} {goal:g}", "yes" if met else "no", domains, str(found.subjects)))
+        goal = f"{'≥' if line.more_is_better else '≤'} {line.goal:g}"
+        table.append((line.text, spread, goal, "yes" if met else "no", domains, str(found.subjects)))
     return table
 
 
 def best_table(points: Sequence[BestPoint]) -> Table:
-    """Every method at its best point, the best first within a domain and number of photos."""
+    """Every method at its chosen step, the largest hypervolume first within a domain and number of photos."""
     table: Table = [
-        ("method", "domain", "photos", "steps", "combined [95 %]", "identity", "prompt", "copying", "diversity",
-         "subjects")
+        ("method", "domain", "photos", "steps", "hypervolume [95 %]", "identity score", "prompt adherence",
+         "combined error", "identity error", "prompt error", "copying", "copy angle", "drift", "diversity", "subjects")
     ]  # fmt: skip
-    for p in sorted(points, key=lambda p: (p.domain, p.photos, p.combined[0])):
-        numbers = [_spread(p.combined), _spread(p.identity), _spread(p.prompt), _spread(p.copying, 2)]
-        ends = [f"{p.diversity:.2f}", str(p.subjects)]
-        table.append((METHODS[p.method].title, p.domain, str(p.photos), str(p.steps), *numbers, *ends))
+    for p in sorted(points, key=lambda p: (p.domain, p.photos, -np.nan_to_num(p.hypervolume[0]), p.combined[0])):
+        scores = [_spread(p.hypervolume, 3), _spread(p.score, 2), _spread(p.adherence, 2), _spread(p.combined)]
+        errors = [f"{p.identity[0]:.4f}", f"{p.prompt[0]:.4f}", f"{p.copying[0]:.2f}", f"{p.copy_angle:.2f}"]
+        ends = [f"{p.drift:.3f}", f"{p.diversity:.2f}", str(p.subjects)]
+        table.append((METHODS[p.method].title, p.domain, str(p.photos), str(p.steps), *scores, *errors, *ends))
     return table
 
 

@@ -19,7 +19,7 @@ from ...photos.subject_folders import subject_folders
 from ...photos.training_set import TrainingSet, is_one_sided
 from ..conditions import CONDITIONS
 from .embedders import Embedder
-from .scores import PictureScores, likeness, pair_cosines
+from .scores import PictureScores, copy_angle, likeness, pair_cosines
 from .world import TRIGGER, LearnedSubject
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class PhotoFolders:
         prompts = tuple(prompt.replace("{subject}", f"{TRIGGER} {options.class_word}") for prompt in options.prompts)
         truth = torch.stack(kept.images)
         score = partial(embedded_scores, learned.images, truth, asked, self.whose, self.what)
-        return LearnedSubject(domain, number, learned, prompts, asked, "", truth, score)
+        return LearnedSubject(domain, number, learned, prompts, asked, "", truth, asked[:2], score)
 
 
 @torch.no_grad()
@@ -145,13 +145,16 @@ def embedded_scores(
     """
     learned, others, drawn = (whose.pictures(p) for p in (torch.stack(list(references[:photos])), held_out, pictures))
     found = likeness(drawn, others, learned)
+    asked = list(asked)
     return PictureScores(
         identity_error=fmean(found.error),
-        prompt_error=1 - float(what.likelihoods(pictures, list(asked)).diagonal().mean()),
+        prompt_error=1 - float(what.likelihoods(pictures, asked).diagonal().mean()),
         copying=fmean(found.copying),
         diversity=(1 - float(pair_cosines(drawn).mean())) / max(1 - found.ceiling, 1e-6),
         identity_floor=1 - found.ceiling,
         prompt_floor=0.0,
+        photo_prompt_error=1 - float(what.likelihoods(references[0][None], asked).mean()),
+        copy_angle=copy_angle(drawn, others.expand(len(drawn), -1, -1), learned[0]),
     )
 
 

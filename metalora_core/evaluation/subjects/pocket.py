@@ -20,7 +20,7 @@ from ...pocket.world.render import PICTURE_SIZE, render
 from ...pocket.world.scenes import BACKGROUNDS, EXPRESSIONS, LIGHTS, Scene, draw_scenes, scene_truth
 from ..conditions import CLEAN, CONDITIONS, Condition
 from ..plan import MOST_PHOTOS
-from .scores import PictureScores, copying, diversity
+from .scores import PictureScores, copy_angle, copying, diversity
 from .world import TRIGGER, LearnedSubject
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["Bench", "chosen_scenes", "demo_subject", "other_scenes", "own_subjec
 
 _DRAWS_PER_PROMPT = 60
 # The demonstration's photos and prompts have seeds of their own, so that no prompt repeats a photo's small changes.
+_ELSEWHERE: Mapping[Domain, str] = {"avatars": "person", "products": "mug"}
 _DEMO_PHOTOS, _DEMO_PROMPTS = 31_000_000, 32_000_000
 
 
@@ -118,7 +119,8 @@ def own_subject(
     own = load_training_set([photos], class_word, TRIGGER, PICTURE_SIZE, on_note, load_pocket_prior(domain))
     who, shown = _read(readers[domain], torch.stack(own.images))
     asked = other_scenes(domain, (), prompts, _DEMO_PROMPTS)
-    score = _Scorer(readers[domain], who.mean(dim=0), shown, _numbers(asked, domain), torch.empty(0, 3, 1, 1))
+    nothing, scenes = torch.empty(0, 3, 1, 1), _numbers(asked, domain)
+    score = _Scorer(readers[domain], who.mean(dim=0), shown, scenes, nothing, own.images[0])
     return _subject(domain, 0, own, asked, "", score)
 
 
@@ -136,7 +138,8 @@ def _rendered(
         photo_hashes=tuple(hashlib.sha256(photo.numpy().tobytes()).hexdigest() for photo in photos),
         one_sided=is_one_sided(word),
     )
-    scorer = _Scorer(reader, subject.vector, _numbers(shown, domain), _numbers(asked, domain), pictures[len(shown) :])
+    scenes = _numbers(shown, domain), _numbers(asked, domain)
+    scorer = _Scorer(reader, subject.vector, *scenes, pictures[len(shown) :], photos[0])
     first = shown[0]
     words = "|".join((first.turn, first.tilt, first.light, first.background, first.expression))
     return _subject(domain, subject.seed, training_set, asked, words, scorer)
@@ -147,7 +150,10 @@ def _subject(
 ) -> LearnedSubject:
     prompts = tuple(scene.caption(domain, photos.class_word, TRIGGER) for scene in asked)
     short = tuple(scene.words(domain) for scene in asked)
-    return LearnedSubject(domain, number, photos, prompts, short, words, scorer.truth, scorer)
+    # Somebody else of its class, and something of the other domain, in scenes that its own pictures show too.
+    other: Domain = "products" if domain == "avatars" else "avatars"
+    strangers = (asked[0].caption(domain, photos.class_word), asked[1].caption(other, _ELSEWHERE[other]))
+    return LearnedSubject(domain, number, photos, prompts, short, words, scorer.truth, strangers, scorer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +166,7 @@ class _Scorer:
         shown: Scene numbers of the reference photos, (photos, 9 or 7).
         asked: Of the prompts, (prompts, 9 or 7).
         truth: True photos of the requested scenes; none if there are none.
+        photo: The first reference photo, (3, H, W).
     """
 
     reader: FactorReader
@@ -167,17 +174,21 @@ class _Scorer:
     shown: Tensor
     asked: Tensor
     truth: Tensor
+    photo: Tensor
 
     def __call__(self, pictures: Tensor, photos: int) -> PictureScores:
         """Score one picture per prompt, (prompts, 3, H, W), of a run with that many photos."""
-        (identity, prompt, seen), (identity_floor, prompt_floor) = self._errors(pictures), self._floors
+        (identity, prompt, seen), (identity_floor, prompt_floor, photo) = self._errors(pictures), self._floors
+        has_truth = len(self.truth) > 0
         return PictureScores(
             identity_error=identity - identity_floor,
             prompt_error=prompt - prompt_floor,
             copying=copying(seen, self.asked, self.shown[:photos], self.reader.domain),
-            diversity=diversity(pictures, self.truth) if len(self.truth) else float("nan"),
+            diversity=diversity(pictures, self.truth) if has_truth else float("nan"),
             identity_floor=identity_floor,
             prompt_floor=prompt_floor,
+            photo_prompt_error=photo - prompt_floor,
+            copy_angle=self._copy_angle(pictures) if has_truth else float("nan"),
         )
 
     def _errors(self, pictures: Tensor) -> tuple[float, float, Tensor]:
@@ -186,9 +197,15 @@ class _Scorer:
         return float(identity.mean()), float(prompt_error(what, self.asked).mean()), what
 
     @cached_property
-    def _floors(self) -> tuple[float, float]:
-        """The scorer's own errors on the true photos."""
-        return self._errors(self.truth)[:2] if len(self.truth) else (0.0, 0.0)
+    def _floors(self) -> tuple[float, float, float]:
+        """The scorer's own errors on the true photos, and the prompt error of the first reference photo."""
+        photo = float(prompt_error(_read(self.reader, self.photo[None])[1], self.asked).mean())
+        return (*self._errors(self.truth)[:2], photo) if len(self.truth) else (0.0, 0.0, photo)
+
+    @torch.no_grad()
+    def _copy_angle(self, pictures: Tensor) -> float:
+        drawn, truth, photo = (self.reader.embedding(p.clamp(0, 1)) for p in (pictures, self.truth, self.photo[None]))
+        return copy_angle(drawn, truth[:, None], photo[0])
 
 
 @torch.no_grad()

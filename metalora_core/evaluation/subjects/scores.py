@@ -20,6 +20,7 @@ __all__ = [
     "PictureScores",
     "as_good",
     "combined_error",
+    "copy_angle",
     "copying",
     "diversity",
     "likeness",
@@ -49,6 +50,8 @@ class PictureScores:
         diversity: Spread of the pictures over that of true photos of the same scenes; 1 is as it should be.
         identity_floor: The scorer's own identity error on the true photos.
         prompt_floor: The scorer's own prompt error there.
+        photo_prompt_error: Prompt error of the first reference photo, as if it came back for every prompt.
+        copy_angle: See `copy_angle`.
     """
 
     identity_error: float
@@ -57,6 +60,8 @@ class PictureScores:
     diversity: float
     identity_floor: float
     prompt_floor: float
+    photo_prompt_error: float
+    copy_angle: float
 
 
 def as_good(error: float, lowest: float) -> bool:
@@ -104,6 +109,25 @@ def copying(read: Tensor, asked: Tensor, references: Tensor, domain: Domain) -> 
     nearest = shown[torch.cdist(seen, shown).argmin(1)]
     explaining = torch.stack([wanted.flatten(), nearest.flatten()], dim=1).double()
     return float(torch.linalg.lstsq(explaining, seen.flatten().double()[:, None], driver="gelsd").solution[1, 0])
+
+
+def copy_angle(pictures: Tensor, truth: Tensor, photo: Tensor) -> float:
+    """Which of two an embedding finds the pictures closer to: true photos of what was asked, or the photo learned from.
+
+    ``(θ(picture, truth) − θ(picture, photo)) / θ(truth, photo)``, θ the angle between two vectors: −1 for a true photo
+    of what was asked, 1 for the photo again, 0 as far from both.
+
+    Args:
+        pictures: Vectors of the pictures, (P, features).
+        truth: Of the true photos that each is compared with, (P, any, features).
+        photo: Of the first reference photo, (features,).
+    """
+    nearer = _angle(pictures[:, None], truth).mean() - _angle(pictures, photo).mean()
+    return float(nearer / _angle(truth, photo).mean().clamp(min=1e-6))
+
+
+def _angle(one: Tensor, other: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=-1).clamp(-1, 1).arccos()
 
 
 def diversity(pictures: Tensor, truth: Tensor) -> float:

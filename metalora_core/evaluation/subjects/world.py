@@ -34,6 +34,7 @@ class LearnedSubject:
         words: What the first photo shows, for tables: "left|level|above|blue|smiling"; empty if unknown.
         truth: Held-out true photos, (photos, 3, H, W): of the requested scenes, where they exist; none if only the
             reference photos are known.
+        others: Prompts that do not ask for the subject, whose pictures should stay what the base model draws.
         score: From one picture a prompt, (prompts, 3, H, W), and the number of photos learned from, to scores.
     """
 
@@ -44,6 +45,7 @@ class LearnedSubject:
     asked: tuple[str, ...]
     words: str
     truth: Tensor
+    others: tuple[str, ...]
     score: Callable[[Tensor, int], PictureScores]
 
     @property
