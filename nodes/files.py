@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 
-from .bridge.folders import IDENTITIES, PRIORS, file_in, file_state, listed, missing_file, new_file, shown
-from .schema import advanced, node_schema
+from .bridge.folders import (
+    IDENTITIES,
+    NEW_NAME,
+    PRIORS,
+    file_in,
+    file_state,
+    kept_note,
+    listed,
+    missing_file,
+    new_file,
+    shown,
+    write_result,
+)
+from .schema import advanced, existing_file, node_schema
 from .sockets import IdentitySocket, PriorSocket
 
 if TYPE_CHECKING:
@@ -118,24 +130,25 @@ class SaveIdentity(io.ComfyNode):
                 io.String.Input(
                     "filename",
                     default="my_identity",
-                    tooltip="Name of the file; a slash makes a subfolder. An existing file of this name is replaced.",
+                    tooltip="Name of the file; a slash makes a subfolder. Lists and messages show the identity by it.",
                 ),
+                existing_file(),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="Path of the file.")],
         )
 
     @classmethod
-    def execute(cls, identity: LearnedIdentity, filename: str) -> io.NodeOutput:
+    def execute(cls, identity: LearnedIdentity, filename: str, existing: str = NEW_NAME) -> io.NodeOutput:
         from ..metalora_core.files.identity import save_identity
         from ..metalora_core.provenance.consent import Purpose
         from .bridge.audit import note_identity
         from .bridge.consent import check_use
 
         reminder = check_use(identity, Purpose.TRAINING)
-        path = new_file(IDENTITIES, filename)
-        save_identity(path, identity.identity)
+        asked = new_file(IDENTITIES, filename)
+        path = write_result(asked, existing, lambda path: save_identity(path, identity.identity.named(path.stem)))
         warning = note_identity("identity saved", identity.identity, shown(IDENTITIES, path))
-        return _saved(IDENTITIES, path, "\n".join(filter(None, [warning, reminder])))
+        return _saved(IDENTITIES, path, kept_note(asked, path), warning, reminder)
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:
@@ -159,8 +172,8 @@ class ExportLoRA(io.ComfyNode):
                 io.String.Input(
                     "filename",
                     default="my_identity",
-                    tooltip="Name of the file in models/loras; a slash makes a subfolder. An existing file is "
-                    "replaced.",
+                    tooltip="Name of the file in models/loras; a slash makes a subfolder. LoRA managers show it as the "
+                    "title.",
                 ),
                 io.Combo.Input(
                     "layout",
@@ -202,13 +215,14 @@ class ExportLoRA(io.ComfyNode):
                     optional=True,
                     tooltip="Preview picture for the file's metadata, as LoRA managers show it; made small.",
                 ),
+                existing_file(),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="Path of the file.")],
         )
 
     @classmethod
     def execute(
-        cls, identity: LearnedIdentity, filename: str, layout: str, precision: str = "float32", **described: Any
+        cls, identity: LearnedIdentity, filename: str, layout: str, existing: str = NEW_NAME, **described: Any
     ) -> io.NodeOutput:
         from ..metalora_core.provenance.consent import Purpose
         from .bridge.audit import note_identity
@@ -216,10 +230,10 @@ class ExportLoRA(io.ComfyNode):
         from .bridge.exporting import FEW_BITS, export_identity
 
         check_use(identity, Purpose.SHARING)
-        path = new_file("loras", filename)
-        export_identity(path, identity, layout, precision, **described)
+        asked = new_file("loras", filename)
+        path = write_result(asked, existing, lambda path: export_identity(path, identity, layout, **described))
         warning = note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
-        return _saved("loras", path, f"{FEW_BITS}\n{warning}")
+        return _saved("loras", path, kept_note(asked, path), FEW_BITS, warning)
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:
@@ -228,8 +242,9 @@ class ExportLoRA(io.ComfyNode):
         return permissions_state()
 
 
-def _saved(folder: str, path: Path, warning: str) -> io.NodeOutput:
-    return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved {shown(folder, path)}\n{warning}".rstrip()))
+def _saved(folder: str, path: Path, *notes: str) -> io.NodeOutput:
+    told = filter(None, [f"Saved {shown(folder, path)}", *notes])
+    return io.NodeOutput(str(path), ui=ui.PreviewText("\n".join(told)))
 
 
 NODES = [LoadPrior, LoadIdentity, SaveIdentity, ExportLoRA]

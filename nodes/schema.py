@@ -28,6 +28,17 @@ def advanced(widget: AnyInput) -> AnyInput:
     return widget
 
 
+def existing_file() -> io.Combo.Input:
+    """What to do with an older file of the name; the last input, so that saved workflows stay as they are."""
+    return io.Combo.Input(
+        "existing",
+        options=["new name", "replace"],
+        default="new name",
+        optional=True,
+        tooltip="If another result has this name: new name adds a number and keeps both, replace writes over it.",
+    )
+
+
 def percent(name: str, default: float, tooltip: str) -> io.Float.Input:
     """An advanced input for a point in sampling: 0 is the noisy start, 1 the finished picture."""
     return advanced(io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip))

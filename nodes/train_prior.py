@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from .bridge.folders import subject_sources
-from .schema import advanced, node_schema
+from .schema import advanced, existing_file, node_schema
 from .sockets import PriorSocket
 
 
@@ -35,7 +35,7 @@ class MetaTrainPrior(io.ComfyNode):
                 io.String.Input(
                     "filename",
                     default="my_prior",
-                    tooltip="Name of the prior in models/metalora. An existing file is replaced.",
+                    tooltip="Name of the prior in models/metalora.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -119,6 +119,7 @@ class MetaTrainPrior(io.ComfyNode):
                         tooltip="Seed of initial values and all random choices.",
                     )
                 ),
+                existing_file(),
             ],
             outputs=[
                 PriorSocket.Output(display_name="prior", tooltip="For Adapt Identity."),

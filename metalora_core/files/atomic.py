@@ -30,6 +30,7 @@ __all__ = [
     "UnwritableFile",
     "atomic_save_safetensors",
     "atomic_write",
+    "file_sha256",
     "require_writable",
     "reserve_file",
     "safetensors_bytes",
@@ -49,7 +50,8 @@ def sha256_of(chunks: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return sha256_of(iter(lambda: file.read(1 << 22), b""))
 
@@ -248,7 +250,7 @@ def atomic_save_safetensors(
             safetensors.torch.save_file(_owned(tensors), new, dict(metadata or {}) or None)
         with new.open("rb+") as file:
             _sort_metadata(file)
-        return _file_sha256(new)
+        return file_sha256(new)
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

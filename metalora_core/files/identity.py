@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -32,7 +32,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Seal(FileMetadata):
-    """Ties what an identity says to what it learned, so that no field can be changed or left out unseen.
+    """Ties what an identity says to what it learned, so that no field but its name can be changed or left out unseen.
 
     Args:
         sha256: See `content_sha256`.
@@ -127,6 +127,10 @@ class Identity:
         """How many numbers its file holds."""
         return sum(tensor.numel() for tensor in _tensors(self).values())
 
+    def named(self, name: str) -> Identity:
+        """The same identity by another name."""
+        return replace(self, metadata=self.metadata.model_copy(update={"name": name}))
+
 
 def own_prior(identity: Identity) -> Prior | None:
     """The prior that an identity carries in its own file, or None if it needs the one it was learned with."""
@@ -179,8 +183,8 @@ def layers_sha256(identity: Identity) -> str:
 
 
 def content_sha256(identity: Identity) -> str:
-    """SHA-256 of an identity's whole record without its seal, and of what was learned."""
-    header = identity.metadata.model_copy(update={"seal": None}).header()
+    """SHA-256 of an identity's record without its seal and the name it goes by, and of what was learned."""
+    header = identity.metadata.model_copy(update={"seal": None, "name": ""}).header()
     return hashlib.sha256(f"{header} {layers_sha256(identity)}".encode()).hexdigest()
 
 

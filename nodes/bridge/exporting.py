@@ -23,12 +23,12 @@ def export_identity(
     path: Path,
     learned: LearnedIdentity,
     layout: Any,
-    precision: str,
+    precision: str = "float32",
     strength: float = 1.0,
     author: str = "",
     thumbnail: Tensor | None = None,
-) -> None:
-    """Write an ordinary LoRA file.
+) -> str:
+    """Write an ordinary LoRA file, titled as it is called, and return its SHA-256.
 
     Args:
         path: The file.
@@ -46,9 +46,9 @@ def export_identity(
 
     targets = layout_targets(layout, learned.identity, learned.prior)
     small = b"" if thumbnail is None else thumbnail_jpeg(from_image(thumbnail)[0])
-    export_lora(
+    return export_lora(
         path,
-        learned.identity,
+        learned.identity.named(path.stem),
         learned.prior,
         layout,
         targets,

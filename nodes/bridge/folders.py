@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import InvalidOptions, UnreadableFile
-from ...metalora_core.files.atomic import require_writable
+from ...metalora_core.files.atomic import file_sha256, require_writable
 from ...metalora_core.files.names import checked_name
 from ...metalora_core.files.sweep import sweep
 
 PRIORS = "metalora"
 IDENTITIES = "metalora_identities"
 ADAPTED = "adapted"
+NEW_NAME, REPLACE = "new name", "replace"
 
 
 def register_folders() -> None:
@@ -129,6 +132,47 @@ def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
     """
     root = roots_of(folder)[0]
     return _contained(root / checked_name(name, suffix), [root])
+
+
+def _names_until_free(asked: Path) -> Iterator[Path]:
+    """The asked name and the same with a number from 2 on, as long as files have them, and then the first free one."""
+    number, path = 1, asked
+    while path.exists():
+        yield path
+        number += 1
+        path = asked.with_name(f"{asked.stem}_{number}{asked.suffix}")
+    yield path
+
+
+def unused_file(asked: Path, existing: str) -> Path:
+    """Where a result is written: under the first free name, or, if `REPLACE` was chosen, the asked one."""
+    return asked if existing == REPLACE else list(_names_until_free(asked))[-1]
+
+
+def write_result(asked: Path, existing: str, write: Callable[[Path], str]) -> Path:
+    """Write a result, over another one only if that is asked for.
+
+    Args:
+        asked: Where the user wants it, see `new_file`.
+        existing: `REPLACE` writes there whatever is there.
+        write: Writes the result to a path and returns the file's SHA-256; the same result always gives the same bytes.
+
+    Returns:
+        Where the result is now: of the file saved last under the name or its numbers, if that holds the same.
+    """
+    free = unused_file(asked, existing)
+    *_, last = [asked, *(path for path in _names_until_free(asked) if path != free)]
+    if free != asked:
+        with TemporaryDirectory(prefix=".metalora-", suffix=".tmp", dir=asked.parent) as drafts:
+            if write(Path(drafts) / last.name) == file_sha256(last):
+                return last
+    write(free)
+    return free
+
+
+def kept_note(asked: Path, path: Path) -> str:
+    """That a file of the asked name was kept, or an empty text."""
+    return "" if path == asked else f"{asked.name} was kept: it is another result. Choose replace to write over it."
 
 
 def unfinished_run(folder: str, path: Path, days: float) -> Path:

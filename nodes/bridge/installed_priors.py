@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...metalora_core.errors import UnreadableFile
-from ...metalora_core.files.atomic import sha256_of
+from ...metalora_core.files.atomic import file_sha256
 from ...metalora_core.files.identity import Identity, own_prior
 from ...metalora_core.files.prior import Prior, load_prior
 from ...metalora_core.pocket.load import prior_file
@@ -49,6 +49,5 @@ def _hash_of(path: Path) -> str:
     state = path.stat()
     key = (str(path), state.st_size, state.st_mtime_ns)
     if key not in _hashes:
-        with path.open("rb") as file:
-            _hashes[key] = sha256_of(iter(lambda: file.read(1 << 22), b""))
+        _hashes[key] = file_sha256(path)
     return _hashes[key]

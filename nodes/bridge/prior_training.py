@@ -19,7 +19,17 @@ from ...metalora_core.training.retries import last_good_saved
 from ...metalora_core.training.subject_batches import SubjectDataset
 from .audit import note_down
 from .consent import check_subjects
-from .folders import POCKET_SUBJECTS, PRIORS, input_folder, new_file, shown, unfinished_run
+from .folders import (
+    NEW_NAME,
+    POCKET_SUBJECTS,
+    PRIORS,
+    input_folder,
+    kept_note,
+    new_file,
+    shown,
+    unfinished_run,
+    unused_file,
+)
 from .given import GivenPictures, missing_note
 from .host.comfy_host import ComfyHost
 from .host.memory import wants_checkpointing
@@ -47,6 +57,7 @@ class PriorRequest:
     warm_start: Any = "mean"
     checkpointing: str = "auto"
     seed: int = 0
+    existing: str = NEW_NAME
 
     def options(self, name: str, subjects: int, layers: tuple[str, ...]) -> MetaTrainingOptions:
         return MetaTrainingOptions(
@@ -79,7 +90,8 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     Raises:
         InterruptProcessingException: ComfyUI's own, when the user cancels; the next run continues.
     """
-    path = new_file(PRIORS, request.filename)
+    asked = new_file(PRIORS, request.filename)
+    path = unused_file(asked, request.existing)
     place, unfinished = shown(PRIORS, path), unfinished_run(PRIORS, path, UNFINISHED_DAYS)
     host = ComfyHost(
         model, clip, vae, resolution=request.resolution, checkpointing=wants_checkpointing(request.checkpointing, model)
@@ -109,7 +121,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         )
     note_down("prior trained", file=place, source=request.subjects, subjects=len(subjects), prior=prior.sha256)
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
-    return PriorOutcome(prior, losses, "\n".join(filter(None, [report, note, missing])))
+    return PriorOutcome(prior, losses, "\n".join(filter(None, [report, kept_note(asked, path), note, missing])))
 
 
 def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[float]) -> str:

@@ -19,7 +19,9 @@ def _write_subjects(count: int, photos: int) -> None:
             save.save_picture(picture, folder / f"{number}.png")
 
 
-def _train(model: Any = None, **settings: Any) -> Any:
+def train_small(model: Any = None, **settings: Any) -> Any:
+    """Meta-Train Prior on three subjects for two steps; returns its outcome."""
+    _write_subjects(3, 3)
     bridge = pack("nodes.bridge.prior_training")
     usual, clip, vae, *_ = pocket()
     small = {"steps": 2, "r_meta": 4, "r_mid": 2, "subjects_per_batch": 2, "resolution": 128}
@@ -29,8 +31,7 @@ def _train(model: Any = None, **settings: Any) -> Any:
 
 
 def check_a_prior_from_folders_heeds_the_limit_and_knows_its_photos() -> dict[str, Any]:
-    _write_subjects(3, 3)
-    limited, whole = _train(subject_limit=2), _train(filename="all_of_them")
+    limited, whole = train_small(subject_limit=2), train_small(filename="all_of_them")
     assert limited.report.startswith("2 subjects") and whole.report.startswith("3 subjects"), limited.report
     assert limited.prior.features is None and whole.prior.features.count == 9
     assert whole.prior.metadata.base_name
@@ -40,7 +41,6 @@ def check_a_prior_from_folders_heeds_the_limit_and_knows_its_photos() -> dict[st
 def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dict[str, Any]:
     from comfy import model_management
 
-    _write_subjects(3, 3)
     bridge = pack("nodes.bridge.prior_training")
     shown = bridge.show_progress
 
@@ -51,14 +51,14 @@ def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dic
 
     bridge.show_progress = cancel
     try:
-        _train(filename="cancelled")
+        train_small(filename="cancelled")
         raise AssertionError("the run was not interrupted")
     except model_management.InterruptProcessingException:
         pass
     finally:
         bridge.show_progress = shown
         model_management.interrupt_current_processing(False)
-    again = _train(filename="cancelled")
+    again = train_small(filename="cancelled")
     assert len(again.losses) == 1 and again.report.startswith("3 subjects"), again.report
     return {"loss": again.losses[0]}
 
@@ -67,7 +67,6 @@ def check_a_prior_is_trained_without_a_compiler_that_fails() -> dict[str, Any]:
     def broken(_graph: Any, _inputs: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    _write_subjects(3, 3)
-    plain, without = _train(filename="plain"), _train(compiled_by(broken), filename="uncompiled")
+    plain, without = train_small(filename="plain"), train_small(compiled_by(broken), filename="uncompiled")
     assert plain.losses == without.losses, (plain.losses, without.losses)
     return {"losses": without.losses}
