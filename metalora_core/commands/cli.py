@@ -27,6 +27,7 @@ from .sweep import sweep
 
 # Groups of commands whose packages load torch: (module, name of its Typer app), imported when asked for.
 _LATER = {
+    "prior": ("metalora_core.commands.quick_prior", "prior_app"),
     "pocket": ("metalora_core.commands.pocket", "pocket_app"),
     "bench": ("metalora_core.commands.bench", "bench_app"),
 }

@@ -84,11 +84,11 @@ def meta_train(
     require_output(output, ".safetensors", earlier, model)
     checkpoint_path = checkpoint_beside(output, checkpoint)
     start = load_prior(Path(earlier)) if earlier else None
-    found = _read(subjects, class_word, json)
+    found = read_subjects(subjects, class_word, json)
     if model != POCKET:  # which draws nobody
         ask_subjects(found, subjects, without_record)
     host = load_base_model(model, device, dtype, pipeline_config)
-    data = _encoded(found, host, picture_size_px(host, model, size), domain or class_word, json)
+    data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
     with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
         show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
@@ -96,7 +96,7 @@ def meta_train(
     _report(prior, output, len(data), steps, json)
 
 
-def _read(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
+def read_subjects(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
     """Read every photo once before the model is loaded, so that a broken one is reported at the start."""
     from ..photos.subject_folders import find_subjects, left_out
     from .terminal import counting_bar, remark
@@ -108,7 +108,8 @@ def _read(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
     return found
 
 
-def _encoded(found: list[SubjectFolder], host: Host, size_px: int, domain: str, quiet: bool) -> FolderSubjects:
+def encoded_subjects(found: list[SubjectFolder], host: Host, size_px: int, domain: str, quiet: bool) -> FolderSubjects:
+    """Encode the photos once, with a bar."""
     from ..photos.subject_folders import FolderSubjects
     from .terminal import counting_bar
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,11 @@ def ask_identity(path: Path, identity: Identity, prior: Prior, purpose: Purpose,
 
 def ask_subjects(found: Iterable[SubjectFolder], source: Path, rule: WithoutRecord) -> None:
     """As `ask`, for the subjects of a meta-training."""
-    named = [(subject.path.name, subject.class_word) for subject in found]
+    ask_named([(subject.path.name, subject.class_word) for subject in found], source, rule)
+
+
+def ask_named(named: Sequence[tuple[str, str]], source: Path, rule: WithoutRecord) -> None:
+    """As `ask`, for subjects known by a name and a class word, from a folder."""
     known = permissions_near(source / "subjects", rule)
     if reminder := known.ask_subjects(named, source.absolute().name, datetime.now(timezone.utc)):
         remark(reminder)

@@ -1,0 +1,1 @@
+"""Priors from what people have, and what they are worth."""
