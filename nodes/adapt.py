@@ -19,7 +19,16 @@ class AdaptIdentity(io.ComfyNode):
             description="Learns the person or product in the reference photos. A prior made for the model saves steps, "
             "but none is needed. It shows progress and pictures while it runs. You can cancel; queue again to resume. "
             "The result is saved to disk, so the same photos and settings are never trained twice.",
-            search_aliases=["train lora", "dreambooth", "fine-tune", "meta lora", "learn face", "personalize", "train"],
+            search_aliases=[
+                "train face",
+                "train lora",
+                "lora from photos",
+                "learn face",
+                "dreambooth",
+                "fine-tune",
+                "personalize",
+                "meta lora",
+            ],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The base model; with a prior, the one it was made for. It is not changed."

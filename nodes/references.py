@@ -24,7 +24,15 @@ class PrepareReferences(io.ComfyNode):
             description="Checks your photos the way a photographer would and says what to improve: focus, light, size, "
             "photos that are nearly the same, and whether the prior knows this kind of subject. Takes one photo, a "
             "batch, or a list from a dataset node.",
-            search_aliases=["dataset", "training images", "photos", "caption", "quality check", "meta lora"],
+            search_aliases=[
+                "photos",
+                "lora from photos",
+                "dataset",
+                "training images",
+                "caption",
+                "quality check",
+                "meta lora",
+            ],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="One to eight photos of one subject. One is enough."),

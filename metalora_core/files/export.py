@@ -201,8 +201,9 @@ def is_named_by_diffusers(prior: Prior) -> bool:
 
 
 def _base_of(prior: Prior) -> Base | None:
-    family = family_named(prior.metadata.family)
-    return family and family.base_of_widths(layer.meta_down.shape[1] for layer in prior.layers.values())
+    family, widths = family_named(prior.metadata.family), {layer.meta_down.shape[1] for layer in prior.layers.values()}
+    base = family and family.base_of_widths(widths)
+    return base if base and (not base.width or base.width in widths) else None
 
 
 def _model_spec(

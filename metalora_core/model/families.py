@@ -41,6 +41,7 @@ class Base:
         side_px: Usual side of a picture.
         marks: Beginnings of keys, below ``model.diffusion_model.``, that only its checkpoints have.
         context_width: Width of its text embedding, if that distinguishes bases of one family.
+        width: Of its layers, if smaller models of the same build exist that nobody should take for it.
         kohya_by_diffusers: Whether kohya's tools name its layers as diffusers does, not as its checkpoints do.
     """
 
@@ -53,6 +54,7 @@ class Base:
     side_px: int = 1024
     marks: tuple[str, ...] = ()
     context_width: int = 0
+    width: int = 0
     kohya_by_diffusers: bool = False
 
 
@@ -115,7 +117,11 @@ _DOUBLE = (r"^transformer_blocks\.", "double_blocks.")
 FLUX = Family(
     name="flux",
     denoiser="FluxTransformer2DModel",
-    bases=(Base("flux", "FLUX.1", "FluxPipeline", "flux-1-dev/lora", 0.3611, 0.1159, marks=("double_blocks.",)),),
+    bases=(
+        Base(
+            "flux", "FLUX.1", "FluxPipeline", "flux-1-dev/lora", 0.3611, 0.1159, marks=("double_blocks.",), width=3072
+        ),
+    ),
     attention=_STREAMS,
     feed_forward=("*_mlp.[02]",),
     renames=(_SINGLE, _DOUBLE),

@@ -17,6 +17,7 @@ from ...metalora_core.files.sweep import sweep
 PRIORS = "metalora"
 IDENTITIES = "metalora_identities"
 ADAPTED = "adapted"
+_MADE_WITH = {PRIORS: "Meta-Train Prior", IDENTITIES: "Adapt Identity"}
 NEW_NAME, REPLACE = "new name", "replace"
 
 
@@ -47,11 +48,11 @@ def file_in(folder: str, name: str) -> Path:
 
     found = folder_paths.get_full_path(folder, name) if name else None
     if found is None:
-        there = ", ".join(listed(folder)[:10]) or "nothing"
-        places = ", ".join(folder_paths.get_folder_paths(folder))
+        there, places = ", ".join(listed(folder)[:10]), ", ".join(folder_paths.get_folder_paths(folder))
+        what = f"{plain_line(name, 200)} was not found" if name else "No file is chosen"
         raise UnreadableFile(
-            f"{plain_line(name, 200) or 'No file name'} was not found in models/{folder} ({places}). "
-            f"Files there: {there}. Put the file there, or press R to refresh the list and choose another one."
+            f"{what} in models/{folder} ({places}). {f'Files there: {there}' if there else 'The folder is empty'}. Put "
+            f"a file there or make one with {_MADE_WITH[folder]}, press R to refresh the list and choose it."
         )
     return _contained(Path(found), roots_of(folder))
 

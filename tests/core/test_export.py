@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,21 @@ def test_metadata_follows_model_spec_and_names_the_trigger(tmp_path: Path) -> No
     _, prior, identity = learned("flux")
     first = export_lora(tmp_path / "a.safetensors", identity, prior)
     file = read_safetensors(tmp_path / "a.safetensors")
-    assert file.metadata["modelspec.architecture"] == "flux-1-dev/lora"
     assert file.metadata["modelspec.trigger_phrase"] == "ohwx mug"
     assert identity.metadata.prior_sha256 in file.metadata["modelspec.description"]
     assert export_lora(tmp_path / "b.safetensors", identity, prior) == first
+
+
+@pytest.mark.parametrize(("width", "architecture"), [(3072, "flux-1-dev/lora"), (128, "flux/lora")])
+def test_only_a_model_as_wide_as_the_published_one_is_called_by_its_name(
+    tmp_path: Path, width: int, architecture: str
+) -> None:
+    """The pocket model is a Flux too, but no loader of FLUX.1 can use what was learned on it."""
+    _, prior, identity = learned("flux")
+    prior = Prior({name: PriorLayer(torch.zeros(6, width)) for name in prior.layers}, prior.metadata)
+    identity = replace(identity, metadata=identity.metadata.model_copy(update={"prior_sha256": prior_sha256(prior)}))
+    export_lora(tmp_path / "a.safetensors", identity, prior)
+    assert read_safetensors(tmp_path / "a.safetensors").metadata["modelspec.architecture"] == architecture
 
 
 def test_strength_is_linear_in_the_fold() -> None:

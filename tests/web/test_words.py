@@ -55,6 +55,14 @@ def test_every_node_has_a_description_and_search_aliases() -> None:
     assert all({"description", "search_aliases"} <= given(call) for call in schemas)
 
 
+@pytest.mark.parametrize("words", ["train face", "train lora", "lora from photos", "learn face"])
+def test_what_artists_search_for_finds_the_node_that_learns(words: str) -> None:
+    schemas = [call for _, call in calls() if isinstance(call.func, ast.Name) and call.func.id == "node_schema"]
+    (learning,) = (call for call in schemas if ast.literal_eval(call.args[0]) == "AdaptIdentity")
+    (aliases,) = (keyword.value for keyword in learning.keywords if keyword.arg == "search_aliases")
+    assert words in ast.literal_eval(aliases)
+
+
 @pytest.mark.parametrize("node", OURS)
 def test_help_speaks_of_every_input_and_output(node: str) -> None:
     for page in help_pages(node):

@@ -124,6 +124,7 @@ def check_files() -> dict[str, str]:
     files = pack("nodes.files")
     told = {
         "missing prior": files.LoadPrior.validate_inputs("nobody.safetensors"),
+        "no prior chosen": files.LoadPrior.validate_inputs(""),
         "missing identity": files.LoadIdentity.validate_inputs("nobody.safetensors"),
         "missing photos": message_of(lambda: pack("nodes.bridge.folders").input_folder("nobody")),
         "missing prior of an identity": message_of(_prior_gone),
@@ -134,6 +135,8 @@ def check_files() -> dict[str, str]:
         said = message_of(lambda name=name: files.SaveIdentity.execute(adapt()[0], name))
         assert said.startswith("InvalidOptions") and "cannot be used" in said, said
     assert "was not found in models/metalora" in told["missing prior"], told
+    assert told["no prior chosen"].startswith("No file is chosen in models/metalora"), told
+    assert "Meta-Train Prior" in told["no prior chosen"] and "press R" in told["no prior chosen"], told
     assert "was not found in models/metalora_identities" in told["missing identity"], told
     assert "was not found in" in told["missing photos"] and "press R" in told["missing photos"], told
     assert "needs the prior" in told["missing prior of an identity"], told
