@@ -70,6 +70,15 @@ class PrepareReferences(io.ComfyNode):
                         tooltip="What to do with a photo that cannot be used: stop and say why, or leave it out.",
                     )
                 ),
+                advanced(
+                    io.String.Input(
+                        "subject",
+                        default="",
+                        optional=True,
+                        tooltip="Name of who or what is in the photos, as in the record. Needed if the record covers "
+                        "every photo of a subject.",
+                    )
+                ),
             ],
             outputs=[
                 ReferencesSocket.Output(display_name="references", tooltip="For Adapt Identity."),
@@ -151,7 +160,7 @@ class RecordConsent(io.ComfyNode):
                     "images",
                     optional=True,
                     tooltip="The photos it covers: connect the same pictures as to Prepare Reference Photos. Not "
-                    "connected: every photo of the subject.",
+                    "connected: every photo of the subject that Prepare Reference Photos names.",
                 ),
                 advanced(
                     io.String.Input(

@@ -64,6 +64,9 @@ def adapt(
     swap_blocks: options.SwapBlocks = False,
     fp8_blocks: options.Fp8Blocks = False,
     consent: Annotated[str, typer.Option(help="Consent record of the photos: a .consent.json file.")] = "",
+    subject: Annotated[
+        str, typer.Option(help="Who is in the photos; needed if the record covers all photos of a subject.")
+    ] = "",
     without_record: options.WithoutRecord = "require",
     json: options.Json = False,
 ) -> None:
@@ -92,7 +95,7 @@ def adapt(
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.prior_to_learn_with(prior, model, class_word)
     read = _read(photos, class_word, trigger, size, used_prior, held_out)
-    save = _permitted(read, consent, without_record, nobody=model == base.POCKET)
+    save = _permitted(read, consent, subject, without_record, nobody=model == base.POCKET)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
@@ -128,7 +131,9 @@ def _read(
     return read
 
 
-def _permitted(read: ReadPhotos, consent: str, rule: WithoutRecord, *, nobody: bool) -> Callable[[Path, Identity], str]:
+def _permitted(
+    read: ReadPhotos, consent: str, subject: str, rule: WithoutRecord, *, nobody: bool
+) -> Callable[[Path, Identity], str]:
     """Ask whether the photos may be learned from; returns what saves the identity, tied to its record if it has one."""
     from ..files.identity import save_identity
     from ..provenance.consent import Purpose
@@ -138,7 +143,8 @@ def _permitted(read: ReadPhotos, consent: str, rule: WithoutRecord, *, nobody: b
 
     record = read_record(consent) if consent else None
     hashes = [photo.sha256 for photo in read.photos]
-    ask(Use(Purpose.TRAINING, read.class_word, hashes, record and record.id, nobody), Path(consent or "."), rule)
+    use = Use(Purpose.TRAINING, read.class_word, hashes, record and record.id, nobody, subject)
+    ask(use, Path(consent or "photos"), rule)
     if record is None:
         return save_identity
     own = permissions_near(Path(consent)).installation

@@ -12,7 +12,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..provenance.audit_log import Detail
+    from ..provenance.audit_log import AuditVerdict, Detail
 
 
 def audit(
@@ -25,24 +25,34 @@ def audit(
     """List what was permitted, learned, saved and exported, and check that no entry was changed or left out."""
     from ..errors import UnreadableFile
     from ..provenance.audit_log import AuditLog
+    from .permission import permissions_near
     from .terminal import answer
 
     if not log.is_file():
         raise UnreadableFile(f"There is no audit log at {log}. The nodes write it into models/metalora_identities.")
-    verdict = AuditLog(log).verify(head or None)
-    entries = list(islice(AuditLog(log).entries(), verdict.entries))
+    kept = AuditLog(log, permissions_near(log).installation)
+    verdict = kept.verify(head or None)
+    entries = list(islice(kept.entries(), verdict.entries))
     lines = [f"{entry.moment}  {entry.event}  {_words(entry.details)}" for entry in entries]
-    fields = {"intact": verdict.intact, "head": verdict.head, "problem": verdict.problem}
-    found = f"{verdict.entries} entries, intact. Head: {verdict.head}"
+    fields = {name: getattr(verdict, name) for name in ("intact", "head", "problem", "gaps", "unverified")}
     answer(
-        {**fields, "entries": [vars(entry) for entry in entries]},
-        "\n".join([*lines, found if verdict.intact else f"The first {verdict.entries} entries are sound."]),
-        json,
+        {**fields, "entries": [vars(entry) for entry in entries]}, "\n".join([*lines, _found(verdict)]).strip(), json
     )
     if not verdict.intact:
         if json:
             raise typer.Exit(1)
         raise UnreadableFile(f"{log} was changed. {verdict.problem}")
+
+
+def _found(verdict: AuditVerdict) -> str:
+    if not verdict.intact:
+        return f"The first {verdict.entries} entries are sound."
+    lines = [f"{verdict.entries} entries, intact. Head: {verdict.head}"]
+    if verdict.gaps:
+        lines.append(f"Entries were lost; what is known about it: entries {', '.join(map(str, verdict.gaps))}.")
+    if verdict.unverified:
+        lines.append(f"{verdict.unverified} entries are not signed with this installation's key.")
+    return "\n".join(lines)
 
 
 def _words(details: Mapping[str, Detail]) -> str:

@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from io import FileIO
 from pathlib import Path
@@ -63,7 +63,7 @@ class AuditEntry:
         event: What happened, such as "adapted".
         details: Circumstances.
         previous: Hash of the entry before.
-        sha256: Hash of this entry: SHA-256 of its other fields as canonical JSON.
+        sha256: Hash of this entry: SHA-256 of its other fields but the signature, as canonical JSON.
     """
 
     number: int
@@ -197,12 +197,8 @@ class AuditLog:
         for event, details in events:
             if last and datetime.fromisoformat(moment) + _CLOCK_SLACK < last.when:
                 details = {**details, CLOCK_BACK: last.moment}
-            entry = _sealed(number + len(entries), moment, event, details, previous)
-            if self.installation is not None:
-                own = self.installation
-                entry = SignedEntry(**vars(entry), key=own.name, signature=own.sign(entry.sha256))
-            entries.append(entry)
-            previous = entry.sha256
+            entries.append(_sealed(number + len(entries), moment, event, details, previous, self.installation))
+            previous = entries[-1].sha256
         return entries
 
     def _gone(self, last: AuditEntry | None) -> dict[str, Detail]:
@@ -322,7 +318,7 @@ def _problem(entry: AuditEntry, number: int, previous: str, own: Installation | 
         return f"Entry {number} has the number {entry.number}: entries are missing, added or reordered."
     if entry.previous != previous:
         return f"Entry {number} does not follow from the one before: an entry was changed or replaced."
-    if _sealed(entry.number, entry.moment, entry.event, entry.details, entry.previous).sha256 != entry.sha256:
+    if _hash_of(entry) != entry.sha256:
         return f"Entry {number} does not match its hash: it was changed."
     if not isinstance(entry, SignedEntry):
         return f"Entry {number} is not signed, but earlier ones are: it was replaced." if signed else ""
@@ -331,10 +327,23 @@ def _problem(entry: AuditEntry, number: int, previous: str, own: Installation | 
     return ""
 
 
-def _sealed(number: int, moment: str, event: str, details: Mapping[str, Detail], previous: str) -> AuditEntry:
-    fields = {"number": number, "moment": moment, "event": event, "details": dict(details), "previous": previous}
-    text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return AuditEntry(number, moment, event, details, previous, hashlib.sha256(text.encode()).hexdigest())
+def _sealed(
+    number: int, moment: str, event: str, details: Mapping[str, Detail], previous: str, own: Installation | None
+) -> AuditEntry:
+    if own is None:
+        entry = AuditEntry(number, moment, event, details, previous, "")
+        return replace(entry, sha256=_hash_of(entry))
+    entry = SignedEntry(number, moment, event, details, previous, "", own.name, "")
+    sha256 = _hash_of(entry)
+    return replace(entry, sha256=sha256, signature=own.sign(sha256))
+
+
+def _hash_of(entry: AuditEntry) -> str:
+    fields = {name: value for name, value in vars(entry).items() if name not in ("sha256", "signature")}
+    text = json.dumps(
+        fields | {"details": dict(entry.details)}, sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _line(entry: AuditEntry) -> bytes:

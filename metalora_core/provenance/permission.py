@@ -9,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from ..checks import plain_line
 from ..errors import ConsentRefused, UnreadableFile
 from ..files.identity import Identity, Seal, content_sha256, layers_sha256
 from ..files.prior import Prior
 from .audit_log import AuditLog
-from .consent import ConsentRecord, PhotoPermission, Purpose, SubjectKind
+from .consent import LABEL_LIMIT, ConsentRecord, PhotoPermission, Purpose, SubjectKind
 from .consent_check import check_consent
 from .consent_store import SUFFIX, ConsentStore, read_record
 from .installation import Installation
@@ -61,6 +62,8 @@ class Use:
         photos: SHA-256 of the photos in use, or of those that an identity was learned from.
         consent_id: Of the record that it is tied to, or None.
         nobody: The model is too small to show anybody, see `shows_nobody`.
+        subject: Who or what is in the photos, if these are looked at now; a record of all photos of a subject covers
+            them only if it is the same. None for an identity, which was learned from such photos.
     """
 
     purpose: Purpose
@@ -68,6 +71,7 @@ class Use:
     photos: Sequence[str] = ()
     consent_id: str | None = None
     nobody: bool = False
+    subject: str | None = None
 
 
 def use_of(identity: Identity, prior: Prior, purpose: Purpose) -> Use:
@@ -145,6 +149,12 @@ class Permissions:
             return "" if use.nobody else REMINDER
         record = self.in_force(use.consent_id)
         check_consent(record, use.photos, use.purpose, now)
+        if use.subject is not None and record.photo_scope == "any" and not _same(use.subject, record.subject):
+            raise ConsentRefused(
+                f"The record of {record.granted_by} covers all photos of {record.subject}, but the photos are "
+                f"{f'said to show {use.subject!r}' if use.subject else 'not said to show anybody'}. Write the "
+                "name into subject of Prepare Reference Photos (adapt --subject), or record which photos it covers."
+            )
         if is_person(use.class_word) and record.kind is SubjectKind.PRODUCT:
             raise ConsentRefused(
                 f"The record of {record.granted_by} is about the product {record.subject}, but this is a "
@@ -259,6 +269,10 @@ class Permissions:
             edited = [one.record_id for key, one in standings.items() if one.record_id != key]
             told += [*gone, *edited, *map(str, _unreadable(store.folder))]
         return " ".join(told)
+
+
+def _same(one: str, other: str) -> bool:
+    return plain_line(one, LABEL_LIMIT).casefold() == plain_line(other, LABEL_LIMIT).casefold()
 
 
 def _hashes(photos: Iterable[PhotoPermission]) -> set[str]:

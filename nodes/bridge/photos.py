@@ -39,6 +39,7 @@ class References:
     class_word: str
     trigger: str
     consent: ConsentRecord | None = None
+    subject: str = ""
 
     @property
     def consent_id(self) -> str | None:
@@ -47,7 +48,8 @@ class References:
     def require_permission(self, nobody: bool = False) -> str:
         """Ask whether they may be learned from now; see `Use`. Returns a reminder, or an empty text."""
         hashes = [photo.sha256 for photo in self.photos]
-        return require_permission(Use(Purpose.TRAINING, self.class_word, hashes, self.consent_id, nobody))
+        use = Use(Purpose.TRAINING, self.class_word, hashes, self.consent_id, nobody, self.subject)
+        return require_permission(use)
 
     def usual_resolution(self, prior: Prior | None) -> int:
         """The prior's own side, or the largest below it that half of the photos have, in steps that models can halve.
@@ -89,6 +91,7 @@ class Brief:
     prior: Prior | None = None
     consent: ConsentRecord | None = None
     unusable_photos: str = "stop"
+    subject: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ def prepare(brief: Brief) -> Prepared:
     if not kept:
         raise UnusableReferences(f"No usable photo is left. {report.text}")
     used = tuple(photos[n] for n in kept)
-    references = References(used, tuple(captions[n] for n in kept), class_word, trigger, brief.consent)
+    references = References(
+        used, tuple(captions[n] for n in kept), class_word, trigger, brief.consent, brief.subject or ""
+    )
     if brief.consent is not None:
         references.require_permission()
     return Prepared(references, to_image(from_pil(contact_sheet(photos, report))[None]), report.text)

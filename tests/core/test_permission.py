@@ -14,6 +14,7 @@ import pytest
 import torch
 from core.test_consent import consent
 
+from metalora_core.commands import cli
 from metalora_core.errors import ConsentRefused, DamagedFile, InvalidOptions, UnreadableFile
 from metalora_core.files.identity import (
     Identity,
@@ -29,6 +30,7 @@ from metalora_core.provenance.consent_store import JOURNAL, ConsentStore
 from metalora_core.provenance.installation import KEY_FILE, Installation
 from metalora_core.provenance.permission import Permissions, Use, is_person, shows_nobody, tied
 
+OLD_FILES = Path(__file__).parents[1] / "fixtures" / "old_files"
 NOW = datetime.now(timezone.utc)
 PHOTO, OTHER = "1" * 64, "2" * 64
 
@@ -179,6 +181,23 @@ def test_a_model_as_small_as_the_pocket_model_shows_nobody() -> None:
     assert shows_nobody([128, 512, 640]) and not shows_nobody([320, 1280])
 
 
+def test_a_record_of_all_photos_covers_those_of_its_own_subject(known: Permissions) -> None:
+    record = grant(photos=[], photo_scope="any", purposes=["training", "generation"])
+    known.stores[0].save(record)
+    assert asked(known, record.id, Purpose.TRAINING, subject="sample  person") == ""
+    assert asked(known, record.id) == "", "an identity was learned from such photos"
+    for subject, found in (("", "not said to show anybody"), ("Somebody Else", "said to show 'Somebody Else'")):
+        with pytest.raises(ConsentRefused, match=found):
+            asked(known, record.id, Purpose.TRAINING, subject=subject)
+
+
+def test_a_record_without_photos_covers_none(known: Permissions) -> None:
+    record = grant(photos=[])
+    known.stores[0].save(record)
+    with pytest.raises(ConsentRefused, match="does not cover photo 1"):
+        asked(known, record.id, Purpose.TRAINING, subject="Sample Person")
+
+
 def test_a_products_record_does_not_cover_a_person(known: Permissions) -> None:
     record = grant(kind="product", subject="the mug")
     known.stores[0].save(record)
@@ -278,3 +297,35 @@ def test_a_copied_folder_is_judged_as_the_original(known: Permissions, tmp_path:
     with pytest.raises(ConsentRefused, match="revoked"):
         asked(elsewhere, record.id)
     assert json.loads((tmp_path / "copy" / JOURNAL).read_text().splitlines()[1])["event"] == "consent revoked"
+
+
+def test_the_command_line_asks_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """An identity in a subfolder is judged by the records of the folder above, with the key of the ComfyUI around."""
+    base = tmp_path / "ComfyUI"
+    known = Permissions([base / "models" / "metalora_identities"], Installation(base / "user" / "metalora"))
+    (base / "user").mkdir(parents=True)
+    identity = load_identity(OLD_FILES / "identity_of_a_unet.safetensors")
+    record = grant(subject="the mug", kind="product", purposes=["sharing"], photos=[PhotoPermission(sha256="a" * 64)])
+    known.stores[0].save(record)
+    path = known.folders[0] / "adapted" / "mug.safetensors"
+    save_identity(path, tied(identity, record.id, known.installation))
+    words = [
+        "export",
+        path,
+        "--prior",
+        OLD_FILES / "prior_without_start.safetensors",
+        "--output",
+        tmp_path / "mug.safetensors",
+    ]
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "nobody")
+
+    def run() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(list(map(str, words)))
+        return int(str(stop.value.code or 0)), capsys.readouterr().err
+
+    assert run()[0] == 0
+    known.stores[0].revoke(record.id)
+    code, told = run()
+    assert code == 1 and "was revoked on" in told
+    assert not (tmp_path / "nobody").exists()

@@ -56,6 +56,7 @@ CHECKS = (
     "check_audit_log",
     "check_consent",
     "check_what_ends_while_the_page_is_open_is_refused_at_the_next_seed",
+    "check_a_record_of_all_photos_needs_the_subjects_name",
     "check_every_node_asks",
     "check_people_need_a_record_unless_the_user_chose_a_reminder",
     "check_an_identity_stays_tied_to_its_record",

@@ -97,6 +97,17 @@ def check_what_ends_while_the_page_is_open_is_refused_at_the_next_seed() -> dict
     return told
 
 
+def check_a_record_of_all_photos_needs_the_subjects_name() -> dict[str, str]:
+    record = _consent(subject="Named Person")
+    told = {
+        name: message_of(lambda name=name: prepare(pocket()[4], consent=record, subject=name))
+        for name in ("", "Somebody Else")
+    }
+    assert "not said to show anybody" in told[""] and "'Somebody Else'" in told["Somebody Else"], told
+    assert prepare(pocket()[4], consent=record, subject="named person")[0].consent_id == record.id
+    return told
+
+
 def check_every_node_asks() -> dict[str, str]:
     """Whatever could use the identity, from a node or a file that was copied."""
     learned, record = _learned(71)
