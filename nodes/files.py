@@ -54,8 +54,11 @@ class LoadPrior(io.ComfyNode):
     @torch.inference_mode(False)
     def execute(cls, prior_name: str) -> io.NodeOutput:
         from ..metalora_core.files.prior import load_prior
+        from .bridge.consent import check_prior
 
-        return io.NodeOutput(load_prior(file_in(PRIORS, prior_name)))
+        prior = load_prior(file_in(PRIORS, prior_name))
+        check_prior(prior)
+        return io.NodeOutput(prior)
 
     @classmethod
     def validate_inputs(cls, prior_name: str) -> bool | str:
@@ -63,7 +66,9 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, prior_name: str) -> str:
-        return file_state(PRIORS, prior_name)
+        from .bridge.permissions import permissions_state
+
+        return f"{file_state(PRIORS, prior_name)} {permissions_state()}"
 
 
 class LoadIdentity(io.ComfyNode):

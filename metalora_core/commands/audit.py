@@ -12,7 +12,8 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from ..provenance.audit_log import AuditVerdict, Detail
+    from ..provenance.audit_entry import Detail
+    from ..provenance.audit_log import AuditVerdict
 
 
 def audit(

@@ -18,11 +18,13 @@ from typer.core import TyperGroup
 from . import terminal
 from .adapt import adapt
 from .audit import audit
+from .consent import consent_app
 from .demo import demo
 from .export import export
 from .generate import generate
 from .inspect import inspect
 from .meta_train import meta_train
+from .subject import subject_app
 from .sweep import sweep
 
 # Groups of commands whose packages load torch: (module, name of its Typer app), imported when asked for.
@@ -72,6 +74,8 @@ app.command()(inspect)
 app.command()(meta_train)
 app.command()(audit)
 app.command()(sweep)
+app.add_typer(consent_app, name="consent")
+app.add_typer(subject_app, name="subject")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

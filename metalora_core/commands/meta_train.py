@@ -85,14 +85,14 @@ def meta_train(
     checkpoint_path = checkpoint_beside(output, checkpoint)
     start = load_prior(Path(earlier)) if earlier else None
     found = read_subjects(subjects, class_word, json)
-    if model != POCKET:  # which draws nobody
-        ask_subjects(found, subjects, without_record)
+    note = ask_subjects(found if model != POCKET else (), subjects, without_record)  # the pocket model draws nobody
     host = load_base_model(model, device, dtype, pipeline_config)
     data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
     with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
         show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
         prior = learn(host, data, chosen, earlier=start, on_progress=show, checkpoint=checkpoint_path, save=save)
+    note(output, prior.sha256)
     _report(prior, output, len(data), steps, json)
 
 

@@ -46,4 +46,5 @@ WithoutRecord = Annotated[
     Literal["require", "remind"],
     typer.Option(help="People without a consent record: require refuses them, remind only says so."),
 ]
+IdentityFolder = Annotated[Path, typer.Argument(help="ComfyUI's models/metalora_identities.")]
 IdentityFile = Annotated[Path, typer.Argument(help="Identity file.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..files.identity import Identity
     from ..files.prior import Prior
     from ..photos.subject_folders import SubjectFolder
+    from ..provenance.audit_entry import Detail
     from ..provenance.consent import Purpose
     from ..provenance.permission import Permissions, Use, WithoutRecord
 
@@ -35,6 +36,11 @@ def permissions_near(path: Path, without_record: WithoutRecord = "require") -> P
     return Permissions(holding[:1] or above[:1], Installation(user), without_record)
 
 
+def noted(known: Permissions, event: str, **details: Detail) -> None:
+    """Add an entry to the audit log beside the records."""
+    known.log.append(event, details, datetime.now(timezone.utc))
+
+
 def ask(use: Use, near: Path, rule: WithoutRecord) -> None:
     """Refuse what is not permitted now, and say what lacks a record.
 
@@ -53,13 +59,26 @@ def ask_identity(path: Path, identity: Identity, prior: Prior, purpose: Purpose,
         remark(reminder)
 
 
-def ask_subjects(found: Iterable[SubjectFolder], source: Path, rule: WithoutRecord) -> None:
-    """As `ask`, for the subjects of a meta-training."""
-    ask_named([(subject.path.name, subject.class_word) for subject in found], source, rule)
+def ask_subjects(
+    found: Iterable[SubjectFolder], source: Path, rule: WithoutRecord
+) -> Callable[[Path, str | None], None]:
+    """As `ask`, for the subjects of a meta-training; returns what notes the prior's file and hash down."""
+    return ask_named([(subject.path.name, subject.class_word) for subject in found], source, rule)
 
 
-def ask_named(named: Sequence[tuple[str, str]], source: Path, rule: WithoutRecord) -> None:
-    """As `ask`, for subjects known by a name and a class word, from a folder."""
+def ask_named(
+    named: Sequence[tuple[str, str]], source: Path, rule: WithoutRecord
+) -> Callable[[Path, str | None], None]:
+    """As `ask_subjects`, for subjects known by a name and a class word, from a folder."""
+    from ..provenance.permission import PRIOR_TRAINED
+
     known = permissions_near(source / "subjects", rule)
-    if reminder := known.ask_subjects(named, source.absolute().name, datetime.now(timezone.utc)):
-        remark(reminder)
+    covered = known.ask_subjects(named, source.absolute().name, datetime.now(timezone.utc))
+    if covered.reminder:
+        remark(covered.reminder)
+
+    def note(output: Path, sha256: str | None) -> None:
+        for record in covered.records:
+            noted(known, PRIOR_TRAINED, file=str(output.absolute()), prior=sha256, consent=record)
+
+    return note

@@ -50,6 +50,10 @@ def layer_shapes(identity: Identity, prior: Prior) -> dict[str, tuple[int, ...]]
     }
 
 
+CONSENT_KEY = "metalora_consent"
+"""Metadata key of an export: id of the consent record that it was made under."""
+
+
 def fold_identity(identity: Identity, prior: Prior, strength: float = 1.0) -> list[LoRALayer]:
     """Fold every target of an identity to the smaller of its two ranks, in the factors' own precision.
 
@@ -237,6 +241,7 @@ def _model_spec(
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{layers[0].scale * rank:g}",
     }
+    entries[CONSENT_KEY] = made.consent_id or ""
     return {key: value for key, value in entries.items() if value}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,18 @@ THUMBNAIL_PX = 256
 def to_uint8(pictures: Tensor) -> Tensor:
     """Turn pictures of any shape with values in [0, 1] into bytes, on the CPU; values outside are clamped."""
     return (pictures.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def pixels_sha256(picture: Tensor) -> str:
+    """SHA-256 of a picture's size and 8-bit pixels: the same photo has the same hash through any loader.
+
+    Args:
+        picture: Shape (3, H, W) in [0, 1].
+    """
+    pixels = to_uint8(picture)
+    digest = hashlib.sha256(f"{pixels.shape[-1]}x{pixels.shape[-2]} ".encode())
+    digest.update(pixels.movedim(0, -1).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def from_uint8(pictures: Tensor | NDArray[np.uint8]) -> Tensor:

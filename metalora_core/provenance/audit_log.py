@@ -10,29 +10,22 @@ not be written is remembered. The next entry that can be written then follows on
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeAlias, cast
-
-from pydantic_core import from_json
 
 from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
-from ..files.atomic import UnwritableFile
+from ..files.atomic import UnwritableFile, atomic_write
 from ..files.bounded import open_regular
 from ..files.lock import locked
+from .audit_entry import START, AuditEntry, Detail, SignedEntry, erased, is_erased, line_of, parsed, problem_of, sealed
 from .installation import Head, Installation
-
-START = "0" * 64
-"""Stands in the first entry in place of the hash of the one before."""
 
 TEXT_LIMIT = 1000
 DETAILS_AT_MOST = 40
@@ -47,54 +40,8 @@ CLOCK_BACK = "clock_was_at"
 """Detail of an entry that is earlier than the one before by more than a minute."""
 _CLOCK_SLACK = timedelta(minutes=1)
 
-Detail: TypeAlias = str | int | float | bool | None
-
 # What could not be written in this process, by log, until an entry can describe it.
 _GAPS: dict[Path, dict[str, Detail]] = {}
-
-
-@dataclass(frozen=True)
-class AuditEntry:
-    """One line of the log.
-
-    Attributes:
-        number: From 0.
-        moment: ISO 8601, UTC.
-        event: What happened, such as "adapted".
-        details: Circumstances.
-        previous: Hash of the entry before.
-        sha256: Hash of this entry: SHA-256 of its other fields but the signature, as canonical JSON.
-    """
-
-    number: int
-    moment: str
-    event: str
-    details: Mapping[str, Detail]
-    previous: str
-    sha256: str
-
-    @property
-    def when(self) -> datetime:
-        """The moment, with time zone; the earliest one that there is for what is not a moment."""
-        earliest = datetime.min.replace(tzinfo=timezone.utc)
-        try:
-            moment = datetime.fromisoformat(self.moment)
-        except ValueError:
-            return earliest
-        return moment if moment.tzinfo else earliest
-
-
-@dataclass(frozen=True)
-class SignedEntry(AuditEntry):
-    """An entry with the signature of the installation that wrote it.
-
-    Attributes:
-        key: Name of its signing key.
-        signature: Of `sha256`.
-    """
-
-    key: str
-    signature: str
 
 
 @dataclass(frozen=True)
@@ -183,7 +130,7 @@ class AuditLog:
                     file.truncate(whole)
                 gap = {**_GAPS.get(self.path, {}), **self._gone(last)}
                 entries = self._chained(last, [*([(GAP, gap)] if gap else []), (event, details)], moment)
-                _write_whole(file, b"".join(map(_line, entries)), whole)
+                _write_whole(file, b"".join(map(line_of, entries)), whole)
                 self._keep_head(entries[-1])
                 return entries
         self._move_aside(state)
@@ -197,7 +144,7 @@ class AuditLog:
         for event, details in events:
             if last and datetime.fromisoformat(moment) + _CLOCK_SLACK < last.when:
                 details = {**details, CLOCK_BACK: last.moment}
-            entries.append(_sealed(number + len(entries), moment, event, details, previous, self.installation))
+            entries.append(sealed(number + len(entries), moment, event, details, previous, self.installation))
             previous = entries[-1].sha256
         return entries
 
@@ -230,6 +177,36 @@ class AuditLog:
             self.path.rename(aside)
             _GAPS.setdefault(self.path, {})["changed_log_kept_as"] = aside.name
 
+    def erase(self, concerns: Callable[[AuditEntry], bool]) -> int:
+        """Leave only a hash of what entries say; the chain still verifies.
+
+        Args:
+            concerns: Which entries; those without a signature of this installation stay as they are.
+
+        Returns:
+            How many entries that concern the subject could not be erased.
+
+        Raises:
+            UnreadableFile: If the log was changed.
+            UnwritableFile: If it cannot be written.
+        """
+        if self.installation is None or not self.path.exists():
+            return 0
+        own, lines, kept = self.installation, list[bytes](), 0
+        with self.path.open("r+b", buffering=0) as file, locked(file.fileno(), LOCK_SECONDS):
+            verdict = self.verify()
+            if not verdict.intact:
+                raise UnreadableFile(f"{self.path} was changed, so nothing in it is erased. {verdict.problem}")
+            for entry in self.entries():
+                chosen = not is_erased(entry) and concerns(entry)
+                ours = isinstance(entry, SignedEntry) and entry.key == own.name
+                kept += chosen and not ours
+                entry = erased(entry, own) if chosen and isinstance(entry, SignedEntry) and ours else entry
+                lines.append(line_of(entry))
+            # Who waits for the lock sees that the file has changed its place, and opens the new one.
+            atomic_write(self.path, lines)
+        return kept
+
     def entries(self) -> Iterator[AuditEntry]:
         """All entries in order, unverified.
 
@@ -241,7 +218,7 @@ class AuditLog:
         with open_regular(self.path) as file:
             number = 0
             while line := file.readline(LINE_BYTES_AT_MOST + 1):
-                yield _parsed(line, number)
+                yield parsed(line, number)
                 number += 1
 
     def verify(self, expected_head: str | None = None) -> AuditVerdict:
@@ -259,7 +236,7 @@ class AuditLog:
         previous, count, signed, unverified, gaps = START, 0, False, 0, list[int]()
         try:
             for entry in self.entries():
-                wrong = _problem(entry, count, previous, own, signed)
+                wrong = problem_of(entry, count, previous, own, signed)
                 if wrong:
                     return AuditVerdict(False, count, previous, wrong, tuple(gaps), unverified)
                 previous, count = entry.sha256, count + 1
@@ -295,10 +272,10 @@ def _whole_end(file: FileIO, size: int, own: Installation | None) -> tuple[Audit
     if not whole:
         return (None, 0) if start == 0 else None
     try:
-        entry = _parsed(whole.splitlines(keepends=True)[-1], None)
+        entry = parsed(whole.splitlines(keepends=True)[-1], None)
     except UnreadableFile:
         return None
-    return None if _problem(entry, entry.number, entry.previous, own) else (entry, start + len(whole))
+    return None if problem_of(entry, entry.number, entry.previous, own) else (entry, start + len(whole))
 
 
 def _write_whole(file: FileIO, content: bytes, size: int) -> None:
@@ -311,70 +288,6 @@ def _write_whole(file: FileIO, content: bytes, size: int) -> None:
         with suppress(OSError):
             file.truncate(size)
         raise
-
-
-def _problem(entry: AuditEntry, number: int, previous: str, own: Installation | None, signed: bool = False) -> str:
-    if entry.number != number:
-        return f"Entry {number} has the number {entry.number}: entries are missing, added or reordered."
-    if entry.previous != previous:
-        return f"Entry {number} does not follow from the one before: an entry was changed or replaced."
-    if _hash_of(entry) != entry.sha256:
-        return f"Entry {number} does not match its hash: it was changed."
-    if not isinstance(entry, SignedEntry):
-        return f"Entry {number} is not signed, but earlier ones are: it was replaced." if signed else ""
-    if own is not None and entry.key == own.name and not own.signed(entry.sha256, entry.signature):
-        return f"Entry {number} does not match its signature: it was replaced."
-    return ""
-
-
-def _sealed(
-    number: int, moment: str, event: str, details: Mapping[str, Detail], previous: str, own: Installation | None
-) -> AuditEntry:
-    if own is None:
-        entry = AuditEntry(number, moment, event, details, previous, "")
-        return replace(entry, sha256=_hash_of(entry))
-    entry = SignedEntry(number, moment, event, details, previous, "", own.name, "")
-    sha256 = _hash_of(entry)
-    return replace(entry, sha256=sha256, signature=own.sign(sha256))
-
-
-def _hash_of(entry: AuditEntry) -> str:
-    fields = {name: value for name, value in vars(entry).items() if name not in ("sha256", "signature")}
-    text = json.dumps(
-        fields | {"details": dict(entry.details)}, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _line(entry: AuditEntry) -> bytes:
-    fields = vars(entry) | {"details": dict(entry.details)}
-    return (json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
-
-
-def _parsed(line: bytes, number: int | None) -> AuditEntry:
-    place = "The last line" if number is None else f"Line {number + 1}"
-    advice = "of the audit log is not a complete entry: it was changed, or writing it was interrupted."
-    if not line.endswith(b"\n"):
-        raise UnreadableFile(f"{place} {advice}")
-    try:
-        loaded: Any = from_json(line, allow_inf_nan=False)
-    except ValueError as error:
-        raise UnreadableFile(f"{place} {advice}") from error
-    fields = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
-    # Exact types: 1.0 or true in place of the number 1 would otherwise pass for it.
-    types = {name: type(value) for name, value in fields.items()}
-    try:
-        entry = AuditEntry(**fields) if types == _FIELD_TYPES else SignedEntry(**fields) if types == _SIGNED else None
-        # The very bytes that were written: white space or a second key of the same name would otherwise pass.
-        if entry is not None and _line(entry) == line:
-            return entry
-    except ValueError:
-        pass  # a number or a character that JSON cannot say
-    raise UnreadableFile(f"{place} {advice}")
-
-
-_FIELD_TYPES = {"number": int, "moment": str, "event": str, "details": dict, "previous": str, "sha256": str}
-_SIGNED = _FIELD_TYPES | {"key": str, "signature": str}
 
 
 def _cleaned(value: Detail) -> Detail:

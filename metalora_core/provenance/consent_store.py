@@ -17,7 +17,8 @@ from ..checks import plain_line
 from ..errors import ConsentRefused, InvalidOptions, UnreadableFile
 from ..files.atomic import atomic_write
 from ..files.bounded import open_regular
-from .audit_log import GAP, AuditEntry, AuditLog, SignedEntry
+from .audit_entry import AuditEntry, SignedEntry
+from .audit_log import GAP, AuditLog
 from .consent import ConsentRecord, day, explained
 from .installation import Installation
 

@@ -13,6 +13,7 @@ from ..checks import plain_line
 from ..errors import ConsentRefused, UnreadableFile
 from ..files.identity import Identity, Seal, content_sha256, layers_sha256
 from ..files.prior import Prior
+from .audit_entry import AuditEntry
 from .audit_log import AuditLog
 from .consent import LABEL_LIMIT, ConsentRecord, PhotoPermission, Purpose, SubjectKind
 from .consent_check import check_consent
@@ -32,6 +33,9 @@ groom selfie 人 人物 男性 女性 男 女 子供 顔
 """
 PEOPLE = frozenset(_WORDS.split())
 """Class words that name a person; a person under another word is known by a record alone."""
+
+PRIOR_TRAINED = "prior trained"
+"""Event of the log: one entry for each record that covers a subject of the prior, or one without a record."""
 
 _LIKENESS_PX = 640
 REMINDER = "No consent record: connect Record Consent to Prepare Reference Photos to keep who permits what."
@@ -72,6 +76,19 @@ class Use:
     consent_id: str | None = None
     nobody: bool = False
     subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Which records cover the subjects of a meta-training.
+
+    Args:
+        records: Their ids.
+        reminder: Of people without a record, if these are not refused; else empty.
+    """
+
+    records: tuple[str, ...] = ()
+    reminder: str = ""
 
 
 def use_of(identity: Identity, prior: Prior, purpose: Purpose) -> Use:
@@ -162,7 +179,7 @@ class Permissions:
             )
         return ""
 
-    def ask_subjects(self, subjects: Sequence[tuple[str, str]], source: str, now: datetime) -> str:
+    def ask_subjects(self, subjects: Sequence[tuple[str, str]], source: str, now: datetime) -> Covered:
         """Refuse to meta-train on people whom no record covers.
 
         A record covers a subject if it permits training with any photo, and its own subject has the name of the
@@ -173,13 +190,11 @@ class Permissions:
             source: Name of the folder of all.
             now: The present moment, with time zone.
 
-        Returns:
-            A reminder if people without a record are not refused; else empty.
-
         Raises:
             ConsentRefused: With how many people no record covers, and the first of them.
         """
-        named = {record.subject.casefold() for record in self._covering(now)}
+        covering = {record_id: record.subject.casefold() for record_id, record in self._covering(now)}
+        named = set(covering.values())
         people = [name for name, word in subjects if is_person(word)]
         missing = [] if source.casefold() in named else [name for name in people if name.casefold() not in named]
         if missing and self.without_record == "require":
@@ -188,15 +203,28 @@ class Permissions:
                 f"{missing[0]!r}. Record a consent for training with all photos, with the name of the folder as its "
                 f"subject: one for each person, or one for all, with the subject {source!r}."
             )
-        return REMINDER if missing else ""
+        used = {source.casefold(), *(name.casefold() for name, _ in subjects)}
+        ids = sorted(record_id for record_id, name in covering.items() if name in used)
+        return Covered(tuple(ids), REMINDER if missing else "")
 
-    def _covering(self, now: datetime) -> Iterator[ConsentRecord]:
+    def ask_prior(self, sha256: str, now: datetime) -> None:
+        """Refuse a prior that was trained here under a record that no longer holds.
+
+        Raises:
+            ConsentRefused: If one of its records was revoked, has expired, or is gone.
+            UnreadableFile: If a record's file or the journal was changed.
+        """
+        for entry in self._entries():
+            if entry.event == PRIOR_TRAINED and entry.details.get("prior") == sha256 and entry.details.get("consent"):
+                check_consent(self.in_force(str(entry.details["consent"])), (), Purpose.TRAINING, now)
+
+    def _covering(self, now: datetime) -> Iterator[tuple[str, ConsentRecord]]:
         for record in (record for store in self.stores for record in store.list()):
             with suppress(ConsentRefused, UnreadableFile):
                 holds = self.in_force(record.id)
                 check_consent(holds, (), Purpose.TRAINING, now)
                 if holds.photo_scope == "any":
-                    yield holds
+                    yield record.id, holds
 
     def ask_identity(self, identity: Identity, prior: Prior, purpose: Purpose, now: datetime) -> str:
         """As `ask`, for a learned identity, after a check that it is still tied to the record it was learned under.
@@ -225,14 +253,15 @@ class Permissions:
     def _logged(self) -> Mapping[str, str]:
         """Record id by hash of the learned layers, from the audit log as far as it can be read."""
         found: dict[str, str] = {}
-        try:
-            for entry in self.log.entries():
-                layers, consent = entry.details.get("layers"), entry.details.get("consent")
-                if isinstance(layers, str) and isinstance(consent, str):
-                    found.setdefault(layers, consent)
-        except UnreadableFile:
-            pass  # the verification of the log reports it
+        for entry in self._entries():
+            layers, consent = entry.details.get("layers"), entry.details.get("consent")
+            if isinstance(layers, str) and isinstance(consent, str):
+                found.setdefault(layers, consent)
         return found
+
+    def _entries(self) -> Iterator[AuditEntry]:
+        with suppress(UnreadableFile):  # the verification of the log reports it
+            yield from self.log.entries()
 
     def ask_photos(self, photos: Sequence[str], now: datetime) -> None:
         """Refuse photos that records name, if none of these records holds now.

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from ...metalora_core.errors import MetaLoRAError
 from ...metalora_core.files.identity import Identity, layers_sha256
-from ...metalora_core.provenance.audit_log import Detail
+from ...metalora_core.provenance.audit_entry import Detail
 from .permissions import permissions
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import ConsentRefused, InvalidOptions, UnreadableFile
+from ...metalora_core.files.prior import Prior, prior_sha256
+from ...metalora_core.photos.pictures import pixels_sha256
 from ...metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
 from ...metalora_core.provenance.consent_store import REVOKED, ConsentStore
-from ...metalora_core.provenance.permission import Permissions, Use
+from ...metalora_core.provenance.permission import Covered, Permissions, Use
 from .audit import note_down, note_identity
-from .image_tensors import photo_hash
 from .learned import LearnedIdentity
 from .permissions import permissions
+
+Answer = TypeVar("Answer")
 
 # Layers of an identity to the run that last noted it down.
 _RUNS: dict[str, str] = {}
@@ -56,7 +59,7 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
         # The last day named is still included.
         expires=_after(_day(form.expires, "expires")),
         photo_scope="listed" if form.photos else "any",
-        photos=[PhotoPermission(sha256=sha256) for sha256 in sorted({photo_hash(photo) for photo in form.photos})],
+        photos=[PhotoPermission(sha256=sha256) for sha256 in sorted({pixels_sha256(photo) for photo in form.photos})],
         licence=form.licence,
     )
     store = permissions().stores[0]
@@ -121,18 +124,24 @@ def sharing_refused(learned: LearnedIdentity) -> str:
     return ""
 
 
-def check_subjects(subjects: Sequence[tuple[str, str]], source: str) -> str:
-    """As `Permissions.ask_subjects`, and a refusal is logged. Returns a reminder, or an empty text."""
+def check_subjects(subjects: Sequence[tuple[str, str]], source: str) -> Covered:
+    """As `Permissions.ask_subjects`, and a refusal is logged."""
     return _logged(lambda known, now: known.ask_subjects(subjects, source, now), Purpose.TRAINING, None)
+
+
+def check_prior(prior: Prior) -> None:
+    """Refuse a prior that was trained here under a record that no longer holds."""
+    sha256 = prior_sha256(prior)
+    _logged(lambda known, now: known.ask_prior(sha256, now), Purpose.TRAINING, None)
 
 
 def check_photos(photos: Sequence[Tensor]) -> None:
     """Refuse photos that records name, if none of these records holds now."""
-    hashes = [photo_hash(photo) for photo in photos]
-    _logged(lambda known, now: known.ask_photos(hashes, now) or "", Purpose.RESEARCH, None)
+    hashes = [pixels_sha256(photo) for photo in photos]
+    _logged(lambda known, now: known.ask_photos(hashes, now), Purpose.RESEARCH, None)
 
 
-def _logged(ask: Callable[[Permissions, datetime], str], purpose: Purpose, consent: str | None) -> str:
+def _logged(ask: Callable[[Permissions, datetime], Answer], purpose: Purpose, consent: str | None) -> Answer:
     try:
         return ask(permissions(), datetime.now(timezone.utc))
     except (ConsentRefused, UnreadableFile) as refusal:

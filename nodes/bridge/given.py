@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...metalora_core.errors import InvalidOptions
 from ...metalora_core.photos.images import Photo, fit
+from ...metalora_core.photos.pictures import pixels_sha256
 from ...metalora_core.photos.training_set import GivenCaption
 from .host.given import KNOWN, MASK, REFERENCE, Channels
 from .host.targets import describe
-from .image_tensors import from_image, photo_hash
+from .image_tensors import from_image
 
 GREY = 0.5
 
@@ -100,7 +101,7 @@ class GivenPictures:
 
     def digest(self) -> str:
         """Digest of every picture."""
-        hashes = [photo_hash(picture) for picture in (*self.references, *(mask[None] for mask in self.masks))]
+        hashes = [pixels_sha256(picture) for picture in (*self.references, *(mask[None] for mask in self.masks))]
         text = "\n".join([str(len(self.references)), *hashes])
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
-
-from ...metalora_core.photos.pictures import to_uint8
 
 
 def from_image(image: Tensor) -> Tensor:
@@ -22,11 +18,3 @@ def from_image(image: Tensor) -> Tensor:
 def to_image(pictures: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) to IMAGE (B, H, W, 3)."""
     return pictures.detach().float().cpu().clamp(0, 1).movedim(1, -1).contiguous()
-
-
-def photo_hash(picture: Tensor) -> str:
-    """SHA-256 of a picture's size and 8-bit pixels: the same photo has the same hash through any loader node."""
-    pixels = to_uint8(picture)
-    digest = hashlib.sha256(f"{pixels.shape[-1]}x{pixels.shape[-2]} ".encode())
-    digest.update(pixels.movedim(0, -1).contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -13,14 +13,14 @@ from ...metalora_core.files.prior import Prior
 from ...metalora_core.photos.captions import build_captions, word_findings
 from ...metalora_core.photos.contact_sheet import contact_sheet
 from ...metalora_core.photos.images import Photo, fit
-from ...metalora_core.photos.pictures import from_pil
+from ...metalora_core.photos.pictures import from_pil, pixels_sha256
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.consent import ConsentRecord, Purpose
 from ...metalora_core.provenance.permission import Use
 from ...metalora_core.references.findings import Severity
 from ...metalora_core.references.report import assess_references
 from .consent import require_permission
-from .image_tensors import photo_hash, to_image
+from .image_tensors import to_image
 
 USUAL_RESOLUTION = 512  # pixels; if a prior does not record its training size
 
@@ -112,7 +112,7 @@ def prepare(brief: Brief) -> Prepared:
     """
     trigger, class_word = brief.trigger.strip(), brief.class_word.strip()
     _check_words(trigger, class_word)
-    photos = tuple(Photo(f"photo {n}", pixels, photo_hash(pixels)) for n, pixels in enumerate(brief.photos, start=1))
+    photos = tuple(Photo(f"photo {n}", pixels, pixels_sha256(pixels)) for n, pixels in enumerate(brief.photos, start=1))
     features = None if brief.prior is None else brief.prior.features
     domain = "" if brief.prior is None else brief.prior.metadata.domain
     side = trained_px(brief.prior)

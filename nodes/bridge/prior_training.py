@@ -11,7 +11,7 @@ from torch import Tensor
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import meta_train
 from ...metalora_core.photos.subject_folders import FolderSubjects, find_subjects, left_out
-from ...metalora_core.provenance.permission import shows_nobody
+from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
@@ -105,7 +105,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         show_progress(progress.step, progress.steps, loss=progress.loss)
         stop_if_cancelled()
 
-    subjects, features, note = _subjects(request, host)
+    subjects, features, note, records = _subjects(request, host)
     captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
     host.encode_prompts(captions)
     options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
@@ -119,7 +119,8 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
             checkpoint=unfinished,
             save=lambda made: save_prior(path, made.described(features, base)),
         )
-    note_down("prior trained", file=place, source=request.subjects, subjects=len(subjects), prior=prior.sha256)
+    for record in records or [None]:
+        note_down(PRIOR_TRAINED, file=place, subjects=len(subjects), prior=prior.sha256, consent=record)
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
     return PriorOutcome(prior, losses, "\n".join(filter(None, [report, kept_note(asked, path), note, missing])))
 
@@ -133,13 +134,14 @@ def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[flo
     )
 
 
-def _folder_subjects(request: PriorRequest, host: ComfyHost) -> tuple[FolderSubjects, str]:
-    """The subjects of a folder in the input folder, and which files in it were not read."""
+def _folder_subjects(request: PriorRequest, host: ComfyHost) -> tuple[FolderSubjects, str, tuple[str, ...]]:
+    """The subjects of a folder in the input folder, which files in it were not read, and the records that cover it."""
     found = find_subjects(input_folder(request.subjects), request.class_word, request.subject_limit, _show_photos)
     named = [(subject.path.name, subject.class_word) for subject in found]
-    reminder = "" if shows_nobody(one.shape[1] for one in host.targets()) else check_subjects(named, request.subjects)
+    nobody = shows_nobody(one.shape[1] for one in host.targets())
+    covered = Covered() if nobody else check_subjects(named, request.subjects)
     subjects = FolderSubjects(found, host, request.resolution, request.class_word, _show_photos)
-    return subjects, "\n".join(filter(None, [left_out(found), reminder]))
+    return subjects, "\n".join(filter(None, [left_out(found), covered.reminder])), covered.records
 
 
 def _show_photos(done: int, count: int) -> None:
@@ -147,19 +149,19 @@ def _show_photos(done: int, count: int) -> None:
     stop_if_cancelled()
 
 
-def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, Tensor, str]:
-    """The subjects to learn from, the features of their photos, (photos, features), and what was left out."""
+def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, Tensor, str, tuple[str, ...]]:
+    """The subjects, the features of their photos, (photos, features), what was left out, and the records' ids."""
     domain = POCKET_SUBJECTS.get(request.subjects)
     if domain is None:
-        subjects, note = _folder_subjects(request, host)
-        return subjects, subjects.features, note
+        subjects, note, records = _folder_subjects(request, host)
+        return subjects, subjects.features, note, records
     from ...metalora_core.photos.pictures import from_uint8
     from ...metalora_core.pocket.making.dataset import PhotoPlan, rendered_photos
     from ...metalora_core.pocket.making.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
     photos = from_uint8(rendered_photos(plan, _cache_folder()))
-    return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos), ""
+    return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos), "", ()
 
 
 def _cache_folder() -> Path:

@@ -28,7 +28,7 @@ from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose
 from metalora_core.provenance.consent_store import JOURNAL, ConsentStore
 from metalora_core.provenance.installation import KEY_FILE, Installation
-from metalora_core.provenance.permission import Permissions, Use, is_person, shows_nobody, tied
+from metalora_core.provenance.permission import PRIOR_TRAINED, Permissions, Use, is_person, shows_nobody, tied
 
 OLD_FILES = Path(__file__).parents[1] / "fixtures" / "old_files"
 NOW = datetime.now(timezone.utc)
@@ -272,8 +272,21 @@ def test_people_of_a_meta_training_are_covered_by_name(known: Permissions) -> No
     known.stores[0].save(grant(subject="Anna", photos=[], photo_scope="any"))
     with pytest.raises(ConsentRefused, match=r"1 of 3 .* first 'bert'"):
         known.ask_subjects(people, "people", NOW)
-    known.stores[0].save(grant(subject="people", photos=[], photo_scope="any"))
-    assert known.ask_subjects(people, "people", NOW) == ""
+    everybody = grant(subject="people", photos=[], photo_scope="any")
+    known.stores[0].save(everybody)
+    covered = known.ask_subjects(people, "people", NOW)
+    assert everybody.id in covered.records and len(covered.records) == 2 and covered.reminder == ""
+
+
+def test_a_prior_of_a_revoked_record_is_refused(known: Permissions) -> None:
+    record = grant(photos=[], photo_scope="any")
+    known.stores[0].save(record)
+    known.log.append(PRIOR_TRAINED, {"prior": "7" * 64, "consent": record.id}, NOW)
+    known.ask_prior("7" * 64, NOW)
+    known.stores[0].revoke(record.id)
+    known.ask_prior("8" * 64, NOW)
+    with pytest.raises(ConsentRefused, match="revoked"):
+        known.ask_prior("7" * 64, NOW)
 
 
 def test_the_key_is_made_once_for_its_owner_alone_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

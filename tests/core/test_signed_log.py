@@ -19,7 +19,8 @@ from core.disk_limits import file_size_limit
 
 from metalora_core.files.atomic import UnwritableFile
 from metalora_core.provenance import audit_log
-from metalora_core.provenance.audit_log import CLOCK_BACK, GAP, AuditLog, SignedEntry
+from metalora_core.provenance.audit_entry import SignedEntry
+from metalora_core.provenance.audit_log import CLOCK_BACK, GAP, AuditLog
 from metalora_core.provenance.installation import Installation
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -94,6 +95,9 @@ def chained_again(lines: list[bytes], chance: random.Random) -> bytes:
             del entry["key"], entry["signature"]
         fields = {name: value for name, value in entry.items() if name not in ("sha256", "signature")}
         fields["previous"] = previous
+        if keys != "none":
+            details = json.dumps(entry["details"], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+            fields["details"] = hashlib.sha256(details.encode()).hexdigest()
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         entry |= {"previous": previous, "sha256": hashlib.sha256(text.encode()).hexdigest()}
         previous = entry["sha256"]
