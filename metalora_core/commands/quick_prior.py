@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,7 +88,7 @@ def quick(
     _require_sources(subjects, loras, license)
     require_output(output, ".safetensors", model, loras, *([subjects] if subjects else []))
     folders = read_subjects(subjects, class_word, json) if subjects else []
-    _ask(folders, subjects, loras, class_word, model, without_record)
+    notes = _ask(folders, subjects, loras, class_word, model, without_record)
     host = load_base_model(model, device, dtype, pipeline_config)
     size_px, guidance = picture_size_px(host, model, size), 2.0 if model == POCKET else 1.0
     found = _read_loras(Path(loras), host, lora_targets(host, chosen), json) if loras else None
@@ -99,6 +99,8 @@ def quick(
     chosen = replace(chosen, subjects_per_batch=min(batch, len(folders) or batch))
 
     prior = _made(host, sources, chosen, output, name_of(model), json)
+    for note in notes:
+        note(output, prior.sha256)
     photos = photos_aside(host, other_folders, other_loras, lora_targets(host, chosen), class_word, size_px, guidance)
     scores = _measured(host, prior, photos, guidance, seed, json)
     _report(prior, output, sources, scores, json)
@@ -123,18 +125,19 @@ def _ask(
     class_word: str,
     model: str,
     rule: WithoutRecord,
-) -> None:
-    """LoRA files show people as photos do, under the names of the files."""
+) -> list[Callable[[Path, str | None], None]]:
+    """LoRA files show people as photos do, under the names of the files. Returns what notes the prior down."""
     from ..files.lora_files import lora_files
     from .loading import POCKET
     from .permission import ask_named, ask_subjects
 
     if model == POCKET:  # which draws nobody
-        return
-    if subjects is not None:
-        ask_subjects(folders, subjects, rule)
+        return []
+    notes = [] if subjects is None else [ask_subjects(folders, subjects, rule)]
     if loras:
-        ask_named([(path.stem, class_word) for path in lora_files(Path(loras))], Path(loras), rule)
+        named = [(path.stem, class_word) for path in lora_files(Path(loras))]
+        notes.append(ask_named(named, Path(loras), rule))
+    return notes
 
 
 def _made(
