@@ -32,6 +32,7 @@ from .training.checkpoint_clock import CheckpointClock
 from .training.personal_prior import own_targets, personal_prior
 from .training.photo_batches import HeldOut, PhotoBatches
 from .training.progress import AdaptationProgress
+from .training.rate_search import HELD_OUT_LEVELS, find_rate
 from .training.retries import StepPlan, first_line, kept_on_failure, train_with_retries
 from .training.seeds import step_generator
 from .training.starts import start_of_prior
@@ -105,13 +106,15 @@ def adapt(
             state.go_back()
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
-    run = _Run(host, state, batches, held_out, on_progress, checkpoint)
+    noise = HeldOut(host, training_set.part(0, 1), HELD_OUT_LEVELS, options.seed) if state.needs_rate else None
+    run = _Run(host, state, batches, held_out, on_progress, checkpoint, noise)
 
     def latest() -> Identity:
         return state.identity(used, host, training_set, best=False)
 
     with kept_on_failure(state, checkpoint, latest, forget=True, saves=save is not None):
         plan, notes = train_with_retries(host, batches.samples, run.train, state)
+        notes = (state.found.note, *notes) if state.found else notes
         identity, seconds = state.identity(used, host, training_set), time.monotonic() - run.began
         losses, validations = tuple(state.losses), tuple(state.validation)
         result = AdaptationResult(identity, losses, validations, state.stop_reason, seconds, plan.text, notes)
@@ -140,6 +143,7 @@ class _Run:
     held_out: HeldOut | None
     on_progress: Callable[[AdaptationProgress], None] | None
     checkpoint: Path | None
+    noise: HeldOut | None = None
     draws: bool = True
     began: float = field(default_factory=time.monotonic)
 
@@ -151,13 +155,29 @@ class _Run:
         """Train to the last step, or until the held-out photos stop improving."""
         host, trainer = self.host, self.state.trainer
         with host.training(), trainer.chains.inject():
+            if self.noise is not None and self.state.needs_rate:
+                self._find_rate(plan, self.noise)
             for step in self.state.steps_left():
-                batch = self.batches.draw(step)
-                for part in plan.cut(batch):
-                    trainer.backward(denoising_losses(host, part) @ part.weights)
+                self._backward(plan, step)
                 trainer.step()
                 if self.state.options.stops_at(trainer.steps):
                     self._look()
+
+    def _backward(self, plan: StepPlan, step: int) -> None:
+        for part in plan.cut(self.batches.draw(step)):
+            self.state.trainer.backward(denoising_losses(self.host, part) @ part.weights)
+
+    def _find_rate(self, plan: StepPlan, noise: HeldOut) -> None:
+        """Find the learning rate by trial steps from the start, and go back there."""
+
+        def trial(number: int, rate: float) -> None:
+            self._backward(plan, number)
+            self.state.trainer.trial_step(rate)
+
+        found = find_rate(trial, noise.loss, self.state.options.steps)
+        self.state.go_back()
+        self.state.use(found)
+        self.state.keep()
 
     def _look(self) -> None:
         """Read the loss, measure held-out photos, keep the state and report."""
@@ -204,6 +224,8 @@ def _digest(
     """Hash of whatever decides the run; how often it reports does not."""
     options = replace(options, preview_every=0, preview_steps=1)
     text = repr((options, prior_sha256(prior), host.weights_digest()))
+    # Without what is at its default, so that checkpoints of earlier releases resume.
+    text = text.replace("learning_rate=0.0, rate_factor=1.0, mid_learning_rate", "mid_learning_rate")
     # A setting of earlier releases: with it in the hash their checkpoints resume.
     digest = hashlib.sha256(text.replace("flip=", "ema_decay=0.0, flip=", 1).encode())
     for part in (photos, validation):

@@ -78,7 +78,8 @@ class AdaptIdentity(io.ComfyNode):
                         min=0.01,
                         max=20.0,
                         step=0.05,
-                        tooltip="Factor on the preset's learning rates. Lower it if the loss jumps.",
+                        tooltip="Factor on the learning rate: the preset's, or without a prior and a preset the one "
+                        "that a few trial steps on the photos find. Lower it if the loss jumps.",
                     )
                 ),
                 advanced(

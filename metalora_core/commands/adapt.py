@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..files.prior import Prior
     from ..photos.reading import ReadPhotos
     from ..provenance.permission import WithoutRecord
-    from ..training.adaptation_options import AdaptationResult
+    from ..training.adaptation_options import AdaptationOptions, AdaptationResult
 
 
 def adapt(
@@ -34,6 +34,13 @@ def adapt(
     ] = "",
     model: options.Model = "pocket",
     steps: Annotated[int, typer.Option(help="Training steps; 0 for the preset.", min=0)] = 0,
+    learning_rate: Annotated[
+        str,
+        typer.Option(
+            help="Learning rate of all that is trained. auto finds it by a few trial steps on the photos; empty takes "
+            "the preset, and auto for models that have none."
+        ),
+    ] = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
     mirror: Annotated[
@@ -101,6 +108,7 @@ def adapt(
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
     preset = usual_options(host, used_prior, len(training.images), asked)
     preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
+    preset = with_rate(preset, learning_rate, settings)
     with last_good_saved(output, save), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
@@ -151,6 +159,21 @@ def _permitted(
     return lambda path, identity: save_identity(path, tied(identity, record.id, own))
 
 
+def with_rate(preset: AdaptationOptions, asked: str, settings: list[str]) -> AdaptationOptions:
+    """The preset at the rate that was asked for; rates of mid and up that are set leave nothing to find."""
+    from dataclasses import replace
+
+    from ..errors import InvalidOptions
+
+    if not asked:
+        own = any(text.startswith(("mid_learning_rate=", "up_learning_rate=")) for text in settings)
+        return replace(preset, learning_rate=0.0) if own else preset
+    try:
+        return replace(preset, learning_rate="auto" if asked == "auto" else float(asked))
+    except ValueError as error:
+        raise InvalidOptions(f"--learning-rate is {asked!r}; give a number, such as 1e-3, or auto.") from error
+
+
 def _require_words(trigger: str, class_word: str) -> None:
     from ..errors import InvalidOptions
     from ..photos.captions import word_findings
@@ -168,6 +191,7 @@ def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
         "loss": result.losses[-1] if result.losses else None,
         "mirrored": result.identity.metadata.settings["flip"],
         "stop_reason": result.stop_reason,
+        "notes": list(result.notes),
         "memory": result.memory,
         "parameters": result.identity.numbers,
         "without_prior": result.identity.metadata.own_prior is not None,
@@ -182,4 +206,5 @@ def _text(fields: dict[str, Any]) -> str:
         f"s{', with mirrored photos' if fields['mirrored'] else ''} ({fields['parameters']:,} parameters, "
         f"{fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
         f"{f'. {NO_PRIOR_NOTE}' if fields['without_prior'] else ''}"
+        f"{''.join(f' {note}' for note in fields['notes'])}"
     )

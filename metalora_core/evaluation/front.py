@@ -44,7 +44,7 @@ def identity_at(identity: Numbers, adherence: Numbers, level: Numbers) -> Number
     crosses = (before - wanted) * (after - wanted) < 0
     share = (wanted - before) / np.where(crosses, after - before, 1.0)
     found.append(np.where(crosses, identity[:, :-1] + share * np.diff(identity, axis=1), 0.0))
-    return np.concatenate(found, axis=1).max(axis=1)
+    return np.concatenate(found, axis=1).max(axis=1).clip(min=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from ..errors import InvalidOptions
 from ..pocket.world.factors import DOMAINS, SPLIT_BASE, SPLIT_SPAN, Split
 from .conditions import CLEAN, CONDITIONS
 from .methods.registry import (
+    AUTO_RATE,
     BASE,
     CORE,
     META_COLD,
@@ -213,7 +214,7 @@ _OTHERS = tuple(name for name in trained_methods() if name not in _MAIN)
 QUICK = BenchPlan(
     groups=(
         Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
-        Group((META_OUTSIDE, META_COLD, META_RANDOM, BASE), (1,), (10, 25, 50, 100)),
+        Group((META_OUTSIDE, META_COLD, META_RANDOM, AUTO_RATE, BASE), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (50,), most_subjects=16),
     ),
     prompts=4,
@@ -226,7 +227,7 @@ FULL = BenchPlan(
     groups=(
         Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
         Group((PLAIN, META_WARM), (2, 8), (10, 25, 50, 100, 200), most_subjects=32),
-        Group((META_OUTSIDE, META_COLD, META_RANDOM, BASE), (1,), (10, 25, 50, 100)),
+        Group((META_OUTSIDE, META_COLD, META_RANDOM, AUTO_RATE, BASE), (1,), (10, 25, 50, 100)),
         Group(_OTHERS, (1,), (10, 25, 50, 100), most_subjects=32),
         Group(_OTHERS, (4,), (50, 100), most_subjects=16),
         Group((CORE,), (1,), (10, 25, 50, 100), most_subjects=16),

@@ -75,13 +75,14 @@ def _drawn_by_us(
     """Step, seconds of each subject and pictures (subjects, prompts, 3, H, W), for every step of the unit."""
     from ..training.adaptation_options import AdaptationOptions
     from .methods.cohort import train_cohort
-    from .methods.registry import chain_of
+    from .methods.registry import chain_of, method_named
 
     start = chain_of(unit.method, host, prior, plan.training_seed)
-    rate = unit.rate or (plan.rate_of(unit.method, unit.photos, unit.domain) if max(unit.steps) else 0.0)
+    finds = method_named(unit.method).finds_rate
+    rate = unit.rate or (plan.rate_of(unit.method, unit.photos, unit.domain) if max(unit.steps) and not finds else 0.0)
     # The rate stays constant after the warm-up, so that one training holds the results of all shorter ones.
     options = AdaptationOptions(
-        steps=max(*unit.steps, 1), mid_learning_rate=rate, up_learning_rate=rate, final_rate=1.0, flip=plan.mirrored
+        steps=max(*unit.steps, 1), learning_rate="auto" if finds else rate, final_rate=1.0, flip=plan.mirrored
     )
     photos = [subject.photos.part(0, unit.photos) for subject in subjects]
     for snapshot in train_cohort(host, start, photos, options, unit.steps, seeds):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import COUNT, NOT_NEGATIVE, RANK, SEED, SHARE, WHOLE, refuse
+from ..checks import COUNT, NOT_NEGATIVE, POSITIVE, RANK, SEED, SHARE, WHOLE, refuse
 from ..files.identity import Identity
 from .optimizers import OPTIMIZERS
 
@@ -24,6 +24,9 @@ class AdaptationOptions:
         batch_size: Photos per step.
         start: "warm" from the prior's learned start, "cold" with up = 0, "auto" for warm where the prior has one.
         r_mid: Rank of the identity for a cold start; 0 for the prior's.
+        learning_rate: Of mid and up alike: a number, or "auto" to find it by a few trial steps on the photos; 0 leaves
+            the two below.
+        rate_factor: On a rate that "auto" finds.
         mid_learning_rate: Of mid.
         up_learning_rate: Of up.
         optimizer: One of ``optimizers.OPTIMIZERS``; prodigy needs both rates at 1.
@@ -52,6 +55,8 @@ class AdaptationOptions:
     batch_size: int = 1
     start: Literal["auto", "warm", "cold"] = "auto"
     r_mid: int = 0
+    learning_rate: float | Literal["auto"] = 0.0
+    rate_factor: float = 1.0
     mid_learning_rate: float = 1e-3
     up_learning_rate: float = 1e-3
     optimizer: str = "adamw"
@@ -84,12 +89,29 @@ class AdaptationOptions:
         findings += NOT_NEGATIVE.findings(
             self, "mid_learning_rate", "up_learning_rate", "weight_decay", "preservation_weight"
         )
+        findings += POSITIVE.findings(self, "rate_factor")
+        if self.learning_rate != "auto":
+            findings += NOT_NEGATIVE.findings(self, "learning_rate")
         findings += SHARE.findings(self, "final_rate") + SEED.findings(self, "seed")
         if self.start not in ("auto", "warm", "cold"):
             findings.append(f'start is {self.start!r}, expected "auto", "warm" or "cold"')
         if self.optimizer not in OPTIMIZERS:
             findings.append(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
         refuse("this adaptation", findings)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Of mid and up; those of a run that has to find its own are 0 until it has."""
+        if self.learning_rate == "auto":
+            return (1.0, 1.0) if self.finds_itself else (0.0, 0.0)
+        if self.learning_rate:
+            return self.learning_rate, self.learning_rate
+        return self.mid_learning_rate, self.up_learning_rate
+
+    @property
+    def finds_itself(self) -> bool:
+        """Whether the optimizer finds its rate in its own way, and is given 1."""
+        return self.optimizer == "prodigy"
 
     def stops_at(self, step: int) -> bool:
         """Whether the loop reports after this many steps."""

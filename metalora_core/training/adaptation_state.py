@@ -20,6 +20,7 @@ from ..model.host import Host
 from ..photos.training_set import TrainingSet
 from .adaptation_options import AdaptationOptions
 from .chain_trainer import ChainTrainer
+from .rate_search import FoundRate
 
 __all__ = ["AdaptationState"]
 
@@ -41,6 +42,8 @@ class AdaptationState:
         """One per step."""
         self.validation: list[tuple[int, float]] = []
         """(step, loss on the held-out photos) pairs."""
+        self.found: FoundRate | None = None
+        """The learning rate, where it had to be found."""
         self._best: Tensor | None = None
         self.keep()
 
@@ -88,6 +91,16 @@ class AdaptationState:
     def _best_step(self) -> int:
         return min(self.validation, key=lambda pair: pair[1])[0]
 
+    @property
+    def needs_rate(self) -> bool:
+        """Whether the learning rate has still to be found."""
+        return self.options.learning_rate == "auto" and not self.options.finds_itself and self.found is None
+
+    def use(self, found: FoundRate) -> None:
+        """Train with a rate that was found."""
+        self.found = found
+        self.trainer.use_rates([found.rate * self.options.rate_factor])
+
     def keep(self) -> None:
         """Keep the present state as the last good one."""
         copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
@@ -95,6 +108,7 @@ class AdaptationState:
             "optimizer": self.trainer.state(),
             "losses": list(self.losses),
             "validation": [list(pair) for pair in self.validation],
+            "found_rate": self.found.record() if self.found else None,
         }
         self._kept = Checkpoint(_KIND, self.trainer.steps, self._digest, copies, state)
 
@@ -137,6 +151,8 @@ class AdaptationState:
         self._best = tensors["best"].to(self.trainer.vector.flat.device) if "best" in tensors else None
         self.losses = [float(loss) for loss in state["losses"]]
         self.validation = [(int(step), float(loss)) for step, loss in state["validation"]]
+        if state.get("found_rate"):
+            self.use(FoundRate.of(state["found_rate"]))
 
     def identity(self, prior: Prior, host: Host, photos: TrainingSet, *, best: bool = True) -> Identity:
         """What was learned.
@@ -153,6 +169,8 @@ class AdaptationState:
         metrics: dict[str, Any] = {"final_loss": sum(self.losses[-10:]) / max(len(self.losses[-10:]), 1)}
         if self.validation:
             metrics["held_out_loss"] = min(loss for _, loss in self.validation)
+        if self.found:
+            metrics["found_rate"] = self.found.record()
         metrics[SAMPLE] = [*weights_sample(host.model, self.trainer.start.targets, layers)]
         metadata = IdentityMetadata(
             prior_sha256=prior_sha256(prior),

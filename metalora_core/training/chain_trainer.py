@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,7 +104,7 @@ class ChainTrainer:
         self.vector = TrainedVector(start.layout, start.flat.to(host.device), host.dtype, subjects)
         rates = start.rates.to(host.device)
         self._multipliers = None if bool((rates == 1).all()) else self.vector.spread(rates)
-        self._rates = [options.mid_learning_rate, options.up_learning_rate]
+        self._rates = list(options.rates)
         groups = [{"params": [p], "lr": rate} for p, rate in zip(self.vector.parameters, self._rates, strict=True)]
         self._optimizer = make_optimizer(options.optimizer, groups, weight_decay=options.weight_decay)
         training_mode(self._optimizer)
@@ -135,11 +135,27 @@ class ChainTrainer:
         (loss * self.vector.loss_scale).backward()
         self._passes.append(loss.detach())
 
+    def use_rates(self, rates: Sequence[float]) -> None:
+        """Train mid and up with one rate from now on: one for each subject."""
+        highest = max(rates)
+        self._rates = [highest, highest]
+        if len(rates) > 1:
+            shares = torch.tensor([rate / highest for rate in rates], device=self.vector.flat.device)
+            self._multipliers = self.vector.spread(self.start.rates.to(shares.device), shares)
+
+    def trial_step(self, rate: float) -> None:
+        """One optimizer step with the gradients that are there, at a rate outside the schedule."""
+        self._step([rate, rate])
+
     def step(self) -> None:
         """One optimizer step with the gradients that are there; nothing is read from the device."""
-        options, flat = self._options, self.vector.flat
+        options = self._options
         factor = warmup_cosine(self.steps, options.steps, options.warmup_steps, options.final_rate)
-        scale_learning_rates(self._optimizer, self._rates, factor)
+        self._step([rate * factor for rate in self._rates])
+
+    def _step(self, rates: Sequence[float]) -> None:
+        flat = self.vector.flat
+        scale_learning_rates(self._optimizer, rates, 1.0)
         before = None if self._multipliers is None else flat.clone()
         self.vector.gather_gradients()
         self._optimizer.step()

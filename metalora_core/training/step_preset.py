@@ -22,15 +22,15 @@ PRESET_FILE = Path(__file__).parent / "step_preset.json"
 WITHOUT_PRIOR = "without_prior"
 """Entry of the preset file for adaptations without a prior."""
 
-# From the literature, not measured here: plain LoRA's steps on FLUX.1-dev in arXiv 2503.22352, and twice the 1e-4 that
-# trainers of large models take for A and B together, since here A's directions stay as they were drawn.
-_USUAL_STEPS, _USUAL_RATE = 625, 2e-4
+# From the literature, not measured here: plain LoRA's steps on FLUX.1-dev in arXiv 2503.22352.
+_USUAL_STEPS = 625
 
 
 def without_prior(
     base_fingerprint: str, base: AdaptationOptions | None = None, path: Path = PRESET_FILE
 ) -> AdaptationOptions:
-    """Settings without a prior: those chosen on this base model, or for any other those of plain LoRA.
+    """Settings without a prior: those chosen on this base model, or for any other plain LoRA's steps and a rate that
+    finds itself.
 
     Args:
         base_fingerprint: Of the layers that are trained.
@@ -44,7 +44,7 @@ def without_prior(
     with _naming(path):
         if record.get("base_fingerprint") == base_fingerprint and WITHOUT_PRIOR in record:
             return _chosen(base, record, record[WITHOUT_PRIOR])
-    return replace(base, steps=_USUAL_STEPS, mid_learning_rate=_USUAL_RATE, up_learning_rate=_USUAL_RATE)
+    return replace(base, steps=_USUAL_STEPS, learning_rate="auto")
 
 
 def step_preset(

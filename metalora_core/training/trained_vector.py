@@ -48,9 +48,10 @@ class TrainedVector:
         """mid and up per target, for the forward pass: (r_mid, r_meta) and (out, r_mid), of several subjects with
         (subjects, …) in front."""
 
-    def spread(self, values: Tensor) -> Tensor:
-        """(total,) numbers of one subject for all of them, in the order of ``flat``; a copy."""
-        return torch.cat([piece.repeat(self._subjects) for piece in values.split(self._sizes)])
+    def spread(self, values: Tensor, shares: Tensor | None = None) -> Tensor:
+        """(total,) numbers of one subject for all of them, in the order of ``flat``, times each one's share; a copy."""
+        factors = torch.ones(self._subjects, 1, device=values.device) if shares is None else shares[:, None]
+        return torch.cat([(piece * factors).flatten() for piece in values.split(self._sizes)])
 
     def by_subject(self) -> Tensor:
         """A copy of all values, (subjects, total)."""

@@ -87,6 +87,7 @@ class Request:
             optimizer=self.optimizer,
             mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
             up_learning_rate=preset.up_learning_rate * self.learning_rate,
+            rate_factor=self.learning_rate,
             # What the model is given must stay in register with the photo.
             crop_px=0 if self.given.any else preset.crop_px,
             flip=chosen_flip(self.mirror, preset.flip, self.references.class_word),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from metalora_core.errors import InvalidOptions, UnreadableFile
 from metalora_core.evaluation.curves import curves_of, resample_weights
 from metalora_core.evaluation.methods.registry import (
+    AUTO_RATE,
     BASE,
     CORE,
     META_COLD,
@@ -77,7 +78,7 @@ def made_up_rows(spread: float = 0.0, people: int = 12) -> list[Row]:
     """
     noise = np.random.default_rng(3)
     errors = {PLAIN: {10: 0.09, 50: 0.04, 100: 0.06}, META_WARM: {2: 0.08, 5: 0.04, 10: 0.02}}
-    errors |= dict.fromkeys((META_OUTSIDE, META_RANDOM), errors[PLAIN])
+    errors |= dict.fromkeys((META_OUTSIDE, META_RANDOM, AUTO_RATE), errors[PLAIN])
     errors[META_COLD] = errors[META_WARM]
     rows: list[Row] = []
     for method, by_step in errors.items():
@@ -178,7 +179,7 @@ def test_the_summary_says_what_the_rows_say() -> None:
     for name in ("prompt_error_ratio_1", "meta1_vs_lora4_in_hindsight", "meta1_vs_lora4", "meta_down_vs_random"):
         assert values[name] == pytest.approx(0.5)
     assert values["copying_ratio_1"] == pytest.approx(0.2)
-    for name in ("out_of_domain_in_hindsight", "out_of_domain"):
+    for name in ("out_of_domain_in_hindsight", "out_of_domain", "auto_rate_vs_tuned"):
         assert values[name] == pytest.approx(1)
     assert values["steps_ratio_1"] == pytest.approx(10)  # plain LoRA's 50, which Meta-LoRA equals at 5
     # Meta-LoRA's front is one point, (0.9, 0.95), and plain LoRA's another, (0.8, 0.9).

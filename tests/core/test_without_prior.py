@@ -166,7 +166,7 @@ def test_a_meta_down_without_its_record_is_refused(tmp_path: Path) -> None:
         save_identity(tmp_path / "a.safetensors", replace(identity, layers=layers))
 
 
-def test_the_preset_knows_its_base_and_takes_plain_lora_s_elsewhere() -> None:
+def test_the_preset_knows_its_base_and_elsewhere_the_rate_finds_itself() -> None:
     from metalora_core.pocket import load_pocket_host, load_pocket_prior
 
     host, shipped = load_pocket_host(), load_pocket_prior("avatars")
@@ -177,4 +177,4 @@ def test_the_preset_knows_its_base_and_takes_plain_lora_s_elsewhere() -> None:
     assert alone == without_prior(shipped.metadata.base_fingerprint, asked)
     assert alone.steps > usual_options(host, shipped, 1, asked).steps
     elsewhere = usual_options(ToyHost(), None, 1, asked)
-    assert (elsewhere.steps, elsewhere.up_learning_rate, elsewhere.seed) == (625, 2e-4, 9)
+    assert (elsewhere.steps, elsewhere.learning_rate, elsewhere.seed) == (625, "auto", 9)

@@ -165,8 +165,8 @@ def without_prior(case: Case) -> bool:
 
 def _learn(case: Case, caption: str) -> list[float]:
     settings = {"steps": 4, "seed": 0, "resolution": case.side, "learning_rate": 5.0, "checkpointing": "off"}
-    # Without a prior the usual rate is meant for hundreds of steps.
-    settings |= {} if case.prior else {"learning_rate": 20.0}
+    # Without a prior the rate finds itself.
+    settings |= {} if case.prior else {"learning_rate": 1.0}
     with torch.inference_mode():
         references = prepare(_photos(), class_word="dog", caption=caption)[0]
         parts = {"model": case.model, "clip": case.clip, "vae": case.vae, "prior": case.prior}

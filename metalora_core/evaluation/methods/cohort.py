@@ -19,7 +19,8 @@ from ...photos.training_set import TrainingSet
 from ...training.adaptation_options import AdaptationOptions
 from ...training.batches import Batch, denoising_losses
 from ...training.chain_trainer import ChainTrainer, SubjectChains
-from ...training.photo_batches import PhotoBatches
+from ...training.photo_batches import HeldOut, PhotoBatches
+from ...training.rate_search import HELD_OUT_LEVELS, find_rate
 from ...training.seeds import step_generator
 from ...training.starts import ChainStart
 
@@ -72,6 +73,8 @@ def train_cohort(
         one.check(host.downscale, options.batch_size)
     batches = [PhotoBatches(host, one, each) for one, each in zip(photos, own, strict=True)]
     trainer, began, kept = ChainTrainer(host, start, options, len(photos)), time.monotonic(), list[Snapshot]()
+    if options.learning_rate == "auto":
+        trainer.use_rates([_found_rate(host, start, *each) for each in zip(photos, own, batches, strict=True)])
     with host.training(), trainer.chains.inject():
         for step in range(max(snapshots) + 1):
             if step in snapshots:
@@ -83,6 +86,20 @@ def train_cohort(
                 trainer.backward(denoising_losses(host, batch) @ batch.weights)
                 trainer.step()
     return kept
+
+
+def _found_rate(
+    host: Host, start: ChainStart, photos: TrainingSet, options: AdaptationOptions, batches: PhotoBatches
+) -> float:
+    trainer, noise = ChainTrainer(host, start, options), HeldOut(host, photos.part(0, 1), HELD_OUT_LEVELS, options.seed)
+
+    def trial(number: int, rate: float) -> None:
+        batch = batches.draw(number)
+        trainer.backward(denoising_losses(host, batch) @ batch.weights)
+        trainer.trial_step(rate)
+
+    with host.training(), trainer.chains.inject():
+        return find_rate(trial, noise.loss, options.steps).rate * options.rate_factor
 
 
 @torch.no_grad()

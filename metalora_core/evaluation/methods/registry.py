@@ -18,6 +18,7 @@ from ...training.seeds import step_generator
 from ...training.starts import ChainStart, identity_down, start_of, start_of_prior
 
 __all__ = [
+    "AUTO_RATE",
     "BASE",
     "CORE",
     "META_COLD",
@@ -39,7 +40,7 @@ SMALL_RANK = 32
 """Rank of LoRA-XS; its trained matrix is only rank × rank."""
 
 PLAIN, META_COLD, META_WARM, META_OUTSIDE = "plain_lora", "meta_cold", "meta_warm", "meta_warm_outside"
-META_RANDOM = "meta_random"
+META_RANDOM, AUTO_RATE = "meta_random", "auto_rate"
 CORE = "core_train_lora"
 BASE = "base_model"
 
@@ -57,6 +58,7 @@ class Method:
         source: The paper.
         usual_rate: Middle of the learning rates that are tried.
         trained: Whether anything is learned; if not, it has one point, step 0.
+        finds_rate: Whether every subject's learning rate is found on its photos.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Method:
     source: str = ""
     usual_rate: float = 3e-3
     trained: bool = True
+    finds_rate: bool = False
 
 
 def part_targets(targets: Sequence[Target]) -> tuple[Target, ...]:
@@ -196,6 +199,14 @@ METHODS: Mapping[str, Method] = {
         Method(CORE, "ComfyUI's Train LoRA", None, source="its node, all layers", usual_rate=1e-3),
         Method(META_COLD, "Meta-LoRA, cold", _cold, True, source="arXiv 2503.22352"),
         Method(META_RANDOM, "random meta-down, cold", _random_cold, True, source="the control of cold"),
+        Method(
+            AUTO_RATE,
+            "random meta-down, own rate",
+            _random_cold,
+            True,
+            source="no prior, no tuned rate",
+            finds_rate=True,
+        ),
         Method(META_WARM, "Meta-LoRA, warm", _warm, True, source="arXiv 2503.22352"),
         Method(META_OUTSIDE, "Meta-LoRA, other prior", _warm, True, True, source="arXiv 2503.22352"),
     )
@@ -204,8 +215,8 @@ METHODS: Mapping[str, Method] = {
 
 
 def trained_methods() -> tuple[str, ...]:
-    """Every method that learns something, and so has a learning rate."""
-    return tuple(name for name, method in METHODS.items() if method.trained)
+    """Every method that learns something at a rate that has to be tuned."""
+    return tuple(name for name, method in METHODS.items() if method.trained and not method.finds_rate)
 
 
 def method_named(name: str) -> Method:

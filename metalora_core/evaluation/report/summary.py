@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from ..curves import Numbers, curves_of
 from ..front import Path
-from ..methods.registry import META_COLD, META_OUTSIDE, META_RANDOM, META_WARM, PLAIN
+from ..methods.registry import AUTO_RATE, META_COLD, META_OUTSIDE, META_RANDOM, META_WARM, PLAIN
 from ..rows import Row
 from . import hindsight
 from .ratios import Line, Ratio, ratio_of
@@ -83,6 +83,10 @@ BAR: Mapping[str, Line] = {
     ),
     "out_of_domain": Line(
         _combined_ratio, (META_OUTSIDE, 1), _PLAIN_1, 1.1, False, "combined error outside the prior's domain, 1 photo"
+    ),
+    "auto_rate_vs_tuned": Line(
+        _hypervolume_ratio, (AUTO_RATE, 1), (META_RANDOM, 1), 0.95, True,
+        "hypervolume without a prior, the rate found on the photo to the tuned one, 1 photo",
     ),
 }  # fmt: skip
 """Name of each ratio to what it compares."""
