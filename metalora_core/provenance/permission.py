@@ -269,8 +269,9 @@ class Permissions:
         Raises:
             ConsentRefused: With the last reason found.
         """
+        records = [(record, _hashes(record.photos)) for store in self.stores for record in store.list()]
         for photo in photos:
-            naming = [record for store in self.stores for record in store.list() if photo in _hashes(record.photos)]
+            naming = [record for record, hashes in records if photo in hashes]
             reasons = [self._refusal(record, photo, now) for record in naming]
             if reasons and all(reasons):
                 raise ConsentRefused(reasons[-1])

@@ -58,6 +58,8 @@ CHECKS = (
     "check_what_ends_while_the_page_is_open_is_refused_at_the_next_seed",
     "check_a_record_of_all_photos_needs_the_subjects_name",
     "check_every_node_asks",
+    "check_lora_model_is_given_out_only_where_sharing_is_permitted",
+    "check_a_prior_of_a_revoked_record_is_not_loaded",
     "check_people_need_a_record_unless_the_user_chose_a_reminder",
     "check_an_identity_stays_tied_to_its_record",
     "check_a_revoked_record_is_not_recorded_again_by_the_same_graph",

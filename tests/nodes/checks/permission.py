@@ -138,6 +138,37 @@ def check_every_node_asks() -> dict[str, str]:
     return told
 
 
+def check_lora_model_is_given_out_only_where_sharing_is_permitted() -> dict[str, str]:
+    """Core's nodes that save or apply it ask nobody."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    def lora_model(uses: str, seed: int) -> Any:
+        record = _consent(images=pocket()[4], subject=f"Sample Person {seed}", permitted_uses=uses)
+        return adapt(seed=seed, steps=2, references=prepare(pocket()[4], consent=record)[0])[1]
+
+    withheld, given = lora_model("training, generation", 101), lora_model("training, generation, sharing", 102)
+    assert isinstance(withheld, ExecutionBlocker) and "not sharing" in withheld.message, withheld
+    assert any(key.endswith(".lora_up.weight") for key in given)
+    return {"withheld": withheld.message}
+
+
+def check_a_prior_of_a_revoked_record_is_not_loaded() -> dict[str, str]:
+    known, core = pack("nodes.bridge.permissions").permissions(), pack("metalora_core.provenance.permission")
+    files, priors = pack("metalora_core.files.prior"), folders() / "models" / "metalora"
+    saved = files.save_prior(priors / "people.safetensors", replace(pocket()[3], sha256=None))
+    record = _consent(subject="people")
+    details = {"file": "metalora/people.safetensors", "prior": saved.sha256, "consent": record.id}
+    known.log.append(core.PRIOR_TRAINED, details, datetime.now(timezone.utc))
+    load = pack("nodes.files").LoadPrior
+    load.execute("people.safetensors")
+    before = load.fingerprint_inputs("people.safetensors")
+    known.stores[0].revoke(record.id)
+    assert load.fingerprint_inputs("people.safetensors") != before
+    told = {"load": message_of(lambda: load.execute("people.safetensors"))}
+    assert told["load"].startswith("ConsentRefused") and "revoked" in told["load"], told
+    return told
+
+
 def check_people_need_a_record_unless_the_user_chose_a_reminder() -> dict[str, str]:
     """A model as small as the pocket model shows nobody, so its figures need none."""
     references, settings = prepare(pocket()[4])[0], folders() / "user" / "default" / "comfy.settings.json"
