@@ -35,10 +35,8 @@ FOLDS = 5
 """Parts of the training photos; each part's distances are taken to the statistics of the others."""
 
 INSIDE_PERCENT = 95
-"""Percent of the training photos that are closer than the furthest photo that still counts as inside."""
-
-OUTSIDE_PERCENT = 99
-"""A photo further away than this percent of the training photos is outside the domain; in between is borderline."""
+"""Percent of the training photos that are closer than the furthest photo that still counts as inside; a photo further
+away than all of them is outside the domain, in between is borderline."""
 
 RIDGE = 0.1
 """Share of the features' plain variances in the covariance; keeps it invertible when photos are few."""
@@ -215,7 +213,7 @@ def _score(distance: float, quantiles: Tensor) -> DomainScore:
     percentile = 100.0 * max(int((quantiles <= distance).sum()) - 1, 0) / QUANTILE_STEPS
     if distance <= float(quantiles[INSIDE_PERCENT]):
         return DomainScore(distance, percentile, DomainVerdict.INSIDE)
-    far = distance > float(quantiles[OUTSIDE_PERCENT])
+    far = distance > float(quantiles[-1])
     return DomainScore(distance, percentile, DomainVerdict.OUTSIDE if far else DomainVerdict.BORDERLINE)
 
 

@@ -61,7 +61,7 @@ class Finding:
         code: Stable key, one of ``TITLES``.
         severity: Note, warning, or an unusable photo.
         found: What was measured, as a sentence.
-        expected: What a good photo measures, as a sentence.
+        expected: What a good photo measures, as a sentence; empty where the other two say it all.
         remedy: What to do about it, as a sentence.
         photo: Position of the photo in the set, from 0; None for a finding about the whole set.
         name: Name of the photo; empty for a finding about the whole set.
@@ -84,4 +84,5 @@ class Finding:
     def text(self) -> str:
         """The whole finding in one line: which photo, what was found, what was expected, what to do."""
         subject = "All photos" if self.photo is None else f"Photo {self.photo + 1} ({self.name})"
-        return f"{subject}: {self.title.lower()}. {self.found} {self.expected} {self.remedy}"
+        told = filter(None, [self.found, self.expected, self.remedy])
+        return f"{subject}: {self.title.lower()}. {' '.join(told)}"

@@ -225,24 +225,14 @@ def _judge_variety(variety: Variety) -> list[Finding]:
 
 
 def _judge_domain(names: Sequence[str], scores: Sequence[DomainScore], domain_name: str) -> list[Finding]:
-    called = f" of {domain_name}" if domain_name else ""
-    findings: list[Finding] = []
-    for index, score in enumerate(scores):
-        if score.verdict is DomainVerdict.OUTSIDE:
-            found = f"It is less typical than 99 % of the photos{called} that the prior was trained on."
-            remedy = "Take a similar kind of photo, or load another prior."
-            expected = "A photo like those is learned fast and well."
-            findings.append(Finding("domain_outside", Severity.WARNING, found, expected, remedy, index, names[index]))
+    trained = f"what the prior{f' of {domain_name}' if domain_name else ''} was trained on"
     verdict = verdict_on_set(scores)
-    if verdict is not DomainVerdict.INSIDE:
-        outside = verdict is DomainVerdict.OUTSIDE
-        found = f"Taken together, the photos are {verdict.value} the prior's domain{called}."
-        if not outside:
-            found = f"Taken together, the photos are at the edge of the prior's domain{called}."
-        expected = "The prior learns subjects like its training photos quickly and well."
-        remedy = "Load a prior for this kind of subject, or expect to need more photos and steps."
-        severity = Severity.WARNING if outside else Severity.INFO
-        findings.append(
-            Finding("domain_outside" if outside else "domain_borderline", severity, found, expected, remedy)
-        )
-    return findings
+    if verdict is DomainVerdict.OUTSIDE:
+        found, remedy = f"They look unlike {trained}.", "Load a prior for this kind of subject, or take more steps."
+        return [Finding("domain_outside", Severity.WARNING, found, "", remedy)]
+    if verdict is DomainVerdict.BORDERLINE:
+        found, remedy = f"They look a little unlike {trained}.", "If the likeness is faint, take more steps."
+        return [Finding("domain_borderline", Severity.INFO, found, "", remedy)]
+    found, remedy = f"It looks unlike the others and {trained}.", "Leave it out."
+    odd = [index for index, score in enumerate(scores) if score.verdict is DomainVerdict.OUTSIDE]
+    return [Finding("domain_outside", Severity.WARNING, found, "", remedy, index, names[index]) for index in odd]

@@ -40,6 +40,7 @@ from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .permissions import permissions
 from .photos import References
+from .pocket_model import own_world_note
 from .progress import cancellable, show_progress, show_text, stop_if_cancelled
 
 PREVIEWS = 4
@@ -127,6 +128,9 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     layers = request.prior.layers.values() if request.prior else ()
     widths = [layer.meta_down.shape[1] for layer in layers] or [target.shape[1] for target in targets_of(model)]
     reminder = request.references.require_permission(shows_nobody(widths))
+    if own_world := own_world_note(clip, [photo.pixels for photo in request.references.photos]):
+        show_text(own_world)
+        reminder = f"{own_world} {reminder}".rstrip()
     resolution = request.resolution or request.references.usual_resolution(request.prior)
     spared = wants_checkpointing(request.checkpointing, model)
     host = ComfyHost(model, clip, vae, resolution=resolution, guidance=request.guidance, checkpointing=spared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from ...metalora_core.pocket import load
 from ...metalora_core.pocket.text import WordTextEncoder, tokenize
-from ...metalora_core.pocket.world.factors import draw_subject
+from ...metalora_core.pocket.world.factors import DOMAINS, draw_subject
 from ...metalora_core.pocket.world.render import render
 from ...metalora_core.pocket.world.scenes import draw_scenes
+from ...metalora_core.references.domain import DomainVerdict, domain_distance, verdict_on_set
 from .image_tensors import to_image
 
 
@@ -101,6 +103,21 @@ def _model_of(state: dict[str, Tensor]) -> Any:
 def _state(path: Path) -> dict[str, Tensor]:
     state, _ = load.load_part(path)
     return state
+
+
+OWN_WORLD = (
+    "The pocket model draws only its own small world of rendered people and products. Your photos are not of it and "
+    "will come out as blotches. To learn them, use a large model as in the templates 02a to 02c."
+)
+
+
+def own_world_note(clip: Any, photos: Sequence[Tensor]) -> str:
+    """What a user must know who shows the pocket model photos (3, H, W) that it cannot draw; else empty."""
+    if not isinstance(getattr(clip, "cond_stage_model", None), PocketTextModel):
+        return ""
+    known = [features for domain in DOMAINS if (features := load.load_pocket_prior(domain).features)]
+    verdicts = [verdict_on_set(domain_distance(photos, features)) for features in known]
+    return OWN_WORLD if all(verdict is DomainVerdict.OUTSIDE for verdict in verdicts) else ""
 
 
 SAMPLES_FIRST = 5_000_000

@@ -8,6 +8,10 @@ from core.painted_photos import PaintedPhoto, paint
 from torch import Tensor
 
 from metalora_core.errors import InvalidOptions, UnreadableFile, UnusableReferences
+from metalora_core.pocket.load import load_pocket_prior
+from metalora_core.pocket.world.factors import Domain, draw_subject
+from metalora_core.pocket.world.render import render
+from metalora_core.pocket.world.scenes import draw_scenes
 from metalora_core.references.domain import (
     DomainVerdict,
     FeatureStatistics,
@@ -133,3 +137,22 @@ def test_the_report_warns_outside_the_domain_and_not_inside(statistics: FeatureS
 
     assert codes(balls(4, first=5000)) == set()
     assert codes(stripes(4)) == {"domain_outside"}
+    mixed = torch.cat([balls(3, first=5000), stripes(1)])
+    assert codes(mixed) == {"domain_outside"}
+
+
+@pytest.mark.parametrize(("domain", "other"), [("avatars", "products"), ("products", "avatars")])
+def test_the_pocket_models_own_samples_are_never_called_foreign(domain: Domain, other: Domain) -> None:
+    prior = load_pocket_prior(domain)
+
+    def told(shown: Domain, subject: int) -> list[str]:
+        seed = 5_000_000 + subject
+        pictures = render([draw_subject(shown, "validation", seed)] * 4, draw_scenes(shown, 4, seed=seed))
+        photos = [PaintedPhoto(f"{n}.png", pixels) for n, pixels in enumerate(pictures)]
+        report = assess_references(photos, training_side_px=128, domain=prior.features, domain_name=domain)
+        return [finding.text for finding in report.findings if finding.code == "domain_outside"]
+
+    assert not any(told(domain, subject) for subject in range(5))
+    foreign = [told(other, subject) for subject in range(5)]
+    assert sum(map(bool, foreign)) >= 3
+    assert all(len(text.split()) <= 30 for texts in foreign for text in texts), foreign

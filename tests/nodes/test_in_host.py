@@ -90,6 +90,7 @@ CHECKS = (
     "check_a_mask_that_the_crop_leaves_nothing_of_is_refused",
     "check_a_model_that_is_given_nothing_says_so",
     "check_other_pictures_are_learned_on_their_own",
+    "check_the_pocket_model_says_which_photos_it_cannot_draw",
     "check_nothing_saved_is_replaced_unless_asked_for",
     "check_the_name_in_a_file_is_the_one_it_was_saved_under",
     "check_a_prior_of_the_same_name_is_kept",

@@ -244,3 +244,18 @@ def check_configured_folders_come_first() -> dict[str, Any]:
     finally:
         folder_paths.folder_names_and_paths[own.PRIORS] = before
     return {"paths": paths}
+
+
+def check_the_pocket_model_says_which_photos_it_cannot_draw() -> dict[str, str]:
+    grain = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(8))
+    shown: list[str] = []
+    bridge = pack("nodes.bridge.adapting")
+    show, bridge.show_text = bridge.show_text, shown.append
+    try:
+        own = adapt(steps=1, seed=61)[3]
+        assert not shown and "small world" not in own, own
+        foreign = adapt(steps=1, seed=61, references=prepare(grain, unusable_photos="leave out")[0])[3]
+    finally:
+        bridge.show_text = show
+    assert "small world" in shown[0] and shown[0] in foreign and "02a" in foreign, (shown, foreign)
+    return {"foreign": foreign}
