@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +95,6 @@ def quick(
     data = encoded_subjects(folders, host, size_px, class_word, json) if folders else None
     sources = QuickSources(class_word, data, found, data.features if data else None)
     remark(advice(sources, len(other_folders) + len(other_loras)))
-    chosen = replace(chosen, subjects_per_batch=min(batch, len(folders) or batch))
 
     prior = _made(host, sources, chosen, output, name_of(model), json)
     for note in notes:

@@ -201,7 +201,8 @@ def read_loras(
             known[file.sha256] = name
             files.append(file)
         except MetaLoRAError as reason:
-            passed_over.append(f"{name}: {reason}")
+            told = str(reason)
+            passed_over.append(told if told.startswith(name) else f"{name}: {told}")
         if on_file is not None:
             on_file(done, len(paths))
     if not files:

@@ -100,7 +100,8 @@ def compare_on_left_out(
     for number, photos in enumerate(subjects):
         others = photos.part(1, len(photos.images))
         held_out = HeldOut(host, others, AdaptationOptions().validation_samples, seed)
-        base += held_out.loss()
+        with host.training():
+            base += held_out.loss()
         rows.append([to_pil(photos.images[0]), to_pil(others.images[0])])
         for place, (way, (start, options)) in enumerate(ways.items(), start=1):
             flip = chosen_flip("auto", options.flip, photos.class_word)
@@ -117,15 +118,17 @@ def compare_on_left_out(
 def _loss_with(host: Host, start: ChainStart, flat: Tensor, held_out: HeldOut) -> float:
     chains = SubjectChains(host, start)
     chains.point_at(*start.layout.unpack(flat.to(host.device, host.dtype)))
-    with chains.inject():
+    with host.training(), chains.inject():
         return held_out.loss()
 
 
 def _drawn(host: Host, start: ChainStart, flat: Tensor, photos: TrainingSet, guidance: float, seed: int) -> Tensor:
     side, prompts = photos.images[0].shape[-1], [[str(photos.captions[0])]]
-    pictures = draw_pictures(
-        host, start, flat[None], prompts, size_px=side, steps=_SHOWN_STEPS, guidance=guidance, seeds=[seed]
-    )
+    host.encode_prompts([*prompts[0], ""])  # a host that keeps them needs its text encoder no more
+    with host.training():
+        pictures = draw_pictures(
+            host, start, flat[None], prompts, size_px=side, steps=_SHOWN_STEPS, guidance=guidance, seeds=[seed]
+        )
     return pictures[0, 0]
 
 
@@ -196,6 +199,7 @@ def drawn_subject(
     """
     caption = caption_for(None, class_word, "")
     request = Request((caption,) * _DRAWN_PHOTOS, size_px, _SHOWN_STEPS, guidance, seed=seed)
-    with torch.no_grad(), Injection(host.model, targets, chains_of_lora(host, file, targets)):
+    host.encode_prompts([caption, ""])
+    with torch.no_grad(), host.training(), Injection(host.model, targets, chains_of_lora(host, file, targets)):
         pictures = generate_pictures(host, request).clamp(0, 1)
     return TrainingSet(tuple(pictures), (caption,) * len(pictures), class_word, "")

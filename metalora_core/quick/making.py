@@ -77,7 +77,8 @@ def quick_prior(
     Args:
         host: The base model; it is left unchanged.
         sources: What it is made of.
-        options: Settings; with LoRA files, only layers that some file changes are adapted.
+        options: Settings; a step takes at most as many subjects as there are, and with LoRA files only layers that
+            some file changes are adapted.
         on_forecast: Called before a training with the seconds that it will take; it may raise.
         on_progress: As in `meta_train`.
         checkpoint: As in `meta_train`.
@@ -93,6 +94,7 @@ def quick_prior(
         if start is None:
             raise ValueError("a quick prior needs subjects or LoRA files")
         return save(start)
+    options = replace(options, subjects_per_batch=min(options.subjects_per_batch, len(sources.subjects)))
     if start is not None:
         options = replace(options, include=tuple(start.layers))
     if checkpoint is None or not checkpoint.exists():

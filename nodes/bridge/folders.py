@@ -99,6 +99,36 @@ def subject_sources() -> list[str]:
     return [*POCKET_SUBJECTS, *(name for name in holding if not name.startswith("."))]
 
 
+NOTHING = "none"
+
+
+def lora_folders() -> list[str]:
+    """Folders in ComfyUI's LoRA folders that hold LoRA files; "." for these themselves."""
+    import folder_paths
+
+    found = {Path(name).parent.as_posix() for name in folder_paths.get_filename_list("loras")}
+    return [NOTHING, *sorted(found)]
+
+
+def lora_folder(name: str) -> Path:
+    """A folder of LoRA files.
+
+    Raises:
+        UnreadableFile: If it is not there.
+        InvalidOptions: If the name leads outside the LoRA folders.
+    """
+    import folder_paths
+
+    roots = [Path(path) for path in folder_paths.get_folder_paths("loras")]
+    path = next((path for path in (_contained(root / name, roots) for root in roots) if path.is_dir()), None)
+    if path is None:
+        raise UnreadableFile(
+            f"The folder {plain_line(name, 200)!r} was not found in models/loras. Put LoRA files of one kind of "
+            "subject into a folder there, and press R."
+        )
+    return path
+
+
 def _folders_in(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir())

@@ -136,15 +136,16 @@ def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[flo
 
 def _folder_subjects(request: PriorRequest, host: ComfyHost) -> tuple[FolderSubjects, str, tuple[str, ...]]:
     """The subjects of a folder in the input folder, which files in it were not read, and the records that cover it."""
-    found = find_subjects(input_folder(request.subjects), request.class_word, request.subject_limit, _show_photos)
+    found = find_subjects(input_folder(request.subjects), request.class_word, request.subject_limit, show_photos)
     named = [(subject.path.name, subject.class_word) for subject in found]
     nobody = shows_nobody(one.shape[1] for one in host.targets())
     covered = Covered() if nobody else check_subjects(named, request.subjects)
-    subjects = FolderSubjects(found, host, request.resolution, request.class_word, _show_photos)
+    subjects = FolderSubjects(found, host, request.resolution, request.class_word, show_photos)
     return subjects, "\n".join(filter(None, [left_out(found), covered.reminder])), covered.records
 
 
-def _show_photos(done: int, count: int) -> None:
+def show_photos(done: int, count: int) -> None:
+    """Move the bar, and stop if the user has cancelled."""
     show_progress(done, count)
     stop_if_cancelled()
 
@@ -160,11 +161,12 @@ def _subjects(request: PriorRequest, host: ComfyHost) -> tuple[SubjectDataset, T
     from ...metalora_core.pocket.making.latents_cache import PhotoSubjects
 
     plan = PhotoPlan(domain, "train", request.subject_limit or POCKET_COUNT, POCKET_PHOTOS)
-    photos = from_uint8(rendered_photos(plan, _cache_folder()))
+    photos = from_uint8(rendered_photos(plan, cache_folder()))
     return PhotoSubjects(plan, host.encode_images(photos).cpu()), picture_features(photos), "", ()
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where rendered photos are kept until ComfyUI ends."""
     import folder_paths
 
     return Path(folder_paths.get_temp_directory()) / "metalora_pocket"

@@ -39,6 +39,8 @@ LISTINGS = (
     ("MetaLoRA_LoadPrior", "prior_name"),
     ("MetaLoRA_LoadIdentity", "identity_name"),
     ("MetaLoRA_MetaTrainPrior", "subjects"),
+    ("MetaLoRA_QuickPrior", "subjects"),
+    ("MetaLoRA_QuickPrior", "loras"),
 )
 
 
@@ -81,7 +83,7 @@ def _plain(value: Any) -> Any:
 
 def test_every_node_explains_itself(server: ComfyServer) -> None:
     nodes = {name: node for name, node in server.get("object_info").items() if name.startswith("MetaLoRA_")}
-    assert len(nodes) == 12
+    assert len(nodes) == 13
     findings: list[str] = []
     for name, node in nodes.items():
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}

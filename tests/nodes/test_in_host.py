@@ -94,6 +94,9 @@ CHECKS = (
     "check_nothing_saved_is_replaced_unless_asked_for",
     "check_the_name_in_a_file_is_the_one_it_was_saved_under",
     "check_a_prior_of_the_same_name_is_kept",
+    "check_loras_of_three_layouts_give_one_prior_on_every_family",
+    "check_a_folder_and_loras_become_a_measured_prior",
+    "check_a_quick_prior_asks_for_a_licence_and_a_source",
 )
 
 

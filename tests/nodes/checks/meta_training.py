@@ -10,7 +10,7 @@ from checks.adapting import compiled_by
 from checks.support import folders, pack, pocket
 
 
-def _write_subjects(count: int, photos: int) -> None:
+def write_subjects(count: int, photos: int) -> None:
     save = pack("metalora_core.photos.pictures")
     generator = torch.Generator().manual_seed(4)
     for subject in range(count):
@@ -21,7 +21,7 @@ def _write_subjects(count: int, photos: int) -> None:
 
 def train_small(model: Any = None, **settings: Any) -> Any:
     """Meta-Train Prior on three subjects for two steps; returns its outcome."""
-    _write_subjects(3, 3)
+    write_subjects(3, 3)
     bridge = pack("nodes.bridge.prior_training")
     usual, clip, vae, *_ = pocket()
     small = {"steps": 2, "r_meta": 4, "r_mid": 2, "subjects_per_batch": 2, "resolution": 128}
