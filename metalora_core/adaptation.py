@@ -187,12 +187,15 @@ class _Run:
             factors = state.trainer.result()[0]
             with state.trainer.showing(factors):
                 state.validated(self.held_out.loss(), factors)
+        elif self.held_out is None and step % options.read_every == 0:
+            state.keep_lowest(loss)
         state.keep()
         if self.checkpoint is not None and step < options.steps and self.clock.due(step):
             state.save(self.checkpoint)
         if self.on_progress is not None:
             seconds = time.monotonic() - self.began
-            self.on_progress(AdaptationProgress(step, options.steps, loss, seconds, self._preview(step)))
+            picture = self._preview(step)
+            self.on_progress(AdaptationProgress(step, options.steps, loss, seconds, picture, tuple(state.losses)))
 
     def _preview(self, step: int) -> Tensor | None:
         options, trainer = self.state.options, self.state.trainer

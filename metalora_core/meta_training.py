@@ -171,8 +171,8 @@ class _Run:
     def report(self, loss: float) -> None:
         """Report progress to the listener."""
         if self.on_progress is not None:
-            seconds = time.monotonic() - self.began
-            self.on_progress(MetaTrainingProgress(self.state.step, self.state.options.steps, loss, seconds))
+            seconds, losses = time.monotonic() - self.began, [value for _, value in self.state.losses]
+            self.on_progress(MetaTrainingProgress(self.state.step, self.state.options.steps, loss, seconds, losses))
 
 
 def _digest(

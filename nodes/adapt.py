@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .schema import advanced, node_schema
 from .sockets import IdentitySocket, PriorSocket, ReferencesSocket
@@ -175,10 +175,13 @@ class AdaptIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
         from .bridge.adapting import Request, adapt_identity
+        from .bridge.progress import report_with_course
 
         outcome = adapt_identity(model, clip, vae, Request(**settings))
         lora, losses = outcome.lora_model(), {"loss": outcome.losses}
-        return io.NodeOutput(outcome.learned, lora, losses, outcome.report, ui=ui.PreviewText(outcome.report))
+        return io.NodeOutput(
+            outcome.learned, lora, losses, outcome.report, ui=report_with_course(outcome.report, outcome.losses)
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:

@@ -131,9 +131,11 @@ class MetaTrainPrior(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
         from .bridge.prior_training import PriorRequest, train_prior
+        from .bridge.progress import report_with_course
 
         outcome = train_prior(model, clip, vae, PriorRequest(**settings))
-        return io.NodeOutput(outcome.prior, {"loss": outcome.losses}, outcome.report, ui=ui.PreviewText(outcome.report))
+        shown = report_with_course(outcome.report, outcome.losses)
+        return io.NodeOutput(outcome.prior, {"loss": outcome.losses}, outcome.report, ui=shown)
 
 
 class QuickPrior(io.ComfyNode):

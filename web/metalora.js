@@ -2,7 +2,9 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { nodeAt } from "./graph_lookup.mjs";
+import { remembered } from "./remembered.mjs";
 import { panelOf } from "./report_panel.mjs";
+import { wordsIn } from "./words.mjs";
 
 const PREFIX = "MetaLoRA_";
 const SHOW_REPORTS = "MetaLoRA.ShowReports";
@@ -10,9 +12,38 @@ const SHOW_REPORTS = "MetaLoRA.ShowReports";
 const isOurs = (node) => (node?.comfyClass ?? node?.type ?? "").startsWith(PREFIX);
 const wanted = () => app.extensionManager?.setting?.get(SHOW_REPORTS) ?? true;
 
-function showProgress({ detail }) {
-  const node = nodeAt(app.graph, detail.node);
-  if (isOurs(node) && wanted()) panelOf(node).progress(detail);
+const words = () => wordsIn(app.extensionManager?.setting?.get("Comfy.Locale"));
+const ENDS = {
+  execution_error: (panel, detail) => panel.failed(detail.exception_message.trim(), words()),
+  execution_interrupted: (panel) => panel.cancelled(words()),
+};
+
+/** Let the panel of one of our nodes show something, if the user wants panels. */
+function onPanel(id, show) {
+  const node = nodeAt(app.graph, id);
+  if (isOurs(node) && wanted()) show(panelOf(node));
+}
+
+/** Show on the nodes why ComfyUI refused to start a prompt: {id: {errors: [{message, details}]}}. */
+function showRefusals(refusals) {
+  for (const [id, { errors }] of Object.entries(refusals ?? {})) {
+    const reasons = errors.map(({ message, details }) => details || message);
+    onPanel(id, (panel) => panel.failed(reasons.join("\n"), words()));
+  }
+}
+
+/** Show again what the nodes of the opened workflow told last. */
+async function showRemembered() {
+  const { graph } = app;
+  for (const [id, { type, output, end }] of await remembered(api, graph)) {
+    const node = nodeAt(graph, id);
+    if (!isOurs(node) || node.comfyClass !== type || !wanted()) continue;
+    if (end) ENDS[end.kind](panelOf(node), end.detail);
+    else if (output.text) panelOf(node).report(output);
+    // A contact sheet too: the page itself forgets pictures when it is reloaded.
+    if (output?.images && node.graph === graph) app.nodeOutputs[node.id] ??= output;
+    node.setDirtyCanvas?.(true, true);
+  }
 }
 
 app.registerExtension({
@@ -39,7 +70,18 @@ app.registerExtension({
   ],
 
   setup() {
-    api.addEventListener("metalora.progress", showProgress);
+    api.addEventListener("metalora.progress", ({ detail }) => onPanel(detail.node, (panel) => panel.progress(detail, words())));
+    for (const [kind, show] of Object.entries(ENDS))
+      api.addEventListener(kind, ({ detail }) => onPanel(detail.node_id, (panel) => show(panel, detail)));
+    const queue = api.queuePrompt;
+    api.queuePrompt = async function () {
+      try {
+        return await queue.apply(this, arguments);
+      } catch (refusal) {
+        showRefusals(refusal.response?.node_errors);
+        throw refusal;
+      }
+    };
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {
@@ -47,8 +89,9 @@ app.registerExtension({
     const before = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       before?.apply(this, arguments);
-      const text = (output?.text ?? []).join("\n").trim();
-      if (text && wanted()) panelOf(this).report(text);
+      if (output?.text && wanted()) panelOf(this).report(output);
     };
   },
+
+  afterConfigureGraph: showRemembered,
 });

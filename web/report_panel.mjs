@@ -8,6 +8,7 @@ const MAX_HEIGHT_PX = 180;
 const PANEL_CSS = `box-sizing:border-box; width:100%; min-height:${MIN_HEIGHT_PX}px; max-height:${MAX_HEIGHT_PX}px;
   overflow:auto; padding:6px 8px;
   border-radius:6px; font:12px/1.45 sans-serif; color:var(--input-text, #ddd); background:var(--comfy-input-bg, #222);`;
+const ERROR_COLOUR = "var(--error-text, #ff6b6b)";
 const TEXT_CSS = "white-space:pre-wrap; overflow-wrap:anywhere; user-select:text;";
 
 class ReportPanel {
@@ -18,19 +19,36 @@ class ReportPanel {
     this.text = document.createElement("div");
     this.text.style.cssText = TEXT_CSS;
     this.losses = new LossLine();
+    this.reached = "";
     this.element.append(this.losses.element, this.text);
   }
 
-  /** Show a finished node's report; the loss line stays. */
-  report(text) {
-    this.text.textContent = text;
+  /** Show what a finished node sent to the page: { text, course }. */
+  report({ text, course }) {
+    this.say(text.join("\n").trim());
+    this.losses.draw(course ?? []);
   }
 
-  /** Show one step of a training: { step, steps, loss }. */
-  progress({ step, steps, loss }) {
-    this.losses.add(step, steps, loss);
-    const value = Number.isFinite(loss) ? `, loss ${loss.toFixed(4)}` : "";
-    this.text.textContent = `Step ${step} of ${steps}${value}`;
+  /** Show one step of a training: { step, steps, course }. */
+  progress({ step, steps, course }, words) {
+    this.reached = words.step(step, steps);
+    this.losses.draw(course);
+    this.say(this.reached + (course.length ? words.loss(course.at(-1)[1].toFixed(4)) : ""));
+  }
+
+  /** Show why the node failed. */
+  failed(reason, words) {
+    this.say(words.failed(reason), ERROR_COLOUR);
+  }
+
+  /** Show how far the node had come when it was cancelled. */
+  cancelled(words) {
+    this.say(words.cancelled(this.reached));
+  }
+
+  say(text, colour = "inherit") {
+    this.text.textContent = text;
+    this.text.style.color = colour;
   }
 }
 

@@ -183,12 +183,15 @@ def _require_words(trigger: str, class_word: str) -> None:
 
 
 def _fields(result: AdaptationResult, output: Path) -> dict[str, Any]:
+    from ..training.adaptation_state import risen_note
+
     return {
         "path": str(output),
         "bytes": output.stat().st_size,
         "steps": len(result.losses),
         "seconds": round(result.seconds, 2),
         "loss": result.losses[-1] if result.losses else None,
+        "rise": risen_note(result.identity.metadata),
         "mirrored": result.identity.metadata.settings["flip"],
         "stop_reason": result.stop_reason,
         "notes": list(result.notes),
@@ -206,5 +209,6 @@ def _text(fields: dict[str, Any]) -> str:
         f"s{', with mirrored photos' if fields['mirrored'] else ''} ({fields['parameters']:,} parameters, "
         f"{fields['bytes']:,} bytes; stopped: {fields['stop_reason']})"
         f"{f'. {NO_PRIOR_NOTE}' if fields['without_prior'] else ''}"
+        f"{fields['rise'] and '. ' + fields['rise']}"
         f"{''.join(f' {note}' for note in fields['notes'])}"
     )

@@ -20,11 +20,13 @@ from ..model.host import Host
 from ..photos.training_set import TrainingSet
 from .adaptation_options import AdaptationOptions
 from .chain_trainer import ChainTrainer
+from .loss_course import has_risen
 from .rate_search import FoundRate
 
-__all__ = ["AdaptationState"]
+__all__ = ["AdaptationState", "risen_note"]
 
 _KIND = "adaptation"
+_ROSE_AFTER = "loss_rose_after"
 
 
 class AdaptationState:
@@ -45,6 +47,7 @@ class AdaptationState:
         self.found: FoundRate | None = None
         """The learning rate, where it had to be found."""
         self._best: Tensor | None = None
+        self._lowest, self._lowest_step = math.inf, 0
         self.keep()
 
     @property
@@ -61,6 +64,11 @@ class AdaptationState:
         fresh = self.trainer.read_losses()
         self.losses += fresh
         return sum(fresh) / len(fresh)
+
+    def keep_lowest(self, loss: float) -> None:
+        """Remember the factors if the mean loss of this look is the lowest so far, in case that it rises later."""
+        if loss < self._lowest:
+            self._best, self._lowest, self._lowest_step = self.trainer.result()[0], loss, self.trainer.steps
 
     def validated(self, loss: float, factors: Tensor) -> None:
         """Note the loss on the held-out photos with these factors, (total,)."""
@@ -109,6 +117,7 @@ class AdaptationState:
             "losses": list(self.losses),
             "validation": [list(pair) for pair in self.validation],
             "found_rate": self.found.record() if self.found else None,
+            "lowest": [self._lowest, self._lowest_step] if self._lowest_step else [],
         }
         self._kept = Checkpoint(_KIND, self.trainer.steps, self._digest, copies, state)
 
@@ -153,6 +162,8 @@ class AdaptationState:
         self.validation = [(int(step), float(loss)) for step, loss in state["validation"]]
         if state.get("found_rate"):
             self.use(FoundRate.of(state["found_rate"]))
+        lowest, step = state.get("lowest") or (math.inf, 0)  # earlier releases did not keep it
+        self._lowest, self._lowest_step = float(lowest), int(step)
 
     def identity(self, prior: Prior, host: Host, photos: TrainingSet, *, best: bool = True) -> Identity:
         """What was learned.
@@ -161,9 +172,12 @@ class AdaptationState:
             prior: What it was learned from.
             host: The base model.
             photos: Its training photos.
-            best: Take the factors that were best on held-out photos, if there are; else the latest.
+            best: Take the factors that were best on held-out photos, if there are, or those of before the loss rose;
+                else the latest.
         """
-        flat = self._best if best and self._best is not None else self.trainer.result()[0]
+        rose = not self.validation and self._lowest_step > 0 and has_risen(self.losses)
+        earlier = self._best if best and (self.validation or rose) else None
+        flat = self.trainer.result()[0] if earlier is None else earlier
         mids, ups = self.trainer.start.layout.unpack(flat.detach().float().cpu())
         layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(mids)}
         metrics: dict[str, Any] = {"final_loss": sum(self.losses[-10:]) / max(len(self.losses[-10:]), 1)}
@@ -171,6 +185,8 @@ class AdaptationState:
             metrics["held_out_loss"] = min(loss for _, loss in self.validation)
         if self.found:
             metrics["found_rate"] = self.found.record()
+        if rose:
+            metrics[_ROSE_AFTER] = self._lowest_step
         metrics[SAMPLE] = [*weights_sample(host.model, self.trainer.start.targets, layers)]
         metadata = IdentityMetadata(
             prior_sha256=prior_sha256(prior),
@@ -188,3 +204,14 @@ class AdaptationState:
         )
         learned = Identity(layers, metadata)
         return self_contained(learned, prior) if prior.personal else learned
+
+
+def risen_note(record: IdentityMetadata) -> str:
+    """That the loss rose while an identity was learned, and what was kept; empty if it did not."""
+    step = record.metrics.get(_ROSE_AFTER)
+    return (
+        f"The loss rose after step {step}, so what was learned up to there is kept. Lower the learning rate, or stop "
+        "there."
+        if step
+        else ""
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,7 @@ class AdaptationProgress:
         loss: Mean loss since the last report.
         seconds: Since this call of ``adapt`` began.
         preview: Picture (3, H, W) in 0..1, or None.
+        losses: One per step done, also before it was resumed.
     """
 
     step: int
@@ -25,6 +27,7 @@ class AdaptationProgress:
     loss: float
     seconds: float
     preview: Tensor | None = None
+    losses: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class MetaTrainingProgress:
         steps: Total steps.
         loss: Mean loss since the last report (query loss where passes are split).
         seconds: Since this call of ``meta_train`` began.
+        losses: One per report, also before it was resumed.
     """
 
     step: int
     steps: int
     loss: float
     seconds: float
+    losses: Sequence[float] = ()
 
 
 class StepProgress(Protocol):

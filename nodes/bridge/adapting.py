@@ -22,6 +22,8 @@ from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.provenance.permission import shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
+from ...metalora_core.training.adaptation_state import risen_note
+from ...metalora_core.training.loss_course import loss_course
 from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior, usual_options
 from ...metalora_core.training.progress import AdaptationProgress
 from ...metalora_core.training.retries import last_good_saved
@@ -214,7 +216,7 @@ def _known(identity: Identity, request: Request, path: Path) -> Identity:
 
 
 def _on_progress(progress: AdaptationProgress) -> None:
-    show_progress(progress.step, progress.steps, progress.preview, progress.loss)
+    show_progress(progress.step, progress.steps, progress.preview, progress.losses)
     stop_if_cancelled()
 
 
@@ -223,10 +225,10 @@ def _outcome(identity: Identity, connected: Prior | None, note: str) -> Outcome:
     if prior is None:
         raise DamagedFile(f"The identity {identity.metadata.name!r} lacks its own prior. Learn it again.")
     record = identity.metadata
-    losses: Any = record.metrics.get("losses", [])
-    tail = losses[-10:]
-    first = f"{record.steps} steps, loss {losses[0]:.4f} to {sum(tail) / len(tail):.4f}. " if losses else ""
     learned = LearnedIdentity(identity, prior)
+    course = loss_course(record.metrics.get("losses", []))
+    first = f"{record.steps} steps, loss {course[0][1]:.4f} to {course[-1][1]:.4f}. " if course else ""
+    first += f"{rise} " if (rise := risen_note(record)) else ""
     first += f"{len(identity.layers)} layers, {identity.numbers / 1e6:.2g} million numbers. "
     first += f"{NO_PRIOR_NOTE} " if prior.personal else ""
     return Outcome(learned, f"{first}{note}\nPrompt: photo of a {learned.words}, …")

@@ -13,6 +13,7 @@ from ...metalora_core.meta_training import meta_train
 from ...metalora_core.photos.subject_folders import FolderSubjects, find_subjects, left_out
 from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
 from ...metalora_core.references.domain import picture_features
+from ...metalora_core.training.loss_course import has_risen, loss_course
 from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
 from ...metalora_core.training.retries import last_good_saved
@@ -39,6 +40,7 @@ from .progress import cancellable, show_progress, show_text, stop_if_cancelled
 POCKET_PHOTOS = 4
 UNFINISHED_DAYS = 30  # a prior may take days to train
 POCKET_COUNT = 48
+LOSS_ROSE = "The loss rose: with this prior subjects are unlikely to learn well. Train with more subjects of one kind."
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
         show_text(missing)
 
     def on_progress(progress: MetaTrainingProgress) -> None:
-        losses.append(progress.loss)
-        show_progress(progress.step, progress.steps, loss=progress.loss)
+        losses[:] = progress.losses
+        show_progress(progress.step, progress.steps, losses=losses)
         stop_if_cancelled()
 
     subjects, features, note, records = _subjects(request, host)
@@ -128,8 +130,10 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
 def _told(request: PriorRequest, host: ComfyHost, prior: Prior, losses: list[float]) -> str:
     outputs = {target.name: target.shape[0] for target in host.targets()}
     size = sum(request.r_mid * (layer.r_meta + outputs[name]) for name, layer in prior.layers.items())
+    course = loss_course(losses)
+    rise = f"{LOSS_ROSE} " if has_risen(losses) else ""
     return (
-        f"{request.steps} steps, loss {losses[0]:.4f} to {losses[-1]:.4f}. "
+        f"{request.steps} steps, loss {course[0][1]:.4f} to {course[-1][1]:.4f}. {rise}"
         f"{len(prior.layers)} layers, {size / 1e6:.2g} million numbers an identity"
     )
 

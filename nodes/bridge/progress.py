@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,18 +11,20 @@ from torch import Tensor
 
 from ...metalora_core.errors import TrainingCancelled
 from ...metalora_core.photos.pictures import to_pil
+from ...metalora_core.training.loss_course import loss_course
 
 _LOG = logging.getLogger(__name__)
+LINE_POINTS = 100
 
 
-def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: float | None = None) -> None:
-    """Move the running node's progress bar and, if given, change its preview and the loss that the page draws.
+def show_progress(step: int, steps: int, picture: Tensor | None = None, losses: Sequence[float] = ()) -> None:
+    """Move the running node's progress bar and, if given, change its preview and the loss line that the page draws.
 
     Args:
         step: Steps done.
         steps: Total steps.
         picture: (3, H, W) in 0..1.
-        loss: Of this step.
+        losses: Of all steps or reports so far.
     """
     from comfy.cli_args import args
     from comfy_execution.progress import get_progress_state
@@ -34,8 +36,8 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, loss: fl
     # Not through ComfyAPISync, which has no `execution` in older hosts.
     image: Any = None if picture is None else ("JPEG", to_pil(picture), args.preview_size)
     get_progress_state().update_progress(context.node_id, step, steps, image)
-    if loss is not None:
-        _send_loss(context.node_id, step, steps, loss)
+    if losses:
+        _send_course(context.node_id, step, steps, losses)
 
 
 def show_text(text: str) -> None:
@@ -50,13 +52,24 @@ def show_text(text: str) -> None:
         PromptServer.instance.send_progress_text(text, context.node_id)
 
 
-def _send_loss(node_id: str, step: int, steps: int, loss: float) -> None:
+def report_with_course(report: str, losses: Sequence[float]) -> dict[str, Any]:
+    """What a node that has trained sends to the page: its report, and the line of its losses."""
+    return {"text": (report,), "course": _drawn(losses)}
+
+
+def _drawn(losses: Sequence[float], done: float = 1.0) -> list[tuple[float, float]]:
+    """The course of the losses in as many points as a node is wide enough for, the last one among them."""
+    course = loss_course(losses, done)
+    return course[:: -(1 + len(course) // LINE_POINTS)][::-1]
+
+
+def _send_course(node_id: str, step: int, steps: int, losses: Sequence[float]) -> None:
     """Notify the pack's own part of the page; core's progress event has no field for a loss."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        event = {"node": node_id, "step": step, "steps": steps, "loss": loss}
+        event = {"node": node_id, "step": step, "steps": steps, "course": _drawn(losses, step / steps)}
         server.send_sync("metalora.progress", event, server.client_id)
 
 

@@ -147,7 +147,7 @@ def make_quick_prior(model: Any, clip: Any, vae: Any, request: QuickRequest) -> 
 
 
 def _show_step(progress: MetaTrainingProgress) -> None:
-    show_progress(progress.step, progress.steps, loss=progress.loss)
+    show_progress(progress.step, progress.steps, losses=progress.losses)
     stop_if_cancelled()
 
 

@@ -48,6 +48,7 @@ CHECKS = (
     "check_zero_takes_the_preset_and_the_priors_size",
     "check_photos_are_judged_at_the_priors_size",
     "check_base_is_unchanged_by_adaptation",
+    "check_a_rising_loss_is_told_and_its_text_agrees_with_its_line",
     "check_lora_model_has_only_pairs_that_core_reads",
     "check_all_ways_give_the_same_latents",
     "check_an_export_carries_strength_author_and_thumbnail",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from checks.support import adapt, folders, pack, pocket, prepare
+from checks.support import adapt, adapt_node, folders, pack, pocket, prepare
 
 
 def _files() -> dict[str, bytes]:
@@ -100,10 +100,10 @@ def steps_shown(on_step: Callable[[int], None] = lambda _: None) -> Generator[li
     adapting, reached = pack("nodes.bridge.adapting"), list[int]()
     shown = adapting.show_progress
 
-    def noting(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
+    def noting(done: int, steps: int, picture: Any = None, losses: Any = ()) -> None:
         reached.append(done)
         on_step(done)
-        shown(done, steps, picture, loss)
+        shown(done, steps, picture, losses)
 
     adapting.show_progress = noting
     try:
@@ -208,3 +208,17 @@ def check_lora_model_has_only_pairs_that_core_reads() -> None:
     patches = comfy.lora.load_lora(dict(lora), keys)
     assert len(patches) == len(learned.identity.layers)
     assert len(losses["loss"]) == 6 and all(isinstance(loss, float) for loss in losses["loss"])
+
+
+def check_a_rising_loss_is_told_and_its_text_agrees_with_its_line() -> dict[str, str]:
+    told: dict[str, str] = {}
+    for rate in (1.0, 20.0):
+        done = adapt_node(steps=50, seed=35, learning_rate=rate)
+        report, course = done.args[3], done.ui["course"]
+        assert done.ui["text"] == (report,)
+        assert f"loss {course[0][1]:.4f} to {course[-1][1]:.4f}." in report, report
+        assert ("The loss rose after step" in report) == (rate > 1), report
+        told[f"{rate:g} times the rate"] = report
+    again = adapt_node(steps=50, seed=35, learning_rate=20.0).args[3]
+    assert "Learned before" in again and "The loss rose after step" in again, again
+    return told

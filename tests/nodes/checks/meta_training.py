@@ -44,10 +44,10 @@ def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dic
     bridge = pack("nodes.bridge.prior_training")
     shown = bridge.show_progress
 
-    def cancel(done: int, steps: int, picture: Any = None, loss: float | None = None) -> None:
-        if loss is not None and done == steps:
+    def cancel(done: int, steps: int, picture: Any = None, losses: Any = ()) -> None:
+        if losses and done == steps:
             model_management.interrupt_current_processing(True)
-        shown(done, steps, picture, loss)
+        shown(done, steps, picture, losses)
 
     bridge.show_progress = cancel
     try:
@@ -56,11 +56,20 @@ def check_a_prior_cancelled_at_its_last_step_is_there_when_queued_again() -> dic
     except model_management.InterruptProcessingException:
         pass
     finally:
-        bridge.show_progress = shown
         model_management.interrupt_current_processing(False)
-    again = train_small(filename="cancelled")
-    assert len(again.losses) == 1 and again.report.startswith("3 subjects"), again.report
-    return {"loss": again.losses[0]}
+    reported = list[int]()
+
+    def count(done: int, steps: int, picture: Any = None, losses: Any = ()) -> None:
+        reported.extend([done] if losses else [])
+        shown(done, steps, picture, losses)
+
+    bridge.show_progress = count
+    try:
+        again = train_small(filename="cancelled")
+    finally:
+        bridge.show_progress = shown
+    assert reported == [2] and again.report.startswith("3 subjects"), (reported, again.report)
+    return {"losses": again.losses}
 
 
 def check_a_prior_is_trained_without_a_compiler_that_fails() -> dict[str, Any]:

@@ -58,13 +58,18 @@ def prepare_list(photos: list[Any], **lists: list[Any]) -> Any:
 
 def adapt(**settings: Any) -> Any:
     """Adapt Identity on the pocket model; returns its outputs."""
+    return adapt_node(**settings).args
+
+
+def adapt_node(**settings: Any) -> Any:
+    """The same, with what the node sends to the page."""
     folders()
     model, clip, vae, prior, photos, *_ = pocket()
     references = settings.pop("references", None) or prepare(photos)[0]
     inputs = {"prior": prior, "references": references, "steps": 6, "seed": 0} | settings
     with torch.inference_mode():
         parts = {"model": model, "clip": clip, "vae": vae} | inputs
-        return pack("nodes.adapt").AdaptIdentity.execute(**parts).args
+        return pack("nodes.adapt").AdaptIdentity.execute(**parts)
 
 
 def random_factors(targets: Any, seed: int = 3, r_meta: int = 4, r_mid: int = 3, size: float = 0.05) -> dict[str, Any]:

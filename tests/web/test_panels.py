@@ -1,0 +1,57 @@
+"""The nodes' panels in the real page: they come back after a reload and a change of tabs, and tell of failures."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfy_versions import folder_of
+from integration.comfy_server import PACK, ComfyServer
+from web.page_tools import FOLDER, chromium, missing, newest_frontend
+
+NEWEST_PAGE = "newest page"
+pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=["newest", NEWEST_PAGE])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Everything that one visit saw."""
+    if missing():
+        pytest.skip(missing())
+    page = newest_frontend() if request.param == NEWEST_PAGE else None
+    if request.param == NEWEST_PAGE and page is None:
+        pytest.skip("comfyui-frontend-package is not installed; requirements-dev.txt pins it")
+    options = ["--front-end-root", str(page)] if page else []
+    with ComfyServer(folder_of("newest"), tmp_path_factory.mktemp("panels"), *options) as server:
+        command = ["node", str(FOLDER / "panels.mjs"), f"http://127.0.0.1:{server.port}/", str(chromium()), PACK]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert told.returncode == 0, f"{told.stderr[-3000:]}\n{server.log[-3000:]}"
+        yield json.loads(told.stdout)
+
+
+@pytest.mark.parametrize("after", ["tab", "reload"])
+def test_reports_the_loss_line_and_the_contact_sheet_come_back(seen: dict[str, Any], after: str) -> None:
+    first = seen["run"]
+    assert len(first["reports"]) >= 4 and first["line"].count(",") > 5 and first["sheets"] == 1
+    assert seen[after] == first
+
+
+def test_a_cancelled_run_says_on_the_node_how_far_it_came_and_what_to_do(seen: dict[str, Any]) -> None:
+    assert re.fullmatch(r"Cancelled at Step \d+ of 3000\. Queue again to resume\.", seen["cancelled"])
+
+
+def test_a_failure_stands_on_its_node_in_the_packs_own_words(seen: dict[str, Any]) -> None:
+    assert seen["failed"].startswith("Failed: Prepare Reference Photos: ")
+    assert "trigger" in seen["failed"]
+
+
+def test_the_panels_own_words_are_in_the_pages_language(seen: dict[str, Any]) -> None:
+    assert seen["japanese"].startswith("失敗しました: ")
+
+
+def test_the_page_throws_no_error(seen: dict[str, Any]) -> None:
+    assert seen["errors"] == []
