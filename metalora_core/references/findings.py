@@ -46,7 +46,6 @@ TITLES: dict[str, str] = {
     "same_angle": "One angle only",
     "same_light": "One light only",
     "same_background": "One background only",
-    "domain_borderline": "At the edge of the prior's domain",
     "domain_outside": "Outside the prior's domain",
     "domain_unknown": "The prior's domain is not known",
 }

@@ -230,9 +230,8 @@ def _judge_domain(names: Sequence[str], scores: Sequence[DomainScore], domain_na
     if verdict is DomainVerdict.OUTSIDE:
         found, remedy = f"They look unlike {trained}.", "Load a prior for this kind of subject, or take more steps."
         return [Finding("domain_outside", Severity.WARNING, found, "", remedy)]
-    if verdict is DomainVerdict.BORDERLINE:
-        found, remedy = f"They look a little unlike {trained}.", "If the likeness is faint, take more steps."
-        return [Finding("domain_borderline", Severity.INFO, found, "", remedy)]
+    if verdict is DomainVerdict.BORDERLINE:  # as one subject in twenty of the prior's own kind
+        return []
     found, remedy = f"It looks unlike the others and {trained}.", "Leave it out."
     odd = [index for index, score in enumerate(scores) if score.verdict is DomainVerdict.OUTSIDE]
     return [Finding("domain_outside", Severity.WARNING, found, "", remedy, index, names[index]) for index in odd]
