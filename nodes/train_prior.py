@@ -119,7 +119,7 @@ class MetaTrainPrior(io.ComfyNode):
                         tooltip="Seed of initial values and all random choices.",
                     )
                 ),
-                existing_file(),
+                advanced(existing_file()),
             ],
             outputs=[
                 PriorSocket.Output(display_name="prior", tooltip="For Adapt Identity."),

@@ -9,6 +9,7 @@ from .pocket_parts import (
     GREEN,
     OWN_PRIOR_STEPS,
     PERSON,
+    PIXELS,
     SCENE,
     VIOLET,
     learn,
@@ -74,4 +75,35 @@ def meta_train() -> Graph:
         sampled = sampler(graph, applied["model"], positive, negative)
         graph.column()
         pictures(graph, sampled["LATENT"], pocket["vae"], "meta-lora/04_own_prior", title="With a prior of one's own")
+    return graph
+
+
+def quick_prior() -> Graph:
+    """08: a prior from twenty subjects, measured on subjects that it has not seen, and used at once."""
+    graph = Graph("08_quick_prior")
+    with graph.group("1  A prior from twenty subjects", BLUE):
+        pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=PERSON, photo_count=4)
+        graph.note(
+            "### From what you have\nHere, twenty rendered subjects of the pocket model. For your own: in ComfyUI's "
+            "`input` folder, make a folder with one folder of photos per subject, press R and choose it under "
+            "*subjects*. Or choose a folder of LoRA files under *loras*.\n\n150 steps show how it works and take a few "
+            "minutes; 2000 are the default. Set *resolution* to what your model likes.",
+            tall=250,
+        )
+        graph.column()
+        quick = graph.add(
+            "MetaLoRA_QuickPrior", model=pocket["model"], clip=pocket["clip"], vae=pocket["vae"],
+            subjects="pocket avatars", class_word="person", filename="quick_prior", steps=150, left_out=2,
+            resolution=PIXELS,
+        )  # fmt: skip
+        graph.add("PreviewImage", title="What the prior is worth", images=quick["picture"])
+    with graph.group("2  Learn somebody new with it", VIOLET):
+        learned = learn(graph, pocket=pocket, prior=quick["prior"], steps=OWN_PRIOR_STEPS)
+    with graph.group("3  Pictures", GREEN):
+        applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=learned.identity["identity"])
+        positive, negative = prompts(graph, pocket["clip"], SCENE)
+        graph.column()
+        sampled = sampler(graph, applied["model"], positive, negative)
+        graph.column()
+        pictures(graph, sampled["LATENT"], pocket["vae"], "meta-lora/08_quick_prior", title="With the quick prior")
     return graph

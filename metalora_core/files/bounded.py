@@ -20,6 +20,8 @@ from torch import Tensor
 from ..checks import plain_line
 from ..errors import DamagedFile, UnreadableFile
 
+DIMENSIONS_AT_MOST = 8
+"""Of a tensor; torch itself fails above 64, in words of its own."""
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -123,6 +125,10 @@ def _proved(
             if len(keys) > limits.tensors:
                 raise ValueError(f"it lists {len(keys)} tensors; at most {limits.tensors} are accepted")
             views: dict[str, Tensor] = {key: proved.get_tensor(key) for key in keys}
+            deep = next((key for key, view in views.items() if view.ndim > DIMENSIONS_AT_MOST), None)
+            if deep is not None:
+                found = f"{plain_line(deep, 80)!r} has {views[deep].ndim} dimensions"
+                raise ValueError(f"{found}; at most {DIMENSIONS_AT_MOST} are accepted")
             blanks = {key: view.to("meta") for key, view in sorted(views.items(), key=lambda pair: pair[1].data_ptr())}
         if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
             raise OSError("it was replaced in the meantime; try again")
