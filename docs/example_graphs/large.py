@@ -111,9 +111,7 @@ def _adapt(
 def _photos(graph: Graph) -> tuple[Output, Output]:
     """Prepared photos, and the prior that one may have."""
     photo = graph.add("LoadImage", title="Load Image: choose your photo")
-    consent = graph.add(
-        "MetaLoRA_RecordConsent", images=photo["IMAGE"], subject="Name of the person", granted_by="Name of the person"
-    )
+    consent = graph.add("MetaLoRA_RecordConsent", images=photo["IMAGE"])
     graph.column()
     prior = graph.add("MetaLoRA_LoadPrior", title="Load Meta-LoRA Prior: made for this model", muted=True)
     references = graph.add(
@@ -124,7 +122,7 @@ def _photos(graph: Graph) -> tuple[Output, Output]:
         "### One photo is enough\nUse a sharp photo in even light. Join several photos with **Batch Images** or "
         "connect a dataset node. Say in the caption what is *not* part of the person: pose, light, place.\n\n"
         "### A prior\nWith one, fewer steps are needed: put one made for this model into `models/metalora` and unmute "
-        "**Load Meta-LoRA Prior**. Example 04 shows how to train one.",
+        "**Load Meta-LoRA Prior**. Examples 04 and 08 show how to make one.",
         tall=290,
     )
     return references["references"], prior["prior"]

@@ -46,5 +46,7 @@ WithoutRecord = Annotated[
     Literal["require", "remind"],
     typer.Option(help="People without a consent record: require refuses them, remind only says so."),
 ]
-IdentityFolder = Annotated[Path, typer.Argument(help="ComfyUI's models/metalora_identities.")]
+IdentityFolder = Annotated[
+    Path, typer.Argument(help="ComfyUI's models/metalora_identities.", exists=True, file_okay=False)
+]
 IdentityFile = Annotated[Path, typer.Argument(help="Identity file.")]

@@ -19,7 +19,11 @@ subject_app = typer.Typer(help="Copy out or erase all that is kept of a subject.
 Name = Annotated[str, typer.Argument(help="The subject's name, as in its consent records.")]
 Photos = Annotated[
     list[Path],
-    typer.Option(help="Folder in which to look for the subject's photos, such as ComfyUI's input; may be repeated."),
+    typer.Option(
+        help="Folder in which to look for the subject's photos, such as ComfyUI's input; may be repeated.",
+        exists=True,
+        file_okay=False,
+    ),
 ]
 
 

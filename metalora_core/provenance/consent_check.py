@@ -24,8 +24,8 @@ def check_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], pur
     """
     if record is None:
         raise ConsentRefused(
-            f"No consent record was found; {purpose.value} needs one. Connect Record Consent, or put the record's file "
-            "beside the identity."
+            f"No consent record was found; {purpose.value} needs one. Connect Record Consent to Prepare Reference "
+            "Photos, or put the record's file beside the identity. On the command line, give it with --consent FILE."
         )
     if now.tzinfo is None:
         raise InvalidOptions("The moment of the check has no time zone; give one, such as UTC.")

@@ -124,9 +124,10 @@ def advice(sources: QuickSources, left_out: int) -> str:
     """
     subjects, loras = len(sources.subjects or ()), len(sources.loras.files if sources.loras else ())
     told = f"Learning from {subjects} subjects and {loras} LoRA files; {left_out} kept aside to measure the prior."
-    if 0 < subjects < _ENOUGH_SUBJECTS:
+    # Those kept aside count: the user has them.
+    if subjects and subjects + left_out < _ENOUGH_SUBJECTS:
         told += f" {_ENOUGH_SUBJECTS} subjects or more are recommended."
-    if 0 < loras < _ENOUGH_LORAS:
+    if loras and loras + left_out < _ENOUGH_LORAS:
         told += f" {_ENOUGH_LORAS} LoRA files or more are recommended."
     return told
 

@@ -200,3 +200,12 @@ def test_the_commands(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("subject", "erase", NAME, folder, "--photos", world.input, "--yes")[0] == 0
     assert not world.bytes_of("Zebulon")
     assert run("audit", folder / "audit.jsonl")[1]["intact"]
+
+
+def test_a_folder_that_is_not_there_is_no_empty_answer(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = world.base / "gone"
+    folder = world.known.folders[0]
+    for words in (("consent", "list", gone), ("subject", "erase", NAME, folder, "--photos", gone)):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*map(str, words)])
+        assert stop.value.code not in (0, None) and "does not exist" in capsys.readouterr().err
