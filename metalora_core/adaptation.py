@@ -24,7 +24,7 @@ from .model.base_weights import SAMPLE, report_other_weights
 from .model.host import Host
 from .model.sampling import sample
 from .photos.training_set import GivenCaption, TrainingSet
-from .training.adaptation_options import AdaptationOptions, AdaptationResult
+from .training.adaptation_options import AdaptationOptions, AdaptationResult, settings_text
 from .training.adaptation_state import AdaptationState
 from .training.batches import denoising_losses
 from .training.chain_trainer import ChainTrainer
@@ -226,9 +226,7 @@ def _digest(
 ) -> str:
     """Hash of whatever decides the run; how often it reports does not."""
     options = replace(options, preview_every=0, preview_steps=1)
-    text = repr((options, prior_sha256(prior), host.weights_digest()))
-    # Without what is at its default, so that checkpoints of earlier releases resume.
-    text = text.replace("learning_rate=0.0, rate_factor=1.0, mid_learning_rate", "mid_learning_rate")
+    text = settings_text((options, prior_sha256(prior), host.weights_digest()))
     # A setting of earlier releases: with it in the hash their checkpoints resume.
     digest = hashlib.sha256(text.replace("flip=", "ema_decay=0.0, flip=", 1).encode())
     for part in (photos, validation):

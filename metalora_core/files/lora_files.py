@@ -151,13 +151,18 @@ def _part(
     found = (up.shape[0] if up.ndim else 0, *down.shape[1:])
     if down.ndim == 4 and len(shape) == 2 and down.shape[2:] == (1, 1):  # a linear layer that was a 1×1 convolution
         down, found = down.flatten(1), (*found[:2],)
-    if not rank or found != wanted or flat_up.shape != (wanted[0], rank):
+    if not rank:
+        raise UnreadableFile(f"{shown} has rank 0")
+    if found != wanted or flat_up.shape != (wanted[0], rank):
         raise IncompatibleBaseModel(
             f"{shown} fits a weight of shape {found}, and the model has {wanted}: it was made for another model"
         )
-    if alpha is not None and alpha.numel() != 1:
-        raise UnreadableFile(f"the alpha of {shown} has shape {tuple(alpha.shape)}; expected one number")
-    return LoRAPart(rows, down, flat_up, 1.0 if alpha is None else float(alpha) / rank)
+    if alpha is not None and (alpha.numel() != 1 or alpha.is_complex()):
+        raise UnreadableFile(f"the alpha of {shown} has shape {tuple(alpha.shape)}; expected one real number")
+    scale = 1.0 if alpha is None else float(alpha) / rank
+    if not all(bool(factor.float().isfinite().all()) for factor in (down, flat_up * scale)):
+        raise UnreadableFile(f"the weights of {shown} are too large for a number of 32 bits")
+    return LoRAPart(rows, down, flat_up, scale)
 
 
 def lora_files(folder: Path) -> list[Path]:

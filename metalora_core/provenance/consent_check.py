@@ -25,7 +25,8 @@ def check_consent(record: ConsentRecord | None, photo_hashes: Sequence[str], pur
     if record is None:
         raise ConsentRefused(
             f"No consent record was found; {purpose.value} needs one. Connect Record Consent to Prepare Reference "
-            "Photos, or put the record's file beside the identity. On the command line, give it with --consent FILE."
+            "Photos, or put the record's file beside the identity. On the command line, give it with --consent FILE. "
+            "Settings → Meta-LoRA → Consent, or --without-record remind, makes this a reminder."
         )
     if now.tzinfo is None:
         raise InvalidOptions("The moment of the check has no time zone; give one, such as UTC.")

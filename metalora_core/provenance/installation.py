@@ -77,8 +77,7 @@ class Installation:
                 file.flush()
                 os.fsync(file.fileno())
             # A link fails where another process was faster, so all use the same key.
-            with suppress(FileExistsError):
-                os.link(new, path)
+            self._put_in_place(new, path)
         except OSError as error:
             raise UnwritableFile(
                 f"The signing key {plain_line(str(path), 300)} could not be written ({error.strerror or error}). Check "
@@ -87,6 +86,16 @@ class Installation:
         finally:
             with suppress(OSError):
                 new.unlink()
+
+    @staticmethod
+    def _put_in_place(new: Path, path: Path) -> None:
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links, such as exFAT; here a process in the same instant can win
+            if not path.exists():
+                os.replace(new, path)
 
     @cached_property
     def name(self) -> str:
@@ -102,8 +111,12 @@ class Installation:
         return hmac.compare_digest(self.sign(text).encode(), signature.encode(errors="replace"))
 
     def head_file(self, log: Path) -> Path:
-        """Where the head of a log is kept; logs are told apart by their whole path."""
-        return self.folder / f"{log.stem}-{hashlib.sha256(str(log.absolute()).encode()).hexdigest()[:12]}.head.json"
+        """Where the head of a log is kept; logs are told apart by their way from here, so both can move together."""
+        try:
+            way = Path(os.path.relpath(log, self.folder)).as_posix()
+        except ValueError:  # on another drive
+            way = log.absolute().as_posix()
+        return self.folder / f"{log.stem}-{hashlib.sha256(way.encode()).hexdigest()[:12]}.head.json"
 
     def head_of(self, log: Path) -> Head | None:
         """The head of a log, or None if none was kept.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -187,7 +188,9 @@ def _revoked(entries: Sequence[AuditEntry]) -> bool:
 
 def _concerns(entry: AuditEntry, ids: set[str], names: Iterable[str]) -> bool:
     texts = [text.casefold() for text in entry.details.values() if isinstance(text, str)]
-    return bool(ids & set(texts)) or any(name.casefold() in text for name in names for text in texts)
+    # Whole words: erasing Ann leaves what is said of Joanna.
+    words = [re.compile(rf"(?<!\w){re.escape(name.casefold())}(?!\w)") for name in names if name.strip()]
+    return bool(ids & set(texts)) or any(word.search(text) for word in words for text in texts)
 
 
 def _readable(known: Permissions) -> Iterator[AuditEntry]:

@@ -12,6 +12,7 @@ from .optimizers import OPTIMIZERS
 __all__ = [
     "AdaptationOptions",
     "AdaptationResult",
+    "settings_text",
 ]
 
 
@@ -140,3 +141,8 @@ class AdaptationResult:
     seconds: float
     memory: str = ""
     notes: tuple[str, ...] = ()
+
+
+def settings_text(settings: object) -> str:
+    """Settings as they are hashed: without what is at its default, so that what earlier releases left is found."""
+    return repr(settings).replace("learning_rate=0.0, rate_factor=1.0, mid_learning_rate", "mid_learning_rate")

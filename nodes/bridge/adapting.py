@@ -21,7 +21,7 @@ from ...metalora_core.files.identity import Identity, load_identity, own_prior, 
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.provenance.permission import shows_nobody, tied
-from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult
+from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult, settings_text
 from ...metalora_core.training.adaptation_state import risen_note
 from ...metalora_core.training.loss_course import loss_course
 from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior, usual_options
@@ -90,7 +90,7 @@ class Request:
             optimizer=self.optimizer,
             mid_learning_rate=preset.mid_learning_rate * self.learning_rate,
             up_learning_rate=preset.up_learning_rate * self.learning_rate,
-            rate_factor=self.learning_rate,
+            rate_factor=self.learning_rate if preset.learning_rate == "auto" else 1.0,
             # What the model is given must stay in register with the photo.
             crop_px=0 if self.given.any else preset.crop_px,
             flip=chosen_flip(self.mirror, preset.flip, self.references.class_word),
@@ -244,7 +244,7 @@ def _key(host: ComfyHost, clip: Any, vae: Any, request: Request) -> str:
         part_digest(vae),
         prior_sha256(request.prior) if request.prior else "no prior",
         request.references.digest(),
-        repr((options, host.resolution, request.guidance)),
+        settings_text((options, host.resolution, request.guidance)),
         "compiled" if compile_wrappers(model) else "",
         *([request.given.digest()] if request.given.any else []),
     ]

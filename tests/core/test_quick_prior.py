@@ -150,17 +150,20 @@ def test_files_that_do_not_fit_are_named_with_the_reason(tmp_path: Path) -> None
             {f"{layer}.lora_up.weight": torch.ones(12, 1)},
             {key: tensor * float("nan") for key, tensor in as_comfyui(deltas(1)).items()},
             good,
+            good | {f"{layer}.alpha": torch.tensor(1j)},
+            good | {f"{layer}.alpha": torch.tensor(1e300, dtype=torch.float64)},
         ],
     )
-    (folder / "8.safetensors").write_bytes(b"PK\x03\x04 not a tensor")
+    (folder / "99.safetensors").write_bytes(b"PK\x03\x04 not a tensor")
     found = read(folder)
     assert [file.name for file in found.files] == ["0.safetensors", "1.safetensors"]
     assert (found.files[0].used, found.files[0].keys) == (9, 10)
     reasons = ("made for another model", "names an adapted layer", "another kind of adapter", "lacks one of its two")
-    reasons += ("NaN", "the same file as 1.safetensors", "pickle")
+    reasons += ("NaN", "the same file as 1.safetensors", "one real number", "too large", "pickle")
     assert len(found.passed_over) == len(reasons)
     for number, (told, reason) in enumerate(zip(found.passed_over, reasons, strict=True), start=2):
-        assert told.startswith(f"{number}.safetensors") and reason in told
+        name = 99 if reason == "pickle" else number
+        assert told.startswith(f"{name}.safetensors") and reason in told
     assert "2 LoRA files, 18 of 19 keys used" in found.note
     with pytest.raises(UnreadableFile, match=r"0\.safetensors: .*another model"):
         read(written(tmp_path / "none", [other_model]))

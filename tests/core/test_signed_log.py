@@ -243,3 +243,23 @@ def test_a_disk_that_fills_up_leaves_a_signed_chain_that_goes_on(tmp_path: Path,
     log.append("applied", {}, NOW)
     verdict = log.verify()
     assert verdict.intact and verdict.unverified == 0
+
+
+def test_a_log_and_its_installation_move_together(tmp_path: Path) -> None:
+    log_in(tmp_path / "here").append("adapted", {"steps": 1}, NOW)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = log_in(tmp_path / "there")
+    assert moved.verify().intact
+    moved.append("adapted", {"steps": 2}, NOW)
+    assert [entry.event for entry in moved.entries()] == ["adapted", "adapted"]
+
+
+def test_a_key_is_made_where_files_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    log = log_in(tmp_path)
+    log.append("adapted", {}, NOW)
+    assert log.verify().unverified == 0
+    assert not list((tmp_path / "user").glob("*.tmp"))

@@ -209,3 +209,9 @@ def test_a_folder_that_is_not_there_is_no_empty_answer(world: World, capsys: pyt
         with pytest.raises(SystemExit) as stop:
             cli.main([*map(str, words)])
         assert stop.value.code not in (0, None) and "does not exist" in capsys.readouterr().err
+
+
+def test_what_the_log_says_of_a_longer_name_stays(world: World) -> None:
+    entry = world.known.log.append("adapted", {"subject": f"{NAME}ina", "steps": 3}, NOW)
+    erase_subject(world.known, find_kept(world.known, NAME), NOW)
+    assert entry in list(world.known.log.entries())

@@ -17,7 +17,11 @@ NEWEST_PAGE = "newest page"
 pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=["newest", NEWEST_PAGE])
+# In one worker each, so that one visit serves all tests.
+PAGES = [pytest.param(page, marks=pytest.mark.xdist_group(f"panels-{page}")) for page in ("newest", NEWEST_PAGE)]
+
+
+@pytest.fixture(scope="module", params=PAGES)
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Everything that one visit saw."""
     if missing():

@@ -152,7 +152,7 @@ def _subject(
     short = tuple(scene.words(domain) for scene in asked)
     # Somebody else of its class, and something of the other domain, in scenes that its own pictures show too.
     other: Domain = "products" if domain == "avatars" else "avatars"
-    strangers = (asked[0].caption(domain, photos.class_word), asked[1].caption(other, _ELSEWHERE[other]))
+    strangers = (asked[0].caption(domain, photos.class_word), asked[-1].caption(other, _ELSEWHERE[other]))
     return LearnedSubject(domain, number, photos, prompts, short, words, scorer.truth, strangers, scorer)
 
 

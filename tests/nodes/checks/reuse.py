@@ -90,12 +90,12 @@ def check_every_change_of_the_model_is_learned_on_its_own() -> dict[str, float]:
         report, before = "", _kept()
         with torch.inference_mode():
             changed = make()
-        outputs = adapt(model=changed, steps=2, seed=71)
+        outputs = adapt(model=changed, steps=2, seed=7107)
         losses[name], report = outputs[2]["loss"][0], outputs[3]
         assert "Learned before" not in report and len(_kept() - before) == 1, f"{name}: {report}"
         with torch.inference_mode():
             sampled(changed, conditioning("photo of a ohwx person"))
-            again = adapt(model=make(), steps=2, seed=71)[3]
+            again = adapt(model=make(), steps=2, seed=7107)[3]
         assert "Learned before" in again, f"{name}: {again}"
     plain, changed_by = losses.pop("plain"), losses.pop("identity in the weights")
     assert losses.pop("identity in the last instant") == plain != changed_by, "outside its window it does nothing"
