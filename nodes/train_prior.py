@@ -11,6 +11,32 @@ from .schema import advanced, existing_file, node_schema
 from .sockets import PriorSocket
 
 
+def _base_model() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="The base model to make a prior for. It is not changed."),
+        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+        io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+    ]
+
+
+def _settings_of_the_run() -> list[io.Input]:
+    checkpointing = io.Combo.Input(
+        "checkpointing",
+        options=["auto", "on", "off"],
+        default="auto",
+        tooltip="on uses less memory and takes about a third longer, with the same result.",
+    )
+    seed = io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=False,
+        tooltip="Seed of initial values and all random choices.",
+    )
+    return [advanced(one) for one in (checkpointing, seed, existing_file())]
+
+
 class MetaTrainPrior(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,9 +48,7 @@ class MetaTrainPrior(io.ComfyNode):
             search_aliases=["train", "meta learning", "prior", "meta lora", "stage 1"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The base model to make a prior for. It is not changed."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                *_base_model(),
                 io.Combo.Input(
                     "subjects",
                     options=subject_sources(),
@@ -101,25 +125,7 @@ class MetaTrainPrior(io.ComfyNode):
                         "identity, or from zero as in the paper (none).",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "checkpointing",
-                        options=["auto", "on", "off"],
-                        default="auto",
-                        tooltip="on uses less memory and takes about a third longer, with the same result.",
-                    )
-                ),
-                advanced(
-                    io.Int.Input(
-                        "seed",
-                        default=0,
-                        min=0,
-                        max=0xFFFFFFFFFFFFFFFF,
-                        control_after_generate=False,
-                        tooltip="Seed of initial values and all random choices.",
-                    )
-                ),
-                advanced(existing_file()),
+                *_settings_of_the_run(),
             ],
             outputs=[
                 PriorSocket.Output(display_name="prior", tooltip="For Adapt Identity."),
@@ -150,9 +156,7 @@ class QuickPrior(io.ComfyNode):
             search_aliases=["prior", "lora", "meta learning", "meta lora", "stage 1", "train"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The base model to make a prior for. It is not changed."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                *_base_model(),
                 io.Combo.Input(
                     "subjects",
                     options=[NOTHING, *subject_sources()],
@@ -204,25 +208,7 @@ class QuickPrior(io.ComfyNode):
                         tooltip="Side of the training pictures in pixels.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "checkpointing",
-                        options=["auto", "on", "off"],
-                        default="auto",
-                        tooltip="on uses less memory and takes about a third longer, with the same result.",
-                    )
-                ),
-                advanced(
-                    io.Int.Input(
-                        "seed",
-                        default=0,
-                        min=0,
-                        max=0xFFFFFFFFFFFFFFFF,
-                        control_after_generate=False,
-                        tooltip="Seed of initial values and all random choices.",
-                    )
-                ),
-                advanced(existing_file()),
+                *_settings_of_the_run(),
             ],
             outputs=[
                 PriorSocket.Output(display_name="prior", tooltip="For Adapt Identity."),

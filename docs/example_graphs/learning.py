@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graph import Graph
+from .graph import Graph, Node, Output
 from .pocket_parts import (
     BLUE,
     BROWN,
@@ -48,6 +48,19 @@ def adapt_and_generate() -> Graph:
     return graph
 
 
+def _try_prior(graph: Graph, pocket: Node, prior: Output, prefix: str, title: str) -> None:
+    """Learn somebody that a new prior has not seen, and draw that person."""
+    with graph.group("2  Learn somebody new with it", VIOLET):
+        learned = learn(graph, pocket=pocket, prior=prior, steps=OWN_PRIOR_STEPS)
+    with graph.group("3  Pictures", GREEN):
+        applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=learned.identity["identity"])
+        positive, negative = prompts(graph, pocket["clip"], SCENE)
+        graph.column()
+        sampled = sampler(graph, applied["model"], positive, negative)
+        graph.column()
+        pictures(graph, sampled["LATENT"], pocket["vae"], prefix, title=title)
+
+
 def meta_train() -> Graph:
     """04: many subjects of one kind become a prior, and the prior is tried at once."""
     graph = Graph("04_meta_train_a_prior")
@@ -66,15 +79,7 @@ def meta_train() -> Graph:
             r_meta=32, r_mid=8, resolution=128,
         )  # fmt: skip
         graph.add("LossGraphNode", loss=prior["loss_map"])
-    with graph.group("2  Learn somebody new with it", VIOLET):
-        learned = learn(graph, pocket=pocket, prior=prior["prior"], steps=OWN_PRIOR_STEPS)
-    with graph.group("3  Pictures", GREEN):
-        applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=learned.identity["identity"])
-        positive, negative = prompts(graph, pocket["clip"], SCENE)
-        graph.column()
-        sampled = sampler(graph, applied["model"], positive, negative)
-        graph.column()
-        pictures(graph, sampled["LATENT"], pocket["vae"], "meta-lora/04_own_prior", title="With a prior of one's own")
+    _try_prior(graph, pocket, prior["prior"], "meta-lora/04_own_prior", "With a prior of one's own")
     return graph
 
 
@@ -97,13 +102,5 @@ def quick_prior() -> Graph:
             resolution=PIXELS,
         )  # fmt: skip
         graph.add("PreviewImage", title="What the prior is worth", images=quick["picture"])
-    with graph.group("2  Learn somebody new with it", VIOLET):
-        learned = learn(graph, pocket=pocket, prior=quick["prior"], steps=OWN_PRIOR_STEPS)
-    with graph.group("3  Pictures", GREEN):
-        applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=learned.identity["identity"])
-        positive, negative = prompts(graph, pocket["clip"], SCENE)
-        graph.column()
-        sampled = sampler(graph, applied["model"], positive, negative)
-        graph.column()
-        pictures(graph, sampled["LATENT"], pocket["vae"], "meta-lora/08_quick_prior", title="With the quick prior")
+    _try_prior(graph, pocket, quick["prior"], "meta-lora/08_quick_prior", "With the quick prior")
     return graph

@@ -106,14 +106,12 @@ def quick(
 
 def _require_sources(subjects: Path | None, loras: str, license: str) -> None:
     from ..errors import InvalidOptions
+    from ..quick.making import require_license
 
     if subjects is None and not loras:
         raise InvalidOptions("There is nothing to make a prior of; give a folder of subjects, or --loras FOLDER.")
-    if loras and not license.strip():
-        raise InvalidOptions(
-            "LoRA files belong to whoever trained them, and show whom they were trained on. Say with --license under "
-            'which licence or permission you use them, such as "own work" or "CC-BY-4.0".'
-        )
+    if loras:
+        require_license(license, "Say with --license under")
 
 
 def _ask(

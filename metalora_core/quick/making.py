@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import InvalidOptions
 from ..files.lora_files import FoundLoRAs
 from ..files.prior import Prior
 from ..meta_training import meta_train
@@ -25,14 +26,13 @@ from ..training.progress import MetaTrainingProgress
 from ..training.subject_batches import SubjectDataset
 
 __all__ = [
-    "_ENOUGH_LORAS",
-    "_ENOUGH_SUBJECTS",
     "QuickSources",
     "advice",
     "forecast_s",
     "in_words",
     "lora_targets",
     "quick_prior",
+    "require_license",
 ]
 
 _ENOUGH_SUBJECTS = 20
@@ -113,6 +113,23 @@ def forecast_s(
     meta_train(host, subjects, few, earlier=earlier, on_progress=lambda _: ends.append(time.monotonic()))
     # The first step also compiles and allocates.
     return (ends[-1] - ends[0]) / (len(ends) - 1) * options.steps
+
+
+def require_license(license: str, ask: str) -> None:
+    """Refuse LoRA files without a word on the right to use them.
+
+    Args:
+        license: What the user said.
+        ask: How the user says it, such as "Say with --license under".
+
+    Raises:
+        InvalidOptions: If it is empty.
+    """
+    if not license.strip():
+        raise InvalidOptions(
+            "LoRA files belong to whoever trained them, and show whom they were trained on. "
+            f'{ask} which licence or permission you use them, such as "own work" or "CC-BY-4.0".'
+        )
 
 
 def advice(sources: QuickSources, left_out: int) -> str:

@@ -14,15 +14,15 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from .. import __version__
 from ..chain import ChainFactors
 from ..errors import InvalidOptions
 from ..files.lora_files import LoRAFile
-from ..files.prior import Prior, PriorLayer, PriorMetadata
+from ..files.prior import Prior, PriorLayer
 from ..model.base_weights import SAMPLE, weights_sample
 from ..model.host import Host
-from ..model.targets import Target, fingerprint
+from ..model.targets import Target
 from .meta_options import MetaTrainingOptions
+from .prior_record import prior_record
 from .seeds import step_generator
 
 __all__ = ["chains_of_lora", "prior_of_loras"]
@@ -59,20 +59,8 @@ def prior_of_loras(
             layers[target.name] = _layer(target, own, len(files), options, generator)
     used = [target for target in targets if target.name in layers]
     made_of: list[JsonValue] = [{"name": file.name, "sha256": file.sha256} for file in files]
-    record = PriorMetadata(
-        name=options.name or domain,
-        family=host.family,
-        base_fingerprint=fingerprint(used),
-        domain=domain,
-        class_words=list(options.class_words),
-        r_meta=options.r_meta,
-        r_mid=options.r_mid,
-        scale=options.scale,
-        license=options.license,
-        created_with=f"metalora_core {__version__}",
-        training={"loras": made_of, SAMPLE: [*weights_sample(host.model, used, layers)]},
-    )
-    return Prior(layers, record)
+    training: dict[str, JsonValue] = {"loras": made_of, SAMPLE: [*weights_sample(host.model, used, layers)]}
+    return Prior(layers, prior_record(options, host.family, used, domain, training))
 
 
 def _pairs_of(file: LoRAFile, targets: Sequence[Target]) -> dict[str, _Pair]:

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..chain import ChainFactors, SlotLayout
 from ..errors import InvalidOptions, TrainingDiverged
 from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
 from ..files.metadata import summarise
-from ..files.prior import Prior, PriorLayer, PriorMetadata
+from ..files.prior import Prior, PriorLayer
 from ..model.host import Host
 from ..model.objective import loss_scale
-from ..model.targets import Target, fingerprint, rank_for
+from ..model.targets import Target, rank_for
 from .bank import IdentityBank, SlotRates
 from .meta_options import MetaTrainingOptions
 from .optimizers import copied_state, make_optimizer, restore_optimizer, scale_learning_rates
+from .prior_record import prior_record
 from .schedule import warmup_cosine
 from .seeds import step_generator
 
@@ -281,19 +281,8 @@ class MetaState:
         for name, down in self.meta_downs.items():
             start = (None, None) if options.warm_start == "none" else (mids[name].clone(), ups[name].clone())
             layers[name] = PriorLayer(down.detach().cpu().clone(), *start)
-        metadata = PriorMetadata(
-            name=options.name or domain,
-            family=family,
-            base_fingerprint=fingerprint(targets),
-            domain=domain,
-            class_words=list(options.class_words),
-            r_meta=options.r_meta,
-            r_mid=options.r_mid,
-            scale=options.scale,
-            license=options.license,
-            created_with=f"metalora_core {__version__}",
-            training={**self._record(subjects), "picture_px": picture_px},
-        )
+        training = {**self._record(subjects), "picture_px": picture_px}
+        metadata = prior_record(options, family, targets, domain, training)
         return Prior(dict(sorted(layers.items())), metadata)
 
     def _record(self, subjects: int) -> dict[str, Any]:

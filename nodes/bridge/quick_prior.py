@@ -20,7 +20,7 @@ from ...metalora_core.photos.reading import caption_for
 from ...metalora_core.photos.subject_folders import FolderSubjects, SubjectFolder, find_subjects, left_out
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
-from ...metalora_core.quick.making import QuickSources, advice, in_words, lora_targets, quick_prior
+from ...metalora_core.quick.making import QuickSources, advice, in_words, lora_targets, quick_prior, require_license
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.meta_options import MetaTrainingOptions
 from ...metalora_core.training.progress import MetaTrainingProgress
@@ -71,11 +71,8 @@ class QuickRequest:
     def check(self) -> None:
         if self.subjects == NOTHING and self.loras == NOTHING:
             raise InvalidOptions("There is nothing to make a prior of; choose a folder under subjects or loras.")
-        if self.loras != NOTHING and not self.license.strip():
-            raise InvalidOptions(
-                "LoRA files belong to whoever trained them, and show whom they were trained on. Write under license "
-                'by which licence or permission you use them, such as "own work" or "CC-BY-4.0".'
-            )
+        if self.loras != NOTHING:
+            require_license(self.license, "Write under license by")
 
     def options(self, name: str, layers: tuple[str, ...]) -> MetaTrainingOptions:
         return MetaTrainingOptions(
