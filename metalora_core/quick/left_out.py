@@ -61,10 +61,10 @@ class LeftOutScores:
     @property
     def text(self) -> str:
         """One line."""
-        told = ", ".join(f"{100 * gain:+.1f} % {_TITLES[way]}" for way, gain in self.gains.items())
+        told = ", ".join(f"{-100 * gain:+.1f} % {_TITLES[way]}" for way, gain in self.gains.items())
         return (
-            f"Left-out subjects ({self.subjects}, one photo each, {self.steps} steps): error on their other photos "
-            f"reduced by {told}."
+            f"Left-out subjects ({self.subjects}, one photo each, {self.steps} steps), error on their other photos "
+            f"against the base model's: {told}. Less is better."
         )
 
 
