@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 # The tests in the real page need playwright-core; without npm they are skipped and say so.
 PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
-.PHONY: help demo test families check format bench bench-full bench-speed quick-prior fuzz fault soak clean
+.PHONY: help demo test families check format bench bench-full bench-speed quick-prior scale fuzz fault soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make format       let ruff rewrite the layout of the sources"
 	@echo "make bench        the quick benchmark; make bench-full for all of it (over an hour); make bench-speed for timings"
 	@echo "make quick-prior  what a prior from 20 subjects or 32 LoRA files is worth"
+	@echo "make scale        what learning a hundred subjects in one run saves"
 	@echo "make fuzz         break a million files for every reader; fewer: FUZZ_ARGS=\"--cases 10000\""
 	@echo "make fault        kill the program and fill its disk at 2,800 random moments (half an hour); fewer: FAULT_ARGS=\"--moments 20\""
 	@echo "make soak         queue 500 mixed prompts in one real ComfyUI server (half an hour); fewer: SOAK_ARGS=\"--prompts 60\""
@@ -92,6 +93,9 @@ bench-speed: $(STAMP)
 
 quick-prior: $(STAMP)
 	$(BIN)/python benchmarks/quick_prior.py $(ARGS)
+
+scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py $(SCALE_ARGS)
 
 clean:
 	rm -rf $(VENV) output tests/web/node_modules .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -37,7 +37,7 @@ from .training.retries import StepPlan, first_line, kept_on_failure, train_with_
 from .training.seeds import step_generator
 from .training.starts import start_of_prior
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "run_digest"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def adapt(
     if validation is not None:
         validation.check(host.downscale, 1)
     trainer = ChainTrainer(host, start_of_prior(used, targets, options), options)
-    state = AdaptationState(trainer, options, _digest(host, options, used, training_set, validation))
+    state = AdaptationState(trainer, options, run_digest(host, options, used, training_set, validation))
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes)
         if checkpoint.exists() and not resumed(checkpoint, state.load):
@@ -221,8 +221,8 @@ class _Run:
             return None
 
 
-def _digest(
-    host: Host, options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None
+def run_digest(
+    host: Host, options: AdaptationOptions, prior: Prior, photos: TrainingSet, validation: TrainingSet | None = None
 ) -> str:
     """Hash of whatever decides the run; how often it reports does not."""
     options = replace(options, preview_every=0, preview_steps=1)

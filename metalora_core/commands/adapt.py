@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..files.identity import Identity
     from ..files.prior import Prior
+    from ..model.host import Host
     from ..photos.reading import ReadPhotos
     from ..provenance.permission import WithoutRecord
     from ..training.adaptation_options import AdaptationOptions, AdaptationResult
@@ -24,50 +25,23 @@ def adapt(
     photos: Annotated[list[Path], typer.Argument(help="One to eight photos, or a folder of them.")],
     class_word: Annotated[str, typer.Option(help='What it is, such as "person" or "mug".')],
     output: Annotated[Path, typer.Option(help="Identity file to write.")],
-    trigger: Annotated[str, typer.Option(help="Rare word to call the subject by in prompts.")] = "ohwx",
-    prior: Annotated[
-        str,
-        typer.Option(
-            help="A prior file made for the model; empty for none, and for the pocket model the one of the class word "
-            '("avatars" or "products"). "none" learns without one. With one, fewer steps are needed.'
-        ),
-    ] = "",
+    trigger: options.Trigger = "ohwx",
+    prior: options.LearnFrom = "",
     model: options.Model = "pocket",
-    steps: Annotated[int, typer.Option(help="Training steps; 0 for the preset.", min=0)] = 0,
-    learning_rate: Annotated[
-        str,
-        typer.Option(
-            help="Learning rate of all that is trained. auto finds it by a few trial steps on the photos; empty takes "
-            "the preset, and auto for models that have none."
-        ),
-    ] = "",
+    steps: options.AdaptSteps = 0,
+    learning_rate: options.LearningRate = "",
     seed: options.Seed = 0,
     size: options.Size = 0,
-    mirror: Annotated[
-        Literal["auto", "on", "off"],
-        typer.Option(
-            help="Also train on mirrored photos. Turn it off for anything with a left and a right. auto follows the "
-            "preset, and is off for objects with a handle."
-        ),
-    ] = "auto",
-    crop: Annotated[
-        int, typer.Option(help="Random crop: latent pixels by which the crop window may move; 0 for none.", min=0)
-    ] = 0,
-    preserve: Annotated[
-        float,
-        typer.Option(help="Prior preservation: weight of the class's own pictures in the loss; 0 for none.", min=0),
-    ] = 0.0,
+    mirror: options.Mirror = "auto",
+    crop: options.Crop = 0,
+    preserve: options.Preserve = 0.0,
     settings: Settings = [],  # noqa: B006  (typer reads it and never changes it)
-    held_out: Annotated[
-        int, typer.Option(help="Photos held out for early stopping; needs two photos or more.", min=0)
-    ] = 0,
+    held_out: options.HeldOut = 0,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file; empty for OUTPUT.checkpoint.safetensors.")] = "",
     pipeline_config: options.PipelineConfig = "",
     device: options.Device = "",
     dtype: options.Dtype = "float32",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")
-    ] = False,
+    compiled: options.Compiled = False,
     swap_blocks: options.SwapBlocks = False,
     fp8_blocks: options.Fp8Blocks = False,
     consent: Annotated[str, typer.Option(help="Consent record of the photos: a .consent.json file.")] = "",
@@ -86,18 +60,15 @@ def adapt(
 
     from ..adaptation import adapt as learn
     from ..photos.reading import split_training_set
-    from ..photos.training_set import chosen_flip
     from ..training.adaptation_options import AdaptationOptions
-    from ..training.personal_prior import usual_options
     from ..training.retries import last_good_saved
     from . import loading as base
     from .settings import with_settings
     from .terminal import answer, progress_bars
 
-    _require_words(trigger, class_word)
+    require_words(trigger, class_word)
     asked = AdaptationOptions(seed=seed, crop_px=crop, preservation_weight=preserve)
-    asked = replace(asked, steps=steps or asked.steps)
-    with_settings(asked, settings).check()
+    with_settings(replace(asked, steps=steps or asked.steps), settings).check()
     base.require_output(output, ".safetensors", prior, model)
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.prior_to_learn_with(prior, model, class_word)
@@ -106,15 +77,15 @@ def adapt(
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
-    preset = usual_options(host, used_prior, len(training.images), asked)
-    preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
-    preset = with_rate(preset, learning_rate, settings)
+    chosen = chosen_options(
+        host, used_prior, len(training.images), class_word, asked, steps, mirror, learning_rate, settings
+    )
     with last_good_saved(output, save), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
             used_prior,
             training,
-            with_settings(preset, settings),
+            chosen,
             on_progress=bars(f"learning {class_word}"),
             checkpoint=checkpoint_path,
             validation=validation,
@@ -159,6 +130,29 @@ def _permitted(
     return lambda path, identity: save_identity(path, tied(identity, record.id, own))
 
 
+def chosen_options(
+    host: Host,
+    prior: Prior | None,
+    photos: int,
+    class_word: str,
+    asked: AdaptationOptions,
+    steps: int,
+    mirror: str,
+    learning_rate: str,
+    settings: list[str],
+) -> AdaptationOptions:
+    """The preset for a model, a prior and a number of photos, with what was asked for instead; steps 0 for its own."""
+    from dataclasses import replace
+
+    from ..photos.training_set import chosen_flip
+    from ..training.personal_prior import usual_options
+    from .settings import with_settings
+
+    preset = usual_options(host, prior, photos, replace(asked, steps=steps or asked.steps))
+    preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
+    return with_settings(with_rate(preset, learning_rate, settings), settings)
+
+
 def with_rate(preset: AdaptationOptions, asked: str, settings: list[str]) -> AdaptationOptions:
     """The preset at the rate that was asked for; rates of mid and up that are set leave nothing to find."""
     from dataclasses import replace
@@ -174,7 +168,8 @@ def with_rate(preset: AdaptationOptions, asked: str, settings: list[str]) -> Ada
         raise InvalidOptions(f"--learning-rate is {asked!r}; give a number, such as 1e-3, or auto.") from error
 
 
-def _require_words(trigger: str, class_word: str) -> None:
+def require_words(trigger: str, class_word: str) -> None:
+    """Raise ``InvalidOptions`` with everything that is wrong with a trigger and a class word."""
     from ..errors import InvalidOptions
     from ..photos.captions import word_findings
 

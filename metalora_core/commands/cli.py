@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from . import terminal
 from .adapt import adapt
+from .adapt_many import adapt_many
 from .audit import audit
 from .consent import consent_app
 from .demo import demo
@@ -68,6 +69,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(adapt)
+app.command()(adapt_many)
 app.command()(generate)
 app.command()(export)
 app.command()(inspect)

@@ -156,6 +156,20 @@ def require_output(path: Path, suffix: str, *inputs: Path | str) -> None:
     require_writable(path)
 
 
+def require_folder(path: Path, source: Path) -> None:
+    """Refuse, before work starts, an output folder that cannot be written to or lies in the folder that is read.
+
+    Raises:
+        InvalidOptions: If it is the source or inside it.
+        UnwritableFile: If it cannot be written to.
+    """
+    from ..files.atomic import require_writable
+
+    if path.resolve().is_relative_to(source.resolve()):
+        raise InvalidOptions(f"{path} is the folder of the subjects, or lies inside it. Choose another --output.")
+    require_writable(path / "manifest.csv")
+
+
 def name_of(model: str) -> str:
     """The base model in words, for a prior's record."""
     if model != POCKET:

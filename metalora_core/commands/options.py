@@ -50,3 +50,37 @@ IdentityFolder = Annotated[
     Path, typer.Argument(help="ComfyUI's models/metalora_identities.", exists=True, file_okay=False)
 ]
 IdentityFile = Annotated[Path, typer.Argument(help="Identity file.")]
+Trigger = Annotated[str, typer.Option(help="Rare word to call the subject by in prompts.")]
+LearnFrom = Annotated[
+    str,
+    typer.Option(
+        "--prior",
+        help="A prior file made for the model; empty for none, and for the pocket model the one of the class word "
+        '("avatars" or "products"). "none" learns without one. With one, fewer steps are needed.',
+    ),
+]
+AdaptSteps = Annotated[int, typer.Option("--steps", help="Training steps; 0 for the preset.", min=0)]
+LearningRate = Annotated[
+    str,
+    typer.Option(
+        help="Learning rate of all that is trained. auto finds it by a few trial steps on the photos; empty takes "
+        "the preset, and auto for models that have none."
+    ),
+]
+Mirror = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        help="Also train on mirrored photos. Turn it off for anything with a left and a right. auto follows the "
+        "preset, and is off for objects with a handle."
+    ),
+]
+Crop = Annotated[
+    int, typer.Option(help="Random crop: latent pixels by which the crop window may move; 0 for none.", min=0)
+]
+Preserve = Annotated[
+    float, typer.Option(help="Prior preservation: weight of the class's own pictures in the loss; 0 for none.", min=0)
+]
+HeldOut = Annotated[int, typer.Option(help="Photos held out for early stopping; needs two photos or more.", min=0)]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")
+]

@@ -52,6 +52,34 @@ def ask(use: Use, near: Path, rule: WithoutRecord) -> None:
         remark(reminder)
 
 
+def saver_for_each(
+    source: Path, rule: WithoutRecord, *, nobody: bool
+) -> Callable[[str, str, Sequence[str]], Callable[[Path, Identity], str]]:
+    """As `ask`, for the subjects of a folder one after the other: from a name, a class word and the photos' hashes to
+    what saves the identity, tied to its record if it has one.
+
+    A subject's records, beside or above the folder, are those with the name of its own folder, see
+    `Permissions.ask_by_name`.
+    """
+    from ..files.identity import save_identity
+    from ..provenance.consent import Purpose
+    from ..provenance.permission import Use, tied
+
+    known, told = permissions_near(source / "subjects", rule), list[str]()
+
+    def ask_one(name: str, word: str, photos: Sequence[str]) -> Callable[[Path, Identity], str]:
+        use = Use(Purpose.TRAINING, word, photos, nobody=nobody)
+        record, reminder = known.ask_by_name(name, use, datetime.now(timezone.utc))
+        if reminder and not told:
+            told.append(reminder)
+            remark(reminder)
+        if record is None:
+            return save_identity
+        return lambda path, identity: save_identity(path, tied(identity, record, known.installation))
+
+    return ask_one
+
+
 def ask_identity(path: Path, identity: Identity, prior: Prior, purpose: Purpose, rule: WithoutRecord) -> None:
     """As `ask`, for a learned identity."""
     known = permissions_near(path, rule)

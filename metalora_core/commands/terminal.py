@@ -10,13 +10,21 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checks import optional, visible
 from ..errors import MetaLoRAError, TrainingCancelled, is_out_of_memory
 
 if TYPE_CHECKING:
     from ..training.progress import StepProgress
+
+    class OpenBar(Protocol):
+        """From a label, and what is counted, to a training's on_progress."""
+
+        def __call__(self, label: str, unit: str = "step") -> Callable[[StepProgress], None]:
+            """Open a bar."""
+            ...
+
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -108,9 +116,7 @@ def counting_bar(label: str, unit: str, quiet: bool = False) -> Generator[Callab
 
 
 @contextmanager
-def progress_bars(
-    quiet: bool = False, *, checkpoint: Path | None = None
-) -> Generator[Callable[[str], Callable[[StepProgress], None]], None, None]:
+def progress_bars(quiet: bool = False, *, checkpoint: Path | None = None) -> Generator[OpenBar]:
     """Progress bars on standard error: a function from a label to a training's on_progress.
 
     Args:
@@ -125,8 +131,8 @@ def progress_bars(
     with ExitStack() as stack:
         asked = stack.enter_context(_interrupts(checkpoint)) if checkpoint is not None else list[int]()
 
-        def open_bar(label: str) -> Callable[[StepProgress], None]:
-            bar = stack.enter_context(bars.tqdm(desc=label, unit="step", disable=quiet, dynamic_ncols=True))
+        def open_bar(label: str, unit: str = "step") -> Callable[[StepProgress], None]:
+            bar = stack.enter_context(bars.tqdm(desc=label, unit=unit, disable=quiet, dynamic_ncols=True))
 
             def show(progress: StepProgress) -> None:
                 bar.total = progress.steps
@@ -136,7 +142,7 @@ def progress_bars(
                     bar.close()
                 if asked:
                     raise TrainingCancelled(
-                        f"Stopped after step {progress.step}. Run the same command again to resume."
+                        f"Stopped after {unit} {progress.step}. Run the same command again to resume."
                     )
 
             return show

@@ -136,6 +136,16 @@ def read_text(path: Path) -> str:
         raise UnusableReferences(str(error)) from error
 
 
+def read_class_word(subject: Path, default: str) -> str:
+    """What a subject is: the text of ``class_word.txt`` in its folder, else the default.
+
+    Raises:
+        UnusableReferences: If the file cannot be read.
+    """
+    own = subject / CLASS_WORD_FILE
+    return " ".join(read_text(own).split()) or default if own.is_file() else default
+
+
 def _in_json(file: Path) -> str | None:
     """The caption in a JSON file: the text itself, or what stands under "caption" or "text"."""
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UnusableReferences
 from ..model.host import Host
 from ..references.domain import picture_features
-from .folder_files import CLASS_WORD_FILE, FoundPhotos, photo_files, read_text
+from .folder_files import FoundPhotos, photo_files, read_class_word
 from .images import load_photo
 from .reading import caption_for, load_training_set
 
@@ -103,7 +103,7 @@ def find_subjects(
     findings: list[str] = []
     for path in subject_folders(folder)[: limit or None]:
         try:
-            subjects.append(SubjectFolder(path, _class_word(path, class_word), photo_files(path)))
+            subjects.append(SubjectFolder(path, read_class_word(path, class_word), photo_files(path)))
         except UnusableReferences as error:
             findings.append(f"{path.name}: {error}")
     files = [(subject, file) for subject in subjects for file in subject.found.files]
@@ -144,8 +144,3 @@ def subject_folders(folder: Path) -> list[Path]:
 def _is_the_systems(name: str) -> bool:
     # Hidden folders, and what a zip from a Mac or a network disk puts beside a person's own.
     return name.startswith((".", "@")) or name == "__MACOSX"
-
-
-def _class_word(subject: Path, default: str) -> str:
-    own = subject / CLASS_WORD_FILE
-    return " ".join(read_text(own).split()) or default if own.is_file() else default

@@ -207,6 +207,35 @@ class Permissions:
         ids = sorted(record_id for record_id, name in covering.items() if name in used)
         return Covered(tuple(ids), REMINDER if missing else "")
 
+    def ask_by_name(self, name: str, use: Use, now: datetime) -> tuple[str | None, str]:
+        """As `ask`, for the subject of a folder: under the last of the records of the folder's name that permits it.
+
+        Args:
+            name: Of the folder.
+            use: What is about to be done; its record and its subject are filled in.
+            now: The present moment, with time zone.
+
+        Returns:
+            The record's id, or None if none is needed; and a reminder as of `ask`.
+
+        Raises:
+            ConsentRefused: If the subject is a person without such a record, or none of them permits this.
+        """
+        records = [record for store in self.stores for record in store.list()]
+        own = [record.id for record in records if record.subject.casefold() == name.casefold()]
+        if not own and is_person(use.class_word) and not use.nobody and self.without_record == "require":
+            raise ConsentRefused(
+                f"{name} is a person whom no consent record covers. Record one for training with all photos, with "
+                f"{name!r} as its subject, and put it into {self.folders[0]}."
+            )
+        refused: ConsentRefused | None = None
+        for record_id in own[::-1] or [None]:
+            try:
+                return record_id, self.ask(replace(use, consent_id=record_id, subject=name), now)
+            except ConsentRefused as error:
+                refused = refused or error
+        raise refused or ConsentRefused(f"No record of {name} permits this.")
+
     def ask_prior(self, sha256: str, now: datetime) -> None:
         """Refuse a prior that was trained here under a record that no longer holds.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from .adaptation_options import AdaptationOptions
 from .chain_trainer import ChainTrainer
 from .loss_course import has_risen
 from .rate_search import FoundRate
+from .starts import ChainStart
 
-__all__ = ["AdaptationState", "risen_note"]
+__all__ = ["AdaptationState", "LearnedRecord", "learned_identity", "risen_note"]
 
 _KIND = "adaptation"
 _ROSE_AFTER = "loss_rose_after"
@@ -178,32 +180,69 @@ class AdaptationState:
         rose = not self.validation and self._lowest_step > 0 and has_risen(self.losses)
         earlier = self._best if best and (self.validation or rose) else None
         flat = self.trainer.result()[0] if earlier is None else earlier
-        mids, ups = self.trainer.start.layout.unpack(flat.detach().float().cpu())
-        layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(mids)}
-        metrics: dict[str, Any] = {"final_loss": sum(self.losses[-10:]) / max(len(self.losses[-10:]), 1)}
-        if self.validation:
-            metrics["held_out_loss"] = min(loss for _, loss in self.validation)
-        if self.found:
-            metrics["found_rate"] = self.found.record()
+        metrics: dict[str, Any] = {"held_out_loss": min(loss for _, loss in self.validation)} if self.validation else {}
         if rose:
             metrics[_ROSE_AFTER] = self._lowest_step
-        metrics[SAMPLE] = [*weights_sample(host.model, self.trainer.start.targets, layers)]
-        metadata = IdentityMetadata(
-            prior_sha256=prior_sha256(prior),
-            prior_name=prior.metadata.name,
-            base_fingerprint=prior.metadata.base_fingerprint,
-            family=host.family,
-            trigger=photos.trigger,
-            class_word=photos.class_word,
-            settings=json.loads(json.dumps(dataclasses.asdict(self.options))),
-            seed=self.options.seed,
-            steps=self.trainer.steps,
-            metrics=metrics,
-            photo_hashes=list(photos.photo_hashes),
-            created_with=f"metalora_core {__version__}",
-        )
-        learned = Identity(layers, metadata)
-        return self_contained(learned, prior) if prior.personal else learned
+        steps = self.trainer.steps
+        record = LearnedRecord(self.options, steps, self.losses, self.found, metrics)
+        return learned_identity(host, prior, photos, self.trainer.start, flat, record)
+
+
+@dataclass(frozen=True)
+class LearnedRecord:
+    """How a subject was learned, for its file.
+
+    Args:
+        options: Settings.
+        steps: Taken.
+        losses: One per step.
+        found: The learning rate, where it had to be found.
+        metrics: Other entries of the record.
+    """
+
+    options: AdaptationOptions
+    steps: int
+    losses: Sequence[float]
+    found: FoundRate | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def learned_identity(
+    host: Host, prior: Prior, photos: TrainingSet, start: ChainStart, flat: Tensor, record: LearnedRecord
+) -> Identity:
+    """An identity from its factors.
+
+    Args:
+        host: The base model.
+        prior: What it was learned from.
+        photos: Its training photos.
+        start: The chain's start, which knows where each factor lies.
+        flat: The factors, (start.layout.total,).
+        record: How it was learned.
+    """
+    mids, ups = start.layout.unpack(flat.detach().float().cpu())
+    layers = {name: IdentityLayer(mids[name].clone(), ups[name].clone()) for name in sorted(mids)}
+    metrics: dict[str, Any] = {"final_loss": sum(record.losses[-10:]) / max(len(record.losses[-10:]), 1)}
+    metrics |= record.metrics
+    if record.found:
+        metrics["found_rate"] = record.found.record()
+    metrics[SAMPLE] = [*weights_sample(host.model, start.targets, layers)]
+    metadata = IdentityMetadata(
+        prior_sha256=prior_sha256(prior),
+        prior_name=prior.metadata.name,
+        base_fingerprint=prior.metadata.base_fingerprint,
+        family=host.family,
+        trigger=photos.trigger,
+        class_word=photos.class_word,
+        settings=json.loads(json.dumps(dataclasses.asdict(record.options))),
+        seed=record.options.seed,
+        steps=record.steps,
+        metrics=metrics,
+        photo_hashes=list(photos.photo_hashes),
+        created_with=f"metalora_core {__version__}",
+    )
+    learned = Identity(layers, metadata)
+    return self_contained(learned, prior) if prior.personal else learned
 
 
 def risen_note(record: IdentityMetadata) -> str:

@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("adaptation", "meta_training"),
     ("pocket",),
     ("evaluation",),
-    ("demo", "quick"),
+    ("demo", "quick", "many"),
     ("commands",),
     ("__main__",),
     ("nodes.bridge.host",),

@@ -7,12 +7,13 @@ one ends where its subjects, learned one after the other, would end, up to round
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ...errors import InvalidOptions
 from ...model.host import Host
 from ...model.sampling import sample
 from ...photos.training_set import TrainingSet
@@ -20,7 +21,7 @@ from ...training.adaptation_options import AdaptationOptions
 from ...training.batches import Batch, denoising_losses
 from ...training.chain_trainer import ChainTrainer, SubjectChains
 from ...training.photo_batches import HeldOut, PhotoBatches
-from ...training.rate_search import HELD_OUT_LEVELS, find_rate
+from ...training.rate_search import HELD_OUT_LEVELS, FoundRate, find_rate
 from ...training.seeds import step_generator
 from ...training.starts import ChainStart
 
@@ -35,11 +36,15 @@ class Snapshot:
         step: Steps done.
         flats: Factors, (subjects, layout.total).
         seconds: Training time so far, shared evenly between the subjects.
+        losses: Of each step and subject, (step, subjects).
+        found: The rate of each subject, if they had to be found.
     """
 
     step: int
     flats: Tensor
     seconds: float
+    losses: Tensor
+    found: Sequence[FoundRate] = ()
 
 
 @torch.inference_mode(False)
@@ -51,6 +56,7 @@ def train_cohort(
     options: AdaptationOptions,
     snapshots: Sequence[int],
     seeds: Sequence[int] | None = None,
+    on_look: Callable[[int, float], None] | None = None,
 ) -> list[Snapshot]:
     """Learn several subjects at once.
 
@@ -63,8 +69,10 @@ def train_cohort(
         options: Steps, batch, optimizer, rates, schedule.
         snapshots: Steps after which the factors are kept, rising; 0 for the start.
         seeds: Seed of each subject; ``options.seed`` for all if None.
+        on_look: Called every ``read_every`` steps with the step and its mean loss; it may raise.
 
     Raises:
+        InvalidOptions: If the captions of several subjects do not fit into one pass of this model.
         UnusableReferences: If photos are not usable.
         TrainingDiverged: If a loss or a factor becomes NaN or infinite.
     """
@@ -73,24 +81,41 @@ def train_cohort(
         one.check(host.downscale, options.batch_size)
     batches = [PhotoBatches(host, one, each) for one, each in zip(photos, own, strict=True)]
     trainer, began, kept = ChainTrainer(host, start, options, len(photos)), time.monotonic(), list[Snapshot]()
+    found, losses = list[FoundRate](), [torch.zeros(0, len(photos))]
     if options.learning_rate == "auto":
-        trainer.use_rates([_found_rate(host, start, *each) for each in zip(photos, own, batches, strict=True)])
+        found = [_found_rate(host, start, *each) for each in zip(photos, own, batches, strict=True)]
+        trainer.use_rates([one.rate * options.rate_factor for one in found])
     with host.training(), trainer.chains.inject():
         for step in range(max(snapshots) + 1):
+            if on_look is not None and step % options.read_every == 0 < step:
+                trainer.read_losses()
+                on_look(step, float(losses[-1].mean()))
             if step in snapshots:
                 trainer.read_losses()
-                kept.append(Snapshot(step, trainer.result(), (time.monotonic() - began) / len(photos)))
+                seconds = (time.monotonic() - began) / len(photos)
+                kept.append(Snapshot(step, trainer.result(), seconds, torch.cat(losses).cpu(), found))
             if step < max(snapshots):
-                batch = Batch.joined([one.draw(step) for one in batches])
+                batch = _joined(host, [one.draw(step) for one in batches])
                 trainer.spread_over(batch)
-                trainer.backward(denoising_losses(host, batch) @ batch.weights)
+                each = denoising_losses(host, batch)
+                trainer.backward(each @ batch.weights)
                 trainer.step()
+                losses.append((each.detach() * batch.weights).view(1, len(photos), -1).sum(2).to(losses[0].device))
     return kept
+
+
+def _joined(host: Host, batches: Sequence[Batch]) -> Batch:
+    if len({tuple(one.latents.shape[1:]) for one in batches}) > 1:
+        raise InvalidOptions("The photos of these subjects differ in size, so they do not fit into one pass.")
+    batch = Batch.joined(batches)
+    if len(batches) > 1 and len(host.passes(batch.conditioning)) > 1:
+        raise InvalidOptions("This model takes the captions of several subjects in separate passes.")
+    return batch
 
 
 def _found_rate(
     host: Host, start: ChainStart, photos: TrainingSet, options: AdaptationOptions, batches: PhotoBatches
-) -> float:
+) -> FoundRate:
     trainer, noise = ChainTrainer(host, start, options), HeldOut(host, photos.part(0, 1), HELD_OUT_LEVELS, options.seed)
 
     def trial(number: int, rate: float) -> None:
@@ -99,7 +124,7 @@ def _found_rate(
         trainer.trial_step(rate)
 
     with host.training(), trainer.chains.inject():
-        return find_rate(trial, noise.loss, options.steps).rate * options.rate_factor
+        return find_rate(trial, noise.loss, options.steps)
 
 
 @torch.no_grad()
