@@ -96,6 +96,7 @@ def refuse(what: str, findings: list[str]) -> None:
 _PIP_LINES = {
     "bitsandbytes": "pip install bitsandbytes",
     "diffusers": "pip install -U diffusers transformers",
+    "huggingface_hub": "pip install huggingface_hub",
     "matplotlib": "pip install matplotlib",
     "peft": "pip install peft",
     "pi_heif": "pip install pi-heif",

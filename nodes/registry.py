@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import adapt, apply, evaluate, files, pocket, references, train_prior
 from .bridge.folders import register_folders
+from .bridge.routes import add_routes
 
 GROUPS = (pocket, files, references, adapt, apply, evaluate, train_prior)
 
@@ -14,4 +15,5 @@ class MetaLoRAExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Older hosts never call on_load, and the schemas list what is in the folders.
         register_folders()
+        add_routes()
         return [node for group in GROUPS for node in group.NODES]

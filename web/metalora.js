@@ -4,10 +4,12 @@ import { app } from "../../scripts/app.js";
 import { nodeAt } from "./graph_lookup.mjs";
 import { remembered } from "./remembered.mjs";
 import { panelOf } from "./report_panel.mjs";
+import { deleteUnfinished } from "./unfinished.mjs";
 import { wordsIn } from "./words.mjs";
 
 const PREFIX = "MetaLoRA_";
 const SHOW_REPORTS = "MetaLoRA.ShowReports";
+const DELETE_UNFINISHED = "MetaLoRA.DeleteUnfinished";
 
 const isOurs = (node) => (node?.comfyClass ?? node?.type ?? "").startsWith(PREFIX);
 const wanted = () => app.extensionManager?.setting?.get(SHOW_REPORTS) ?? true;
@@ -68,6 +70,16 @@ app.registerExtension({
       defaultValue: "require",
     },
   ],
+
+  commands: [
+    {
+      id: DELETE_UNFINISHED,
+      label: "Meta-LoRA: delete unfinished runs",
+      icon: "pi pi-trash",
+      function: () => deleteUnfinished(app, api, words()),
+    },
+  ],
+  menuCommands: [{ path: ["Extensions", "Meta-LoRA"], commands: [DELETE_UNFINISHED] }],
 
   setup() {
     api.addEventListener("metalora.progress", ({ detail }) => onPanel(detail.node, (panel) => panel.progress(detail, words())));

@@ -1,16 +1,26 @@
 // What the panels themselves say, in the page's language; reports and errors arrive from the server as they are.
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
 const WORDS = {
   en: {
     step: (step, steps) => `Step ${step} of ${steps}`,
     loss: (loss) => `, loss ${loss}`,
     failed: (reason) => `Failed: ${reason}`,
     cancelled: (place) => `Cancelled${place ? ` at ${place}` : ""}. Queue again to resume.`,
+    nothingUnfinished: "There are no unfinished runs older than an hour.",
+    askUnfinished: ({ files, bytes }) =>
+      `Unfinished runs and temporary files: ${files} (${megabytes(bytes)} MB). Delete them? A cancelled run among them starts over when it is queued again.`,
+    deletedUnfinished: ({ files, bytes }) => `Deleted: ${files} (${megabytes(bytes)} MB).`,
   },
   ja: {
     step: (step, steps) => `ステップ ${step} / ${steps}`,
     loss: (loss) => `、損失 ${loss}`,
     failed: (reason) => `失敗しました: ${reason}`,
     cancelled: (place) => `${place ? `${place} で` : ""}中止しました。もう一度キューに入れると続きから再開します。`,
+    nothingUnfinished: "1 時間以上前の未完了の学習はありません。",
+    askUnfinished: ({ files, bytes }) =>
+      `未完了の学習と一時ファイルを ${files} 件（${megabytes(bytes)} MB）削除しますか？ この中に中止した学習があると、次は最初からになります。`,
+    deletedUnfinished: ({ files, bytes }) => `${files} 件、${megabytes(bytes)} MB を削除しました。`,
   },
 };
 

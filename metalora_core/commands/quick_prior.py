@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, prior_hub
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -23,12 +23,9 @@ if TYPE_CHECKING:
     from ..quick.making import QuickSources
     from ..training.meta_options import MetaTrainingOptions
 
-prior_app = typer.Typer(help="Make a prior from what you have.", no_args_is_help=True)
-
-
-@prior_app.callback()
-def _group() -> None:  # without it, Typer would leave out the word "quick"
-    pass
+prior_app = typer.Typer(help="Make a prior from what you have, or share one.", no_args_is_help=True)
+prior_app.command()(prior_hub.push)
+prior_app.command()(prior_hub.pull)
 
 
 @prior_app.command()

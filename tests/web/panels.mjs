@@ -55,6 +55,12 @@ try {
   await panelWith(page, ADAPT, "of 3000, loss");
   await page.evaluate(() => window.app.api.interrupt());
   seen.cancelled = await panelWith(page, ADAPT, "Cancelled");
+  void command(page, "MetaLoRA.DeleteUnfinished");
+  const question = page.locator(".p-dialog, [role=dialog]").filter({ hasText: "unfinished" });
+  seen.question = await question.innerText();
+  await question.getByRole("button", { name: "Confirm" }).click();
+  seen.deleted = await page.getByText(/^Deleted: /).first().innerText();
+
   await run(page, { ...FAST, MetaLoRA_PrepareReferences: { trigger: " " } });
   seen.failed = await panelWith(page, "MetaLoRA_PrepareReferences", "Failed");
   await setSetting(page, "Comfy.Locale", "ja");

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,10 +34,22 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip("comfyui-frontend-package is not installed; requirements-dev.txt pins it")
     options = ["--front-end-root", str(page)] if page else []
     with ComfyServer(folder_of("newest"), tmp_path_factory.mktemp("panels"), *options) as server:
+        left = _left_behind(server, hours=2)
+        kept = _left_behind(server, hours=0)
         command = ["node", str(FOLDER / "panels.mjs"), f"http://127.0.0.1:{server.port}/", str(chromium()), PACK]
         told = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert told.returncode == 0, f"{told.stderr[-3000:]}\n{server.log[-3000:]}"
-        yield json.loads(told.stdout)
+        yield {**json.loads(told.stdout), "there": [left.exists(), kept.exists()]}
+
+
+def _left_behind(server: ComfyServer, hours: float) -> Path:
+    """The checkpoint of a run that was left alone for so long."""
+    path = server.base / "models" / "metalora_identities" / "adapted" / f".left{hours:g}.unfinished.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(1_500_000))
+    touched = time.time() - 3600 * hours
+    os.utime(path, (touched, touched))
+    return path
 
 
 @pytest.mark.parametrize("after", ["tab", "reload"])
@@ -46,6 +61,12 @@ def test_reports_the_loss_line_and_the_contact_sheet_come_back(seen: dict[str, A
 
 def test_a_cancelled_run_says_on_the_node_how_far_it_came_and_what_to_do(seen: dict[str, Any]) -> None:
     assert re.fullmatch(r"Cancelled at Step \d+ of 3000\. Queue again to resume\.", seen["cancelled"])
+
+
+def test_a_command_of_the_page_deletes_unfinished_runs_but_none_of_the_last_hour(seen: dict[str, Any]) -> None:
+    assert "Unfinished runs and temporary files: 1 (1.5 MB). Delete them?" in seen["question"]
+    assert seen["deleted"] == "Deleted: 1 (1.5 MB)."
+    assert seen["there"] == [False, True]
 
 
 def test_a_failure_stands_on_its_node_in_the_packs_own_words(seen: dict[str, Any]) -> None:
