@@ -12,7 +12,7 @@ from ..checks import optional
 @contextmanager
 def offline() -> Generator[None]:
     """No network access inside, whatever diffusers or transformers would like to fetch."""
-    from huggingface_hub import constants
+    constants = optional("huggingface_hub.constants", "diffusers")
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
