@@ -18,6 +18,7 @@ const PLAN = [
   ["06_export_as_lora", ["RecordConsent", "ExportLoRA"], true],
   ["07_catalogue_sheet", [], true],
   ["08_quick_prior", ["QuickPrior"], true],
+  ["09_adapt_many", ["AdaptMany"], true],
   ["02b_adapt_z_image", [], false],
   ["02c_adapt_flux1_dev", [], false],
   ["02a_adapt_flux2_klein", ["LoadPrior", "LoadIdentity"], false],

@@ -19,7 +19,7 @@ SHOWING_PICTURES = {
 SHOWING_TEXT = {
     *("PreviewAny", "MetaLoRA_AdaptIdentity", "MetaLoRA_MetaTrainPrior", "MetaLoRA_RecordConsent"),
     *("MetaLoRA_ApplyIdentity", "MetaLoRA_SaveIdentity", "MetaLoRA_ExportLoRA", "MetaLoRA_PrepareReferences"),
-    *("MetaLoRA_EvaluateIdentity", "MetaLoRA_QuickPrior"),
+    *("MetaLoRA_EvaluateIdentity", "MetaLoRA_QuickPrior", "MetaLoRA_AdaptMany"),
 }
 OPTIONAL_SHAPE = 7
 MUTED = 2

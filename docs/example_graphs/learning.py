@@ -104,3 +104,30 @@ def quick_prior() -> Graph:
         graph.add("PreviewImage", title="What the prior is worth", images=quick["picture"])
     _try_prior(graph, pocket, quick["prior"], "meta-lora/08_quick_prior", "With the quick prior")
     return graph
+
+
+def adapt_many() -> Graph:
+    """09: every subject of a folder is learned in one run, and each of them is drawn."""
+    graph = Graph("09_adapt_many")
+    with graph.group("1  Every subject of a folder", BLUE):
+        pocket = graph.add("MetaLoRA_LoadPocketModel", domain="avatars", subject=PERSON, photo_count=1)
+        graph.note(
+            "### A folder in, a list out\nHere, four sample subjects of the pocket model. For your own: in ComfyUI's "
+            "`input` folder, make a folder with one folder of photos per subject, press R and choose it under "
+            "*subjects*.\n\nEverything behind *identities* runs once for each subject. What was learned before is not "
+            "learned again.",
+            tall=230,
+        )
+        graph.column()
+        many = graph.add(
+            "MetaLoRA_AdaptMany", model=pocket["model"], clip=pocket["clip"], vae=pocket["vae"], prior=pocket["prior"],
+            subjects="pocket avatars", class_word="person", trigger="ohwx",
+        )  # fmt: skip
+    with graph.group("2  A picture of each", GREEN):
+        applied = graph.add("MetaLoRA_ApplyIdentity", model=pocket["model"], identity=many["identities"])
+        positive, negative = prompts(graph, pocket["clip"], SCENE)
+        graph.column()
+        sampled = sampler(graph, applied["model"], positive, negative, count=1)
+        graph.column()
+        pictures(graph, sampled["LATENT"], pocket["vae"], "meta-lora/09_many", title="Each subject")
+    return graph

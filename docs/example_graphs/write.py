@@ -8,14 +8,16 @@ from pathlib import Path
 
 from .graph import Graph
 from .large import adapt_flux, adapt_klein, adapt_z_image
-from .learning import adapt_and_generate, meta_train, quick_prior
+from .learning import adapt_and_generate, adapt_many, meta_train, quick_prior
 from .using import catalogue, evaluate, export, two_identities
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "example_workflows"
 PROMPTS = ROOT / "tests" / "example_prompts"
 LARGE = (adapt_klein, adapt_z_image, adapt_flux)
-EXAMPLES = (adapt_and_generate, *LARGE, two_identities, meta_train, evaluate, export, catalogue, quick_prior)
+EXAMPLES = (
+    *(adapt_and_generate, *LARGE, two_identities, meta_train, evaluate, export, catalogue, quick_prior, adapt_many),
+)
 
 
 def files() -> dict[Path, str]:

@@ -12,6 +12,7 @@ from .terminal import remark
 if TYPE_CHECKING:
     from ..files.identity import Identity
     from ..files.prior import Prior
+    from ..many.folder import Permitted
     from ..photos.subject_folders import SubjectFolder
     from ..provenance.audit_entry import Detail
     from ..provenance.consent import Purpose
@@ -54,28 +55,29 @@ def ask(use: Use, near: Path, rule: WithoutRecord) -> None:
 
 def saver_for_each(
     source: Path, rule: WithoutRecord, *, nobody: bool
-) -> Callable[[str, str, Sequence[str]], Callable[[Path, Identity], str]]:
-    """As `ask`, for the subjects of a folder one after the other: from a name, a class word and the photos' hashes to
-    what saves the identity, tied to its record if it has one.
+) -> Callable[[str, str, Sequence[str]], Permitted]:
+    """As `ask`, for the subjects of a folder one after the other: from a name, a class word and the photos'
+    hashes to what saves the identity, tied to its record if it has one.
 
     A subject's records, beside or above the folder, are those with the name of its own folder, see
     `Permissions.ask_by_name`.
     """
     from ..files.identity import save_identity
+    from ..many.folder import Permitted
     from ..provenance.consent import Purpose
     from ..provenance.permission import Use, tied
 
     known, told = permissions_near(source / "subjects", rule), list[str]()
 
-    def ask_one(name: str, word: str, photos: Sequence[str]) -> Callable[[Path, Identity], str]:
+    def ask_one(name: str, word: str, photos: Sequence[str]) -> Permitted:
         use = Use(Purpose.TRAINING, word, photos, nobody=nobody)
         record, reminder = known.ask_by_name(name, use, datetime.now(timezone.utc))
         if reminder and not told:
             told.append(reminder)
             remark(reminder)
         if record is None:
-            return save_identity
-        return lambda path, identity: save_identity(path, tied(identity, record, known.installation))
+            return Permitted(None, save_identity)
+        return Permitted(record, lambda path, one: save_identity(path, tied(one, record, known.installation)))
 
     return ask_one
 

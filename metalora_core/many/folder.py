@@ -23,12 +23,23 @@ from ..training.personal_prior import own_targets, personal_prior
 from .learning import Learned, ReadySubject, learn_many
 from .manifest import ManifestRow, read_manifest, write_manifest
 
-__all__ = ["RUN", "FolderPlan", "FolderRun"]
+__all__ = ["RUN", "FolderPlan", "FolderRun", "Permitted"]
 
 RUN = "run"
 """Entry of an identity's metrics: hash of everything that decided it."""
 
-Saver = Callable[[Path, Identity], object]
+
+@dataclass(frozen=True)
+class Permitted:
+    """That a subject may be learned.
+
+    Args:
+        record: Id of the consent record that its identity is tied to, or None.
+        save: Saves the identity, tied to the record.
+    """
+
+    record: str | None
+    save: Callable[[Path, Identity], object]
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class FolderPlan:
         size_px: Width and height of the training pictures.
         prior_for: Prior for a class word, or None to learn without.
         options_for: Settings for a prior, a number of photos to learn from, and a class word.
-        permitted: Asks whether a subject (name, class word, hashes of its photos) may be learned; gives what saves it.
+        permitted: Asks whether a subject (name, class word, hashes of its photos) may be learned.
         held_out: Photos held out of each subject for early stopping.
         side_by_side: Most subjects in one pass.
         also: Text for whatever else decides the results, such as the text encoder of a host.
@@ -56,7 +67,7 @@ class FolderPlan:
     size_px: int
     prior_for: Callable[[str], Prior | None]
     options_for: Callable[[Prior | None, int, str], AdaptationOptions]
-    permitted: Callable[[str, str, Sequence[str]], Saver]
+    permitted: Callable[[str, str, Sequence[str]], Permitted]
     held_out: int = 0
     side_by_side: int = 1
     also: str = ""
@@ -84,7 +95,7 @@ class FolderRun:
         """Read what an earlier run has left."""
         self.names = [folder.name for folder in subject_folders(self.plan.source)]
         self._earlier = read_manifest(self.plan.output)
-        self._ready: dict[str, tuple[Saver, str, list[str]]] = {}
+        self._ready: dict[str, tuple[Permitted, str, list[str]]] = {}
         self._personal: dict[str, Prior] = {}
         self._loss = float("nan")
 
@@ -126,16 +137,16 @@ class FolderRun:
         word = read_class_word(folder, plan.class_word)
         prior = plan.prior_for(word)
         read = read_photos([folder], word, plan.trigger)
-        saver = plan.permitted(name, word, [photo.sha256 for photo in read.photos])
+        permitted = plan.permitted(name, word, [photo.sha256 for photo in read.photos])
         notes = read.remarks(plan.size_px, prior)
         photos, validation = split_training_set(read.training_set(plan.size_px), plan.held_out)
         options = plan.options_for(prior, len(photos.images), word)
         used = prior or self._without_prior(options)
         digest = run_digest(self.host, options, used, photos, validation) + plan.also
         digest = hashlib.sha256(digest.encode()).hexdigest() if plan.also else digest
-        if self._known(name, digest, read, saver):
+        if self._known(name, digest, read, permitted):
             return None
-        self._ready[name] = (saver, digest, notes)
+        self._ready[name] = (permitted, digest, notes)
         unfinished = self.plan.output / f"{name}.checkpoint.safetensors"
         return ReadySubject(name, photos, used, options, validation, unfinished)
 
@@ -145,7 +156,7 @@ class FolderRun:
             self._personal[key] = personal_prior(self.host, own_targets(self.host), options, self.plan.size_px)
         return self._personal[key]
 
-    def _known(self, name: str, digest: str, read: ReadPhotos, saver: Saver) -> bool:
+    def _known(self, name: str, digest: str, read: ReadPhotos, permitted: Permitted) -> bool:
         path = self.identity_path(name)
         with suppress(UnreadableFile):  # it is learned again
             identity = load_identity(path) if path.is_file() else None
@@ -154,21 +165,22 @@ class FolderRun:
             before = self._earlier.get(name)
             if before is None or before.run != digest or before.state == "failed":
                 before = _row(name, identity, digest, len(read.photos) - self.plan.held_out)
-            saver(path, identity)
+            if permitted.record not in (None, identity.metadata.consent_id):  # recorded since it was learned
+                permitted.save(path, identity)
             self._done(replace(before, state="known"))
             return True
         return False
 
     def _finished(self, learned: Learned) -> None:
         name, result = learned.subject.name, learned.result
-        saver, digest, notes = self._ready.pop(name)
+        permitted, digest, notes = self._ready.pop(name)
         try:
             if result is None:
                 raise MetaLoRAError(learned.failure)
             record = result.identity.metadata
             described = record.model_copy(update={"name": name, "metrics": {**record.metrics, RUN: digest}})
             identity = replace(result.identity, metadata=described)
-            saver(self.identity_path(name), identity)
+            permitted.save(self.identity_path(name), identity)
         except MetaLoRAError as error:
             photos = len(learned.subject.photos.images)
             word, trigger = learned.subject.photos.class_word, learned.subject.photos.trigger

@@ -3,7 +3,7 @@
 Subjects with the same prior and settings wait for each other until enough of them are there. A group that fails is
 halved, so that one subject too many or one that diverges costs the others time only; alone, a subject is learned by
 `adapt`, with everything that `adapt` does to finish. Side by side a subject ends where it would end alone, up to
-rounding: by 100 steps on the pocket model the products of its factors differ by less than a part in ten thousand.
+rounding: after the pocket model's 50 steps ΔW differs by a part in a million.
 """
 
 from __future__ import annotations

@@ -106,6 +106,11 @@ def require_permission(use: Use) -> str:
     return _logged(lambda known, now: known.ask(use, now), use.purpose, use.consent_id)
 
 
+def require_permission_by_name(name: str, use: Use) -> tuple[str | None, str]:
+    """As `Permissions.ask_by_name`, and a refusal is logged."""
+    return _logged(lambda known, now: known.ask_by_name(name, use, now), use.purpose, None)
+
+
 def check_use(learned: LearnedIdentity, purpose: Purpose = Purpose.GENERATION) -> str:
     """As `require_permission`, for a learned identity, which must still be tied to the record it was learned under."""
     identity, prior = learned.identity, learned.prior

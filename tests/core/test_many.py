@@ -23,7 +23,7 @@ from metalora_core.commands.permission import saver_for_each
 from metalora_core.errors import ConsentRefused, TrainingCancelled
 from metalora_core.files.identity import Identity, load_identity, save_identity
 from metalora_core.files.prior import Prior
-from metalora_core.many.folder import FolderPlan, FolderRun
+from metalora_core.many.folder import FolderPlan, FolderRun, Permitted
 from metalora_core.many.learning import Learned, ReadySubject, adapt_side_by_side, learn_many
 from metalora_core.many.manifest import NO_PARQUET_NOTE, ManifestRow, read_manifest, write_manifest
 from metalora_core.many.sheet import SheetSubject, results_sheet
@@ -62,7 +62,7 @@ def plan(folder: Path, prior: Prior | None = None, options: AdaptationOptions = 
         size_px=SIDE_PX,
         prior_for=lambda word: prior,
         options_for=lambda used, photos, word: options,
-        permitted=lambda name, word, hashes: save_identity,
+        permitted=lambda name, word, hashes: Permitted(None, save_identity),
         side_by_side=2,
     )
 
@@ -213,9 +213,9 @@ def test_each_person_needs_a_record_of_its_own_name_and_the_identity_is_tied_to_
     ask = saver_for_each(tmp_path / "people", "require", nobody=False)
     host = ToyHost()
     identity = adapt(host, toy_prior(host), toy_photos(1), OPTIONS).identity
-    ask("anna", "mug", ["a" * 64])(tmp_path / "anna.safetensors", identity)
+    ask("anna", "mug", ["a" * 64]).save(tmp_path / "anna.safetensors", identity)
     assert load_identity(tmp_path / "anna.safetensors").metadata.consent_id == anna.id
-    assert ask("vase", "vase", ["a" * 64]) is save_identity
+    assert ask("vase", "vase", ["a" * 64]).record is None
     with pytest.raises(ConsentRefused, match="with 'bo' as its subject"):
         ask("bo", "person", ["a" * 64])
 

@@ -14,6 +14,7 @@ PERSON = "photo of a ohwx person, smiling, looking left, head level, light from 
 SHORT: dict[str, dict[str, Any]] = {
     "MetaLoRA_AdaptIdentity": {"steps": 3, "preview_every": 10000},
     "MetaLoRA_MetaTrainPrior": {"steps": 3, "subject_limit": 3, "subjects_per_batch": 2},
+    "MetaLoRA_AdaptMany": {"steps": 2},
     "MetaLoRA_QuickPrior": {"steps": 2, "left_out": 1, "subjects_per_batch": 2},
     "MetaLoRA_LoadPocketModel": {"photo_count": 2, "held_out_count": 2},
     "KSampler": {"steps": 1},

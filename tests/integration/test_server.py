@@ -41,6 +41,7 @@ LISTINGS = (
     ("MetaLoRA_MetaTrainPrior", "subjects"),
     ("MetaLoRA_QuickPrior", "subjects"),
     ("MetaLoRA_QuickPrior", "loras"),
+    ("MetaLoRA_AdaptMany", "subjects"),
 )
 
 
@@ -83,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 def test_every_node_explains_itself(server: ComfyServer) -> None:
     nodes = {name: node for name, node in server.get("object_info").items() if name.startswith("MetaLoRA_")}
-    assert len(nodes) == 13
+    assert len(nodes) == 14
     findings: list[str] = []
     for name, node in nodes.items():
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}

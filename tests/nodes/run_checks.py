@@ -12,6 +12,7 @@ from typing import Any
 MODULES = (
     "gradients", "restoring", "applying", "parity", "trial", "adapting", "without_prior",
     "meta_training", "refusals", "permission", "lists", "reuse", "dependencies", "editing", "saving", "quick_priors",
+    "many",
 )  # fmt: skip
 MARK = "RESULTS "
 

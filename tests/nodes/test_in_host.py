@@ -98,6 +98,8 @@ CHECKS = (
     "check_loras_of_three_layouts_give_one_prior_on_every_family",
     "check_a_folder_and_loras_become_a_measured_prior",
     "check_a_quick_prior_asks_for_a_licence_and_a_source",
+    "check_a_folder_is_learned_once_and_comes_out_as_a_list",
+    "check_a_folder_without_a_prior_gives_identities_that_need_no_other_file",
 )
 
 

@@ -36,7 +36,7 @@ def test_files_are_what_their_descriptions_say() -> None:
 
 def test_they_are_numbered_and_every_node_stands_in_one() -> None:
     numbers = [path.name.partition("_")[0] for path in EXAMPLES]
-    assert numbers == ["01", "02a", "02b", "02c", "03", "04", "05", "06", "07", "08"]
+    assert numbers == ["01", "02a", "02b", "02c", "03", "04", "05", "06", "07", "08", "09"]
     used = {node["type"] for path in EXAMPLES for node in graph_of(path)["nodes"]}
     assert {name for name in TYPES if name.startswith("MetaLoRA_")} <= used
 
