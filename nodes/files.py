@@ -230,6 +230,7 @@ class ExportLoRA(io.ComfyNode):
         cls, identity: LearnedIdentity, filename: str, layout: str, existing: str = NEW_NAME, **described: Any
     ) -> io.NodeOutput:
         from ..metalora_core.provenance.consent import Purpose
+        from ..metalora_core.provenance.permission import IDENTITY_EXPORTED
         from .bridge.audit import note_identity
         from .bridge.consent import check_use
         from .bridge.exporting import FEW_BITS, export_identity
@@ -237,7 +238,7 @@ class ExportLoRA(io.ComfyNode):
         check_use(identity, Purpose.SHARING)
         asked = new_file("loras", filename)
         path = write_result(asked, existing, lambda path: export_identity(path, identity, layout, **described))
-        warning = note_identity("identity exported as LoRA", identity.identity, shown("loras", path))
+        warning = note_identity(IDENTITY_EXPORTED, identity.identity, shown("loras", path))
         return _saved("loras", path, kept_note(asked, path), FEW_BITS, warning)
 
     @classmethod

@@ -73,7 +73,7 @@ def adapt(
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.prior_to_learn_with(prior, model, class_word)
     read = _read(photos, class_word, trigger, size, used_prior, held_out)
-    save = _permitted(read, consent, subject, without_record, nobody=model == base.POCKET)
+    save = _permitted(read, consent, subject, output, without_record, nobody=model == base.POCKET)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
@@ -111,46 +111,18 @@ def _read(
 
 
 def _permitted(
-    read: ReadPhotos, consent: str, subject: str, rule: WithoutRecord, *, nobody: bool
+    read: ReadPhotos, consent: str, subject: str, output: Path, rule: WithoutRecord, *, nobody: bool
 ) -> Callable[[Path, Identity], str]:
     """Ask whether the photos may be learned from; returns what saves the identity, tied to its record if it has one."""
-    from ..files.identity import save_identity
     from ..provenance.consent import Purpose
     from ..provenance.consent_store import read_record
-    from ..provenance.permission import Use, tied
-    from .permission import ask, permissions_near
+    from ..provenance.permission import Use
+    from .permission import ask
 
     record = read_record(consent) if consent else None
     hashes = [photo.sha256 for photo in read.photos]
     use = Use(Purpose.TRAINING, read.class_word, hashes, record and record.id, nobody, subject)
-    ask(use, Path(consent or "photos"), rule)
-    if record is None:
-        return save_identity
-    own = permissions_near(Path(consent)).installation
-    return lambda path, identity: save_identity(path, tied(identity, record.id, own))
-
-
-def chosen_options(
-    host: Host,
-    prior: Prior | None,
-    photos: int,
-    class_word: str,
-    asked: AdaptationOptions,
-    steps: int,
-    mirror: str,
-    learning_rate: str,
-    settings: list[str],
-) -> AdaptationOptions:
-    """The preset for a model, a prior and a number of photos, with what was asked for instead; steps 0 for its own."""
-    from dataclasses import replace
-
-    from ..photos.training_set import chosen_flip
-    from ..training.personal_prior import usual_options
-    from .settings import with_settings
-
-    preset = usual_options(host, prior, photos, replace(asked, steps=steps or asked.steps))
-    preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
-    return with_settings(with_rate(preset, learning_rate, settings), settings)
+    return ask(use, Path(consent or output), rule)
 
 
 def with_rate(preset: AdaptationOptions, asked: str, settings: list[str]) -> AdaptationOptions:

@@ -34,6 +34,7 @@ def export(
     from ..photos.images import load_photo
     from ..photos.pictures import thumbnail_jpeg
     from ..provenance.consent import Purpose
+    from ..provenance.permission import IDENTITY_EXPORTED
     from .loading import choose_dtype, prior_of, require_output
     from .permission import ask_identity
     from .terminal import answer
@@ -41,7 +42,7 @@ def export(
     require_output(output, ".safetensors", identity, prior, thumbnail)
     learned = load_identity(identity)
     used_prior = prior_of(learned, prior, POCKET)
-    ask_identity(identity, learned, used_prior, Purpose.SHARING, without_record)
+    note = ask_identity(identity, learned, used_prior, Purpose.SHARING, without_record)
     export_lora(
         output,
         learned,
@@ -53,5 +54,6 @@ def export(
         author=author,
         thumbnail=thumbnail_jpeg(load_photo(thumbnail).pixels) if thumbnail else b"",
     )
+    note(IDENTITY_EXPORTED, output, learned)
     size = output.stat().st_size
     answer({"path": str(output), "layout": layout, "bytes": size}, f"{output}: {layout} LoRA, {size:,} bytes", json)

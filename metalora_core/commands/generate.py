@@ -109,12 +109,14 @@ def _permitted(identity: str, prior: str, model: str, rule: WithoutRecord) -> tu
         return None
     from ..files.identity import load_identity
     from ..provenance.consent import Purpose
+    from ..provenance.permission import IDENTITY_APPLIED
     from .loading import prior_of
     from .permission import ask_identity
 
     learned = load_identity(Path(identity))
     used = prior_of(learned, prior, model)
-    ask_identity(Path(identity), learned, used, Purpose.GENERATION, rule)
+    note = ask_identity(Path(identity), learned, used, Purpose.GENERATION, rule)
+    note(IDENTITY_APPLIED, Path(identity), learned)
     return learned, used
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .terminal import remark
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..provenance.consent import Purpose
     from ..provenance.permission import Permissions, Use, WithoutRecord
 
+Answer = TypeVar("Answer")
+
 
 def permissions_near(path: Path, without_record: WithoutRecord = "require") -> Permissions:
     """The records beside a file or in a folder above it, with the signing key of the ComfyUI that it belongs to.
@@ -28,29 +31,55 @@ def permissions_near(path: Path, without_record: WithoutRecord = "require") -> P
     from ..provenance.installation import Installation
     from ..provenance.permission import AUDIT_LOG, Permissions
 
-    above = list(path.absolute().parents)[:3]
-    holding = [
-        one for one in above if (one / JOURNAL).exists() or (one / AUDIT_LOG).exists() or any(one.glob(f"*{SUFFIX}"))
-    ]
     hosts = [one for one in path.absolute().parents if (one / "models").is_dir() and (one / "user").is_dir()]
+    ours = [host / "models" / "metalora_identities" for host in hosts[:1]]
+    near = [*list(path.absolute().parents)[:3], *ours]
+    holding = [
+        one for one in near if (one / JOURNAL).exists() or (one / AUDIT_LOG).exists() or any(one.glob(f"*{SUFFIX}"))
+    ]
     user = hosts[0] / "user" / "metalora" if hosts else Path.home() / ".metalora"
-    return Permissions(holding[:1] or above[:1], Installation(user), without_record)
+    return Permissions(holding[:1] or ours or near[:1], Installation(user), without_record)
 
 
 def noted(known: Permissions, event: str, **details: Detail) -> None:
-    """Add an entry to the audit log beside the records."""
-    known.log.append(event, details, datetime.now(timezone.utc))
+    """Add an entry to the audit log beside the records; a failure or a gap stops nothing and is said."""
+    from ..errors import MetaLoRAError
+
+    log = known.log
+    try:
+        log.append(event, details, datetime.now(timezone.utc))
+    except MetaLoRAError as error:
+        remark(f"{event!r} could not be added to the audit log. {error}")
+    else:
+        if log.gap:
+            remark(f"The audit log has a gap; its entry {log.gap.number} describes it.")
 
 
-def ask(use: Use, near: Path, rule: WithoutRecord) -> None:
-    """Refuse what is not permitted now, and say what lacks a record.
+def _logged(known: Permissions, purpose: Purpose, consent: str | None, question: Callable[[], Answer]) -> Answer:
+    from ..errors import ConsentRefused, UnreadableFile
+    from ..provenance.permission import REFUSED
+
+    try:
+        return question()
+    except (ConsentRefused, UnreadableFile) as refusal:
+        noted(known, REFUSED, use=purpose.value, consent=consent, reason=str(refusal))
+        raise
+
+
+def ask(use: Use, near: Path, rule: WithoutRecord) -> Callable[[Path, Identity], str]:
+    """Refuse what is not permitted now, and say what lacks a record; a refusal is logged.
+
+    Returns:
+        What saves an identity that was learned so.
 
     Raises:
         ConsentRefused: With every reason at once.
         UnreadableFile: If the record was changed.
     """
-    if reminder := permissions_near(near, rule).ask(use, datetime.now(timezone.utc)):
+    known, now = permissions_near(near, rule), datetime.now(timezone.utc)
+    if reminder := _logged(known, use.purpose, use.consent_id, lambda: known.ask(use, now)):
         remark(reminder)
+    return saver(known, use.consent_id)
 
 
 def saver_for_each(
@@ -62,31 +91,53 @@ def saver_for_each(
     A subject's records, beside or above the folder, are those with the name of its own folder, see
     `Permissions.ask_by_name`.
     """
-    from ..files.identity import save_identity
     from ..many.folder import Permitted
     from ..provenance.consent import Purpose
-    from ..provenance.permission import Use, tied
+    from ..provenance.permission import Use
 
     known, told = permissions_near(source / "subjects", rule), list[str]()
 
     def ask_one(name: str, word: str, photos: Sequence[str]) -> Permitted:
-        use = Use(Purpose.TRAINING, word, photos, nobody=nobody)
-        record, reminder = known.ask_by_name(name, use, datetime.now(timezone.utc))
+        use, now = Use(Purpose.TRAINING, word, photos, nobody=nobody), datetime.now(timezone.utc)
+        record, reminder = _logged(known, use.purpose, None, lambda: known.ask_by_name(name, use, now))
         if reminder and not told:
             told.append(reminder)
             remark(reminder)
-        if record is None:
-            return Permitted(None, save_identity)
-        return Permitted(record, lambda path, one: save_identity(path, tied(one, record, known.installation)))
+        return Permitted(record, saver(known, record))
 
     return ask_one
 
 
-def ask_identity(path: Path, identity: Identity, prior: Prior, purpose: Purpose, rule: WithoutRecord) -> None:
-    """As `ask`, for a learned identity."""
-    known = permissions_near(path, rule)
-    if reminder := known.ask_identity(identity, prior, purpose, datetime.now(timezone.utc)):
+def saver(known: Permissions, record: str | None) -> Callable[[Path, Identity], str]:
+    """What saves a learned identity, tied to its record if it has one, and logs that."""
+    from ..files.identity import save_identity
+    from ..provenance.permission import IDENTITY_LEARNED, tied
+
+    def save(path: Path, identity: Identity) -> str:
+        own = identity if record is None else tied(identity, record, known.installation)
+        sha256 = save_identity(path, own)
+        # The folder of the photos has no log of its own where no record is.
+        _note_identity(known if record else permissions_near(path), IDENTITY_LEARNED, path, own)
+        return sha256
+
+    return save
+
+
+def ask_identity(
+    path: Path, identity: Identity, prior: Prior, purpose: Purpose, rule: WithoutRecord
+) -> Callable[[str, Path, Identity], None]:
+    """As `ask`, for a learned identity; returns what logs an event, with the identity's file and itself."""
+    known, now, consent = permissions_near(path, rule), datetime.now(timezone.utc), identity.metadata.consent_id
+    question = partial(known.ask_identity, identity, prior, purpose, now)
+    if reminder := _logged(known, purpose, consent, question):
         remark(reminder)
+    return partial(_note_identity, known)
+
+
+def _note_identity(known: Permissions, event: str, file: Path, identity: Identity) -> None:
+    from ..provenance.permission import identity_details
+
+    noted(known, event, **identity_details(identity, str(file.absolute())))
 
 
 def ask_subjects(
@@ -100,15 +151,19 @@ def ask_named(
     named: Sequence[tuple[str, str]], source: Path, rule: WithoutRecord
 ) -> Callable[[Path, str | None], None]:
     """As `ask_subjects`, for subjects known by a name and a class word, from a folder."""
+    from ..provenance.consent import Purpose
     from ..provenance.permission import PRIOR_TRAINED
 
-    known = permissions_near(source / "subjects", rule)
-    covered = known.ask_subjects(named, source.absolute().name, datetime.now(timezone.utc))
+    known, now = permissions_near(source / "subjects", rule), datetime.now(timezone.utc)
+    question = partial(known.ask_subjects, named, source.absolute().name, now)
+    covered = _logged(known, Purpose.TRAINING, None, question)
     if covered.reminder:
         remark(covered.reminder)
 
     def note(output: Path, sha256: str | None) -> None:
-        for record in covered.records:
-            noted(known, PRIOR_TRAINED, file=str(output.absolute()), prior=sha256, consent=record)
+        # The folder of the photos has no log of its own where no record is.
+        log = known if covered.records else permissions_near(output)
+        for record in covered.records or [None]:
+            noted(log, PRIOR_TRAINED, file=str(output.absolute()), prior=sha256, consent=record)
 
     return note

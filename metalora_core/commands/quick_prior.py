@@ -124,12 +124,11 @@ def _ask(
     from .loading import POCKET
     from .permission import ask_named, ask_subjects
 
-    if model == POCKET:  # which draws nobody
-        return []
-    notes = [] if subjects is None else [ask_subjects(folders, subjects, rule)]
+    nobody = model == POCKET  # which draws nobody
+    notes = [] if subjects is None else [ask_subjects(() if nobody else folders, subjects, rule)]
     if loras:
         named = [(path.stem, class_word) for path in lora_files(Path(loras))]
-        notes.append(ask_named(named, Path(loras), rule))
+        notes.append(ask_named(() if nobody else named, Path(loras), rule))
     return notes
 
 

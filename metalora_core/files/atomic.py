@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..checks import plain_line
 from ..errors import MetaLoRAError
 from .names import name_finding
 
+_IN_USE, _IN_USE_SECONDS = (5, 32), 2.0  # Windows: access denied, sharing violation
 _ZEROS_AT_ONCE = 1 << 22  # bytes
 
 
@@ -98,6 +100,19 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _put_in_place(new: Path, path: Path) -> None:
+    until = time.monotonic() + _IN_USE_SECONDS
+    while True:
+        try:
+            os.replace(new, path)
+            return
+        except PermissionError as error:
+            # Windows replaces no file while somebody, such as a virus scanner, has it open.
+            if getattr(error, "winerror", None) not in _IN_USE or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
 @contextmanager
 def _replacing(path: Path) -> Generator[Path]:
     """Where the new content is to be written; it takes the place of the old when the block ends well.
@@ -116,7 +131,7 @@ def _replacing(path: Path) -> Generator[Path]:
         new.chmod(folder.stat().st_mode & 0o666)
         with new.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(new, path)
+        _put_in_place(new, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise UnwritableFile(_explain(path, error)) from error

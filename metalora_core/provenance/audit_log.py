@@ -12,12 +12,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from glob import escape
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
@@ -32,6 +34,11 @@ DETAILS_AT_MOST = 40
 LINE_BYTES_AT_MOST = 256 * 1024
 LOCK_SECONDS = 2.0
 """How long an entry waits for other processes before giving up."""
+
+FILE_BYTES = 8 * 1024 * 1024
+"""Size at which a file of the log is full: it is renamed to audit.000001.jsonl and so on, and the chain continues in a
+new one."""
+_DIGITS = 6
 
 GAP = "entries missing"
 """Event of the entry that follows a gap; its details say what is known about it."""
@@ -102,8 +109,7 @@ class AuditLog:
         utc, named = moment.astimezone(timezone.utc).isoformat(), plain_line(event, TEXT_LIMIT)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            while not (added := self._append(named, cleaned, utc)):
-                pass  # the log was moved aside; the entry goes into the next one
+            added = self._append(named, cleaned, utc)
         except OSError as error:
             _remember(self.path, named)
             raise UnwritableFile(
@@ -115,26 +121,48 @@ class AuditLog:
         return added[-1]
 
     def _append(self, event: str, details: Mapping[str, Detail], moment: str) -> list[AuditEntry]:
-        """Write an entry, after one about a gap if there is one; nothing if the log was moved aside meanwhile."""
-        with self.path.open("a+b", buffering=0) as file, locked(file.fileno(), LOCK_SECONDS):
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise OSError(errno.EINVAL, "it is not a regular file")
-            if not self._is_at(state):
-                return []
-            end = _whole_end(file, state.st_size, self.installation)
-            if end is not None:
-                last, whole = end
-                if whole < state.st_size:
-                    _GAPS.setdefault(self.path, {})["cut_bytes"] = state.st_size - whole
-                    file.truncate(whole)
-                gap = {**_GAPS.get(self.path, {}), **self._gone(last)}
-                entries = self._chained(last, [*([(GAP, gap)] if gap else []), (event, details)], moment)
-                _write_whole(file, b"".join(map(line_of, entries)), whole)
-                self._keep_head(entries[-1])
-                return entries
-        self._move_aside(state)
-        return []
+        """Write an entry, after one about a gap if there is one."""
+        with self._held():
+            last = self._last()
+            gap = {**_GAPS.get(self.path, {}), **self._gone(last)}
+            entries = self._chained(last, [*([(GAP, gap)] if gap else []), (event, details)], moment)
+            self._close_full_file()
+            with self.path.open("ab", buffering=0) as file:
+                _write_whole(file, b"".join(map(line_of, entries)), os.fstat(file.fileno()).st_size)
+            self._keep_head(entries[-1])
+            return entries
+
+    @contextmanager
+    def _held(self) -> Generator[None]:
+        """Keep other processes from writing to the log."""
+        # A file of its own is locked: Windows can neither read a locked file through a second handle nor replace one
+        # that is open, so the log itself is open only while it is read or written.
+        with self.path.with_name(f".{self.path.name}.lock").open("ab") as file, locked(file.fileno(), LOCK_SECONDS):
+            yield
+
+    def _last(self) -> AuditEntry | None:
+        """The last sound entry; a torn line after it is cut off, and files with a changed end are moved aside."""
+        for path in reversed(self.files):
+            with path.open("r+b", buffering=0) as file:
+                state = os.fstat(file.fileno())
+                if not stat.S_ISREG(state.st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+                end = _whole_end(file, state.st_size, self.installation)
+                if end is not None and end[1] < state.st_size:
+                    _GAPS.setdefault(self.path, {})["cut_bytes"] = state.st_size - end[1]
+                    file.truncate(end[1])
+            if end is None:
+                self._move_aside(path)
+            elif end[0] is not None:
+                return end[0]
+        return None
+
+    def _close_full_file(self) -> None:
+        if self.path.exists() and self.path.stat().st_size >= FILE_BYTES:
+            closed = [path for path in self.files if path != self.path]
+            number = int(closed[-1].stem[-_DIGITS:]) + 1 if closed else 1
+            with suppress(PermissionError):  # Windows, while somebody reads it; a later entry tries again
+                self.path.rename(self.path.with_name(f"{self.path.stem}.{number:0{_DIGITS}}{self.path.suffix}"))
 
     def _chained(
         self, last: AuditEntry | None, events: list[tuple[str, Mapping[str, Detail]]], moment: str
@@ -166,16 +194,12 @@ class AuditLog:
             with suppress(OSError):  # the next entry keeps it
                 self.installation.keep_head(self.path, Head(last.number + 1, last.sha256))
 
-    def _is_at(self, state: os.stat_result) -> bool:
-        return self.path.exists() and os.path.samestat(state, self.path.stat())
-
-    def _move_aside(self, state: os.stat_result) -> None:
-        """Keep a log whose end was changed as evidence, so that a new one can begin."""
-        names = (f"{self.path.name}.damaged{number or ''}" for number in range(10_000))
-        aside = next(path for path in map(self.path.with_name, names) if not path.exists())
-        if self._is_at(state):
-            self.path.rename(aside)
-            _GAPS.setdefault(self.path, {})["changed_log_kept_as"] = aside.name
+    def _move_aside(self, path: Path) -> None:
+        """Keep a file with a changed end as evidence, so that the log can be continued."""
+        names = (f"{path.name}.damaged{number or ''}" for number in range(10_000))
+        aside = next(one for one in map(path.with_name, names) if not one.exists())
+        path.rename(aside)
+        _GAPS.setdefault(self.path, {})["changed_log_kept_as"] = aside.name
 
     def erase(self, concerns: Callable[[AuditEntry], bool]) -> int:
         """Leave only a hash of what entries say; the chain still verifies.
@@ -190,22 +214,33 @@ class AuditLog:
             UnreadableFile: If the log was changed.
             UnwritableFile: If it cannot be written.
         """
-        if self.installation is None or not self.path.exists():
+        if self.installation is None or not self.files:
             return 0
-        own, lines, kept = self.installation, list[bytes](), 0
-        with self.path.open("r+b", buffering=0) as file, locked(file.fileno(), LOCK_SECONDS):
+        with self._held():
             verdict = self.verify()
             if not verdict.intact:
                 raise UnreadableFile(f"{self.path} was changed, so nothing in it is erased. {verdict.problem}")
-            for entry in self.entries():
-                chosen = not is_erased(entry) and concerns(entry)
-                ours = isinstance(entry, SignedEntry) and entry.key == own.name
-                kept += chosen and not ours
-                entry = erased(entry, own) if chosen and isinstance(entry, SignedEntry) and ours else entry
-                lines.append(line_of(entry))
-            # Who waits for the lock sees that the file has changed its place, and opens the new one.
-            atomic_write(self.path, lines)
+            return sum(self._erase_in(path, self.installation, concerns) for path in self.files)
+
+    def _erase_in(self, path: Path, own: Installation, concerns: Callable[[AuditEntry], bool]) -> int:
+        lines, kept, changed = list[bytes](), 0, False
+        with open_regular(path) as file:
+            entries = [parsed(line, None) for line in _lines_of(file)]
+        for entry in entries:
+            chosen = not is_erased(entry) and concerns(entry)
+            ours = isinstance(entry, SignedEntry) and entry.key == own.name
+            kept += chosen and not ours
+            changed |= chosen and ours
+            lines.append(line_of(erased(entry, own) if chosen and isinstance(entry, SignedEntry) and ours else entry))
+        if changed:
+            atomic_write(path, lines)
         return kept
+
+    @property
+    def files(self) -> list[Path]:
+        """The log's files, oldest first: those that are full, then the one that grows, if it is there."""
+        pattern = f"{escape(self.path.stem)}.{'[0-9]' * _DIGITS}{escape(self.path.suffix)}"
+        return [*sorted(self.path.parent.glob(pattern)), *([self.path] if self.path.exists() else [])]
 
     def entries(self) -> Iterator[AuditEntry]:
         """All entries in order, unverified.
@@ -213,13 +248,25 @@ class AuditLog:
         Raises:
             UnreadableFile: At the first line that is not an entry.
         """
-        if not self.path.exists():
-            return
-        with open_regular(self.path) as file:
-            number = 0
-            while line := file.readline(LINE_BYTES_AT_MOST + 1):
-                yield parsed(line, number)
-                number += 1
+        number = 0
+        with ExitStack() as stack:
+            for file in self._opened(stack):
+                for line in _lines_of(file):
+                    yield parsed(line, number)
+                    number += 1
+
+    def _opened(self, stack: ExitStack) -> Sequence[BinaryIO]:
+        while True:
+            paths = self.files
+            try:
+                opened = [stack.enter_context(open_regular(path)) for path in paths]
+            except UnreadableFile:
+                if paths == self.files:
+                    raise
+                opened = []
+            if paths == self.files:  # else a full file was renamed meanwhile
+                return opened
+            stack.pop_all().close()
 
     def verify(self, expected_head: str | None = None) -> AuditVerdict:
         """Follow the chain from the start, and compare its end with what the installation remembers.
@@ -256,6 +303,10 @@ class AuditLog:
         return AuditVerdict(not problem, count, previous, problem, tuple(gaps), unverified)
 
 
+def _lines_of(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.readline(LINE_BYTES_AT_MOST + 1), b"")
+
+
 def _remember(path: Path, event: str) -> None:
     gap = _GAPS.setdefault(path, {})
     gap["not_written"] = int(gap.get("not_written") or 0) + 1
@@ -264,7 +315,6 @@ def _remember(path: Path, event: str) -> None:
 
 def _whole_end(file: FileIO, size: int, own: Installation | None) -> tuple[AuditEntry | None, int] | None:
     """The last entry and where it ends, from the end of the file alone; None if that entry was changed."""
-    # Through the handle that holds the lock: on Windows no other handle can read the locked bytes.
     start = max(0, size - 2 * LINE_BYTES_AT_MOST)
     file.seek(start)
     tail = file.read(size - start)

@@ -42,15 +42,20 @@ def _moment_reasons(record: ConsentRecord, now: datetime) -> list[str]:
     if now < record.valid_from:
         return [f"It starts on {day(record.valid_from)}; now it is {day(now)}. Wait, or record an earlier start."]
     if record.expires is not None and now >= record.expires:
-        return [f"It expired on {day(record.expires)}; now it is {day(now)}. Ask {record.granted_by} to renew it."]
+        return [f"It expired on {day(record.expires)}; now it is {day(now)}. {_renewed(record, '--expires DAY')}"]
     return []
+
+
+def _renewed(record: ConsentRecord, change: str) -> str:
+    # A new record would not reach what was learned under this one.
+    return f"Ask {record.granted_by}; then: python -m metalora_core consent edit {record.id}.consent.json {change}."
 
 
 def _purpose_reasons(record: ConsentRecord, purpose: Purpose) -> list[str]:
     if purpose in record.purposes:
         return []
     permitted = ", ".join(sorted(allowed.value for allowed in record.purposes))
-    return [f"It permits {permitted}, but not {purpose.value}. Ask {record.granted_by}, then record the consent again."]
+    return [f"It permits {permitted}, but not {purpose.value}. {_renewed(record, '--permitted-uses USES')}"]
 
 
 def _photo_reasons(record: ConsentRecord, photo_hashes: Sequence[str], purpose: Purpose) -> list[str]:

@@ -13,12 +13,13 @@ from ..checks import plain_line
 from ..errors import ConsentRefused, UnreadableFile
 from ..files.identity import Identity, Seal, content_sha256, layers_sha256
 from ..files.prior import Prior
-from .audit_entry import AuditEntry
+from .audit_entry import AuditEntry, Detail
 from .audit_log import AuditLog
 from .consent import LABEL_LIMIT, ConsentRecord, PhotoPermission, Purpose, SubjectKind
 from .consent_check import check_consent
 from .consent_store import SUFFIX, ConsentStore, read_record
 from .installation import Installation
+from .people import is_person
 
 AUDIT_LOG = "audit.jsonl"
 """The audit log beside the identities."""
@@ -26,25 +27,15 @@ AUDIT_LOG = "audit.jsonl"
 WithoutRecord = Literal["require", "remind"]
 """What happens to people without a record: refused, or used with a reminder."""
 
-_WORDS = """
-person people human man woman men women boy girl child children kid baby toddler teenager guy lady gentleman face actor
-actress celebrity singer father mother dad mum mom son daughter brother sister husband wife couple family friend bride
-groom selfie 人 人物 男性 女性 男 女 子供 顔
-"""
-PEOPLE = frozenset(_WORDS.split())
-"""Class words that name a person; a person under another word is known by a record alone."""
-
 PRIOR_TRAINED = "prior trained"
 """Event of the log: one entry for each record that covers a subject of the prior, or one without a record."""
 
+IDENTITY_LEARNED, IDENTITY_APPLIED = "identity learned", "identity applied"
+IDENTITY_EXPORTED = "identity exported as LoRA"
+REFUSED = "refused"
+
 _LIKENESS_PX = 640
 REMINDER = "No consent record: connect Record Consent to Prepare Reference Photos to keep who permits what."
-
-
-def is_person(class_word: str) -> bool:
-    """Whether a class word, or its last word, names a person."""
-    words = class_word.lower().split()
-    return bool(words) and (words[-1] in PEOPLE or class_word.lower() in PEOPLE)
 
 
 def shows_nobody(inputs: Iterable[int]) -> bool:
@@ -98,6 +89,20 @@ def use_of(identity: Identity, prior: Prior, purpose: Purpose) -> Use:
     return Use(purpose, record.class_word, record.photo_hashes, record.consent_id, nobody)
 
 
+def identity_details(identity: Identity, place: str) -> dict[str, Detail]:
+    """What an entry of the audit log says about an identity: subject, number of photos, permission, where it went."""
+    own = identity.metadata
+    return {
+        "file": place,
+        "subject": f"{own.trigger} {own.class_word}".strip(),
+        "photos": len(own.photo_hashes),
+        "steps": own.steps,
+        "prior": own.prior_sha256,
+        "consent": own.consent_id,
+        "layers": layers_sha256(identity),
+    }
+
+
 def tied(identity: Identity, consent_id: str, own: Installation) -> Identity:
     """An identity that names the record it was learned under, inside what is hashed and signed.
 
@@ -108,7 +113,9 @@ def tied(identity: Identity, consent_id: str, own: Installation) -> Identity:
     if before not in (None, consent_id):
         raise ConsentRefused(
             f"The identity was learned under the consent record {str(before)[:12]}… and stays tied to it; the record "
-            f"{consent_id[:12]}… is another one. Use the first record, or delete the identity and learn it again."
+            f"{consent_id[:12]}… is another one. If the permission was renewed, change the first record's terms "
+            f"(python -m metalora_core consent edit {before}.consent.json), then use that one; otherwise learn the "
+            "identity again."
         )
     plain = identity.metadata.model_copy(update={"consent_id": consent_id, "seal": None})
     sha256 = content_sha256(replace(identity, metadata=plain))

@@ -20,7 +20,7 @@ from ...metalora_core.errors import DamagedFile
 from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
-from ...metalora_core.provenance.permission import shows_nobody, tied
+from ...metalora_core.provenance.permission import IDENTITY_LEARNED, shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult, settings_text
 from ...metalora_core.training.adaptation_state import risen_note
 from ...metalora_core.training.loss_course import loss_course
@@ -194,7 +194,7 @@ def _saved(result: AdaptationResult, host: ComfyHost, request: Request, path: Pa
     metrics = {**record.metrics, **base_weights(host.patcher, result.identity.layers), "losses": list(result.losses)}
     described = record.model_copy(update={"metrics": metrics, "name": path.stem})
     identity = request.save_tied(path, replace(result.identity, metadata=described))
-    return identity, note_identity("identity learned", identity, shown(IDENTITIES, path))
+    return identity, note_identity(IDENTITY_LEARNED, identity, shown(IDENTITIES, path))
 
 
 def _photos(host: ComfyHost, request: Request) -> TrainingSet:

@@ -6,8 +6,9 @@ import logging
 from datetime import datetime, timezone
 
 from ...metalora_core.errors import MetaLoRAError
-from ...metalora_core.files.identity import Identity, layers_sha256
+from ...metalora_core.files.identity import Identity
 from ...metalora_core.provenance.audit_entry import Detail
+from ...metalora_core.provenance.permission import identity_details
 from .permissions import permissions
 
 
@@ -29,15 +30,5 @@ def note_down(event: str, **details: Detail) -> str:
 
 
 def note_identity(event: str, identity: Identity, place: str) -> str:
-    """Add an entry about an identity: subject, number of photos, permission, and where it went; as `note_down`."""
-    own = identity.metadata
-    return note_down(
-        event,
-        file=place,
-        subject=f"{own.trigger} {own.class_word}".strip(),
-        photos=len(own.photo_hashes),
-        steps=own.steps,
-        prior=own.prior_sha256,
-        consent=own.consent_id,
-        layers=layers_sha256(identity),
-    )
+    """Add an entry about an identity; as `note_down`."""
+    return note_down(event, **identity_details(identity, place))

@@ -15,7 +15,7 @@ from ...metalora_core.files.prior import Prior, prior_sha256
 from ...metalora_core.photos.pictures import pixels_sha256
 from ...metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
 from ...metalora_core.provenance.consent_store import REVOKED, ConsentStore
-from ...metalora_core.provenance.permission import Covered, Permissions, Use
+from ...metalora_core.provenance.permission import IDENTITY_APPLIED, REFUSED, Covered, Permissions, Use
 from .audit import note_down, note_identity
 from .learned import LearnedIdentity
 from .permissions import permissions
@@ -150,7 +150,7 @@ def _logged(ask: Callable[[Permissions, datetime], Answer], purpose: Purpose, co
     try:
         return ask(permissions(), datetime.now(timezone.utc))
     except (ConsentRefused, UnreadableFile) as refusal:
-        note_down("refused", use=purpose.value, consent=consent, reason=str(refusal))
+        note_down(REFUSED, use=purpose.value, consent=consent, reason=str(refusal))
         raise
 
 
@@ -170,7 +170,7 @@ class AskedAtStart:
         check_use(self.learned)
         run = _current_run()
         if not run or _RUNS.get(self.learned.layers_sha256) != run:
-            note_identity("identity applied", self.learned.identity, "")
+            note_identity(IDENTITY_APPLIED, self.learned.identity, "")
             _RUNS[self.learned.layers_sha256] = run
 
 

@@ -15,6 +15,7 @@ from core.disk_limits import file_size_limit
 from core.test_files import make_prior
 
 from metalora_core.errors import MetaLoRAError, UnreadableFile
+from metalora_core.files import atomic
 from metalora_core.files.atomic import UnwritableFile, atomic_save_safetensors, atomic_write, require_writable
 from metalora_core.files.prior import PriorLayer, save_prior
 
@@ -140,3 +141,26 @@ def test_a_disk_that_cannot_sync_folders_still_takes_files(tmp_path, monkeypatch
     atomic_write(tmp_path / "file.bin", [b"content"])
 
     assert (tmp_path / "file.bin").read_bytes() == b"content"
+
+
+def test_a_file_that_windows_holds_for_a_moment_is_replaced_and_one_that_stays_held_is_left_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace, held = tmp_path / "log", os.replace, [True, True]
+    path.write_bytes(b"old")
+
+    def as_windows_does(new: Path, old: Path) -> None:
+        if held and held.pop():
+            error = PermissionError(errno.EACCES, "in use")
+            error.winerror = 32  # type: ignore[attr-defined, unused-ignore]
+            raise error
+        replace(new, old)
+
+    monkeypatch.setattr(os, "replace", as_windows_does)
+    atomic_write(path, [b"new"])
+    assert path.read_bytes() == b"new"
+    monkeypatch.setattr(atomic, "_IN_USE_SECONDS", 0.1)
+    held += [True] * 1000
+    with pytest.raises(UnwritableFile, match="in use"):
+        atomic_write(path, [b"newer"])
+    assert path.read_bytes() == b"new" and [one.name for one in tmp_path.iterdir()] == ["log"]

@@ -157,7 +157,11 @@ def test_processes_that_meet_a_changed_end_lose_nothing(tmp_path: Path):
         list(pool.map(_append_ten, [str(log.path)] * 3))
     assert log.verify().intact
     assert [entry.event for entry in log.entries()].count("applied") == 30
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.jsonl", "audit.jsonl.damaged"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".audit.jsonl.lock",
+        "audit.jsonl",
+        "audit.jsonl.damaged",
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="takes the lock as POSIX systems do")
@@ -168,7 +172,7 @@ def test_a_held_lock_costs_two_seconds_at_most_and_the_gap_is_told_later(
 
     monkeypatch.setattr(audit_log, "LOCK_SECONDS", 0.2)
     log = filled(tmp_path / "audit.jsonl", 1)
-    with log.path.open("rb") as other:
+    with log.path.with_name(".audit.jsonl.lock").open("rb") as other:
         fcntl.flock(other.fileno(), fcntl.LOCK_EX)
         for event in ("learned", "saved"):
             began = time.monotonic()

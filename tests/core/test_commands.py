@@ -31,6 +31,7 @@ from metalora_core.provenance.audit_log import AuditLog
 from metalora_core.references.domain import DomainVerdict, domain_distance
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
@@ -77,6 +78,10 @@ def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys
         lora = tmp_path / f"{layout}.safetensors"
         code, told = run(capsys, "export", identity, "--prior", "products", "--output", lora, "--layout", layout)
         assert (code, told["bytes"]) == (0, lora.stat().st_size)
+    logged = [entry.event for entry in AuditLog(tmp_path / "audit.jsonl").entries()]
+    runs = ["identity applied"] * 4
+    assert logged == ["identity learned", *runs, *["identity exported as LoRA"] * 3], "as the nodes log it"
+    assert run(capsys, "audit", tmp_path / "audit.jsonl")[1]["unverified"] == 0
 
 
 def test_without_a_prior_the_identity_alone_draws_and_exports(
@@ -199,6 +204,8 @@ def test_a_prior_is_meta_trained_from_folders(photos: Path, tmp_path: Path, caps
     words = ("meta-train", tmp_path / "subjects", "--class-word", "mug", "--output", tmp_path / "prior.safetensors")
     code, told = run(capsys, *words, "--steps", 2, "--r-meta", 4, "--r-mid", 2)
     assert (code, told["subjects"]) == (0, 2)
+    noted = list(AuditLog(tmp_path / "audit.jsonl").entries())
+    assert [(entry.event, entry.details["prior"]) for entry in noted] == [("prior trained", told["sha256"])]
     code, told = run(capsys, "inspect", tmp_path / "prior.safetensors")
     made = told["files"][0]["made"]
     assert (made["class_words"], made["base_name"], made["feature_extractor"]) == (["mug"], "Pocket Flux", "")

@@ -28,7 +28,8 @@ from metalora_core.files.prior import Prior, PriorLayer, PriorMetadata
 from metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose
 from metalora_core.provenance.consent_store import JOURNAL, ConsentStore
 from metalora_core.provenance.installation import KEY_FILE, Installation
-from metalora_core.provenance.permission import PRIOR_TRAINED, Permissions, Use, is_person, shows_nobody, tied
+from metalora_core.provenance.people import is_person
+from metalora_core.provenance.permission import PRIOR_TRAINED, Permissions, Use, shows_nobody, tied
 
 OLD_FILES = Path(__file__).parents[1] / "fixtures" / "old_files"
 NOW = datetime.now(timezone.utc)
@@ -170,8 +171,25 @@ def test_people_need_a_record_and_everything_else_is_reminded_of(known: Permissi
     assert "No consent record" in asked(replace(known, without_record="remind"), None)
 
 
+PEOPLE = """
+person; Old Man; women; young woman; two young women; Ladies; babies; kids; persons; woman in a red coat;
+photo of a girl; group of friends; people at work; mother-in-law; couple; ＷＯＭＡＮ; grandparents; Woman 2;
+man, smiling with a hat; 女性; 若い女性; 人物; 子供; 子供たち; 男の子; 少女; 女性の写真;
+人々; お父さん; 赤ちゃん; 顔; 女性の顔; 人
+"""
+THINGS = """
+mug; man cave; woman's bag; people carrier; mango; human-made pot; statue of a man; photo of a mug; dog with a boy;
+bus; glasses; kitchen; ; 123; マグカップ; 人形; 女性用バッグ; 犬; 猫の顔; 子供服; 商品; of; in red; women's shoes
+"""
+
+
 @pytest.mark.parametrize(
-    ("word", "person"), [("person", True), ("Old Man", True), ("mug", False), ("man cave", False), ("", False)]
+    ("word", "person"),
+    [
+        (" ".join(word.split()), person)
+        for words, person in ((PEOPLE, True), (THINGS, False))
+        for word in words.split(";")
+    ],
 )
 def test_who_is_a_person(word: str, person: bool) -> None:
     assert is_person(word) is person
@@ -341,4 +359,8 @@ def test_the_command_line_asks_too(tmp_path: Path, capsys: pytest.CaptureFixture
     known.stores[0].revoke(record.id)
     code, told = run()
     assert code == 1 and "was revoked on" in told
+    exported, refused = known.log.entries()
+    assert (exported.event, exported.details["consent"]) == ("identity exported as LoRA", record.id)
+    assert (refused.event, refused.details["use"], refused.details["consent"]) == ("refused", "sharing", record.id)
+    assert known.log.verify().intact and known.log.verify().unverified == 0
     assert not (tmp_path / "nobody").exists()

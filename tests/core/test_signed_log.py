@@ -263,3 +263,83 @@ def test_a_key_is_made_where_files_cannot_be_linked(tmp_path: Path, monkeypatch:
     log.append("adapted", {}, NOW)
     assert log.verify().unverified == 0
     assert not list((tmp_path / "user").glob("*.tmp"))
+
+
+@pytest.fixture
+def rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
+    monkeypatch.setattr(audit_log, "FILE_BYTES", 900)
+    log = log_in(tmp_path)
+    for number in range(COUNT):
+        log.append("adapted", {"steps": number, "name": "the müg"}, NOW)
+    assert len(log.files) > 3 and all(path.stat().st_size < 1900 for path in log.files)
+    return log
+
+
+def test_a_log_of_several_files_is_one_chain_in_which_a_hundred_random_edits_are_found(rotated: AuditLog) -> None:
+    verdict = rotated.verify()
+    assert (verdict.intact, verdict.entries, verdict.unverified, verdict.gaps) == (True, COUNT, 0, ())
+    assert [entry.details["steps"] for entry in rotated.entries()] == list(range(COUNT))
+    kept, chance = {path: path.read_bytes() for path in rotated.files}, random.Random("several files")
+    for number in range(EDITS):
+        one, other = chance.sample(sorted(kept), 2)
+        how = chance.choice(["byte", "cut", "empty", "remove", "exchange", "copy"])
+        if how == "byte":
+            content = bytearray(kept[one])
+            content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
+            one.write_bytes(content)
+        elif how == "cut":
+            one.write_bytes(kept[one][: chance.randrange(len(kept[one]))])
+        elif how == "empty":
+            one.write_bytes(b"")
+        elif how == "remove":
+            one.unlink()
+        else:
+            one.write_bytes(kept[other])
+            other.write_bytes(kept[one] if how == "exchange" else kept[other])
+        verdict = rotated.verify()
+        assert not verdict.intact and verdict.problem, (number, how, one.name)
+        for path, content in kept.items():
+            path.write_bytes(content)
+    assert rotated.verify().intact
+
+
+def test_the_next_entry_continues_a_log_without_its_newest_file_and_says_so(rotated: AuditLog) -> None:
+    rotated.files[-1].unlink()
+    rotated.append("after", {}, NOW)
+    assert rotated.gap is not None and rotated.gap.details["missing_entries"] and rotated.verify().intact
+
+
+def test_erasing_reaches_every_file_and_no_file_is_open_while_it_is_replaced(
+    rotated: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, replaced = os.replace, list[str]()
+
+    def as_windows_needs_it(new: Path, path: Path) -> None:
+        held = {os.path.realpath(link) for link in Path("/proc/self/fd").glob("*")}
+        assert os.path.realpath(path) not in held
+        replaced.append(Path(path).name)
+        replace(new, path)
+
+    monkeypatch.setattr(os, "replace", as_windows_needs_it)
+    before = {path.name: path.read_bytes() for path in rotated.files}
+    assert rotated.erase(lambda entry: entry.details.get("steps") in (0, COUNT - 1)) == 0
+    first, *_, last = [path.name for path in rotated.files]
+    assert replaced == [first, last], "files without such an entry stay as they are"
+    assert b'"steps":0' not in b"".join(path.read_bytes() for path in rotated.files)
+    assert sum(path.read_bytes() == before[path.name] for path in rotated.files) == len(before) - 2
+    assert rotated.verify().intact
+
+
+def _append_to_small_files(folder: str) -> None:
+    audit_log.FILE_BYTES, audit_log.LOCK_SECONDS = 1500, 60.0  # type: ignore[misc]
+    log = log_in(Path(folder))
+    for _ in range(25):
+        log.append("applied", {"process": os.getpid()}, NOW)
+        assert log.verify().intact, "who reads while another file is begun is not misled"
+
+
+def test_processes_that_begin_new_files_together_lose_no_entry(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(3) as pool:
+        list(pool.map(_append_to_small_files, [str(tmp_path)] * 3))
+    verdict = log_in(tmp_path).verify()
+    assert (verdict.intact, verdict.entries, verdict.gaps) == (True, 75, ()) and len(log_in(tmp_path).files) > 10

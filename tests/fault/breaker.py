@@ -11,9 +11,10 @@ from random import Random
 
 from fault.full_disk import SmallDisk
 from fault.moments import DONE, EXPLAINED, Moment, kill, measured, run, terminate
-from fault.operations import OPERATIONS, is_file_of
+from fault.operations import LOG, OPERATIONS, is_file_of
 
 from metalora_core.files.sweep import sweep
+from metalora_core.provenance.audit_log import AuditLog
 
 KILLS, TERMINATIONS, DISK_FULL = "kills", "terminations", "disk_full"
 ENDS = {KILLS: (DONE, -9), TERMINATIONS: (DONE, EXPLAINED, -15), DISK_FULL: (DONE, EXPLAINED)}
@@ -61,7 +62,9 @@ class Unbroken:
         folder.mkdir()
         operation.prepare(folder, inputs)
         seconds, calls = measured(lambda: operation.run(folder, inputs), folder)
-        return Unbroken(seconds, calls, {path.name: path.read_bytes() for path in folder.iterdir()})
+        return Unbroken(
+            seconds, calls, {path.name: path.read_bytes() for path in folder.iterdir() if operation.promises(path)}
+        )
 
 
 class Breaker:
@@ -128,6 +131,7 @@ class Breaker:
     def _check_broken_off(self, place: str, reached: int) -> None:
         for path in self.folder.iterdir():
             passing = path.name == self.operation.grows or path.name.startswith(".metalora-")
+            passing |= not self.operation.promises(path)
             if not passing and path.read_bytes() not in (self.older.get(path.name), self.new.get(path.name)):
                 self.found.add("half_written", f"{place}: {path.name}")
         kept = self._progress()
@@ -147,8 +151,12 @@ class Breaker:
                 self.found.add("not_bit_identical", f"{place}: {name}")
         if self.kind != DISK_FULL:  # which leaves the process time to clear up
             self._sweep_a_week_later(before)
-        if left := sorted({path.name for path in self.folder.iterdir()} - self.new.keys()):
+        if left := sorted(
+            {path.name for path in self.folder.iterdir() if self.operation.promises(path)} - self.new.keys()
+        ):
             self.found.add("left_over_files", f"{place}: {left}")
+        if not (verdict := AuditLog(self.folder / LOG).verify()).intact:
+            self.found.add("half_written", f"{place}: {LOG}: {verdict.problem}")
 
     def _sweep_a_week_later(self, before: set[str]) -> None:
         moment = time.time() - 8 * 86400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from metalora_core.provenance.consent_store import ConsentStore
 STEPS, ENTRIES, RECORDS = 4, 12, 4
 _NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 _OFTEN = ("--size", 32, "--steps", STEPS, "--set", "checkpoint_every=1", "--set", "read_every=1")
-_IDENTITY, _PRIOR, _LORA, _LOG = "identity.safetensors", "prior.safetensors", "lora.safetensors", "audit.jsonl"
+_IDENTITY, _PRIOR, _LORA, LOG = "identity.safetensors", "prior.safetensors", "lora.safetensors", "audit.jsonl"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Operation:
             (folder / name).write_bytes(content)
         return older
 
+    def promises(self, path: Path) -> bool:
+        """Whether a file has the same bytes after every run; a log beside a result tells when it was made."""
+        return (self.grows == LOG and path.name == LOG) or path.name not in (LOG, f".{LOG}.lock")
+
     def progress(self, folder: Path, new: dict[str, bytes]) -> int:
         """How much is safely on the disk; whatever breaks a run off must not take it back."""
         done = [name for name, content in new.items() if name != self.grows and is_file_of(folder / name, content)]
@@ -68,8 +73,10 @@ def is_file_of(path: Path, content: bytes) -> bool:
 def make_inputs(inputs: Path) -> None:
     """Photos for the trainings, and what the trainings make for the other operations.
 
-    From now on the copies of this process have the base model in common; loading it writes nothing.
+    From now on the copies of this process have the base model in common; loading it writes nothing. They also have a
+    home folder for the key that signs what the commands log.
     """
+    os.environ["HOME"] = str(inputs)
     pocket.load_pocket_host = cache(pocket.load_pocket_host)
     for number in range(3):
         for photo in range(2):
@@ -114,7 +121,7 @@ def _save(folder: Path, inputs: Path) -> None:
 
 def _log(folder: Path, inputs: Path) -> None:
     """Add the entries that are not there yet."""
-    audit = AuditLog(folder / _LOG)
+    audit = AuditLog(folder / LOG)
     for number in sorted(set(range(ENTRIES)) - set(_numbers(audit))):
         audit.append("adapted", {"number": number, "note": "x" * 700}, _NOW + timedelta(seconds=number))
 
@@ -149,6 +156,6 @@ OPERATIONS: dict[str, Operation] = {
     "meta-train": Operation(_meta_train, (_PRIOR,), "prior.checkpoint.safetensors", _steps_in("meta-training")),
     "save": Operation(_save, (_IDENTITY, _PRIOR)),
     "export": Operation(_export, (_LORA,)),
-    "log": Operation(_log, (), _LOG, lambda path: AuditLog(path).verify().entries, _is_whole_log),
+    "log": Operation(_log, (), LOG, lambda path: AuditLog(path).verify().entries, _is_whole_log),
     "consent": Operation(_consent),
 }
