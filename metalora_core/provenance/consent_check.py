@@ -48,7 +48,10 @@ def _moment_reasons(record: ConsentRecord, now: datetime) -> list[str]:
 
 def _renewed(record: ConsentRecord, change: str) -> str:
     # A new record would not reach what was learned under this one.
-    return f"Ask {record.granted_by}; then: python -m metalora_core consent edit {record.id}.consent.json {change}."
+    return (
+        f"Ask {record.granted_by} to renew it, then run: python -m metalora_core consent edit "
+        f"{record.id}.consent.json {change}."
+    )
 
 
 def _purpose_reasons(record: ConsentRecord, purpose: Purpose) -> list[str]:
