@@ -125,6 +125,29 @@ def _permitted(
     return ask(use, Path(consent or output), rule)
 
 
+def chosen_options(
+    host: Host,
+    prior: Prior | None,
+    photos: int,
+    class_word: str,
+    asked: AdaptationOptions,
+    steps: int,
+    mirror: str,
+    learning_rate: str,
+    settings: list[str],
+) -> AdaptationOptions:
+    """The preset for a model, a prior and a number of photos, with what was asked for instead; steps 0 for its own."""
+    from dataclasses import replace
+
+    from ..photos.training_set import chosen_flip
+    from ..training.personal_prior import usual_options
+    from .settings import with_settings
+
+    preset = usual_options(host, prior, photos, replace(asked, steps=steps or asked.steps))
+    preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))
+    return with_settings(with_rate(preset, learning_rate, settings), settings)
+
+
 def with_rate(preset: AdaptationOptions, asked: str, settings: list[str]) -> AdaptationOptions:
     """The preset at the rate that was asked for; rates of mid and up that are set leave nothing to find."""
     from dataclasses import replace

@@ -30,11 +30,14 @@ from metalora_core.many.sheet import SheetSubject, results_sheet
 from metalora_core.model.host import Conditioning
 from metalora_core.photos.images import fit, load_photo
 from metalora_core.photos.pictures import from_pil, save_picture, to_pil
+from metalora_core.provenance.audit_log import AuditLog
 from metalora_core.provenance.consent_store import ConsentStore
 from metalora_core.training.adaptation_options import AdaptationOptions
 
 SIDE_PX = 64
 SINCE = datetime(2020, 1, 1, tzinfo=timezone.utc)
+
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 class SpoiledHost(ToyHost):
@@ -215,7 +218,15 @@ def test_each_person_needs_a_record_of_its_own_name_and_the_identity_is_tied_to_
     identity = adapt(host, toy_prior(host), toy_photos(1), OPTIONS).identity
     ask("anna", "mug", ["a" * 64]).save(tmp_path / "anna.safetensors", identity)
     assert load_identity(tmp_path / "anna.safetensors").metadata.consent_id == anna.id
-    assert ask("vase", "vase", ["a" * 64]).record is None
+    ask("vase", "vase", ["a" * 64]).save(tmp_path / "vase.safetensors", identity)
+    assert load_identity(tmp_path / "vase.safetensors").metadata.consent_id is None
+    logged = [
+        entry for folder in (tmp_path / "people", tmp_path) for entry in AuditLog(folder / "audit.jsonl").entries()
+    ]
+    assert [(entry.event, entry.details["consent"]) for entry in logged] == [
+        ("identity learned", anna.id),
+        ("identity learned", None),
+    ]
     with pytest.raises(ConsentRefused, match="with 'bo' as its subject"):
         ask("bo", "person", ["a" * 64])
 
