@@ -25,6 +25,7 @@ from .export import export
 from .generate import generate
 from .inspect import inspect
 from .meta_train import meta_train
+from .provenance import provenance_app
 from .subject import subject_app
 from .sweep import sweep
 
@@ -78,6 +79,7 @@ app.command()(audit)
 app.command()(sweep)
 app.add_typer(consent_app, name="consent")
 app.add_typer(subject_app, name="subject")
+app.add_typer(provenance_app, name="provenance")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -79,11 +79,11 @@ def generate(
     blocks = block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = load_base_model(model, device, dtype, pipeline_config, blocks=blocks)
     request = replace(request, size_px=picture_size_px(host, model, size))
-    paths: list[Path] = []
+    paths, marks = list[Path](), _marks(learned if strength else None)
     with _applied(host, learned, strength, request.prompts) as told, counting_bar("drawing", "picture", json) as bar:
 
         def save(first: int, pictures: Tensor) -> None:
-            paths.extend(save_pictures(pictures, output, request, first))
+            paths.extend(save_pictures(pictures, output, request, first, marks))
             bar(len(paths), len(request.prompts))
 
         generate_pictures(host, request, save)
@@ -93,6 +93,17 @@ def generate(
         "coverage": told.text if told else None,
     }
     answer(fields, "\n".join(str(path) for path in paths), json)
+
+
+def _marks(learned: tuple[Identity, Prior] | None) -> dict[str, str]:
+    from ..files.identity import layers_sha256
+    from ..provenance.xmp import PNG_FIELD, MadeWith, xmp_of
+
+    if learned is None:
+        return {PNG_FIELD: xmp_of(MadeWith())}
+    own = learned[0].metadata
+    prior = "" if own.own_prior else own.prior_sha256
+    return {PNG_FIELD: xmp_of(MadeWith(layers_sha256(learned[0]), own.consent_id or "", prior))}
 
 
 def _check_folder(output: Path) -> None:

@@ -128,7 +128,9 @@ def save_picture(picture: Image.Image, path: Path, notes: Mapping[str, str] | No
     atomic_write(path, [data.getvalue()])
 
 
-def save_pictures(pictures: Tensor, folder: Path, request: Request, first: int = 0) -> list[Path]:
+def save_pictures(
+    pictures: Tensor, folder: Path, request: Request, first: int = 0, notes: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write pictures as PNG files named after their seed and number, with prompt and seed in their text fields.
 
     Args:
@@ -136,6 +138,7 @@ def save_pictures(pictures: Tensor, folder: Path, request: Request, first: int =
         folder: Where.
         request: What was asked for.
         first: Number of the first picture.
+        notes: More text fields.
 
     Raises:
         UnwritableFile: If the folder cannot be written.
@@ -144,7 +147,7 @@ def save_pictures(pictures: Tensor, folder: Path, request: Request, first: int =
     prompts = request.prompts[first : first + len(pictures)]
     for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True), start=first):
         path = _free_name(folder, f"{request.seed}_{index:02d}")
-        save_picture(to_pil(picture), path, {"prompt": prompt, "seed": str(request.seed)})
+        save_picture(to_pil(picture), path, {"prompt": prompt, "seed": str(request.seed), **(notes or {})})
         paths.append(path)
     return paths
 

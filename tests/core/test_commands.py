@@ -68,6 +68,9 @@ def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys
     assert torch.equal(pictures[1], pictures[2])
     assert not torch.equal(pictures[0], pictures[1])
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    made = run(capsys, "provenance", "show", told["pictures"][0])[1]
+    assert made["origin"] == "made by a trained model (AI)"
+    assert made["identity"] == run(capsys, "provenance", "show", identity)[1]["identity"]
     with pytest.raises(SystemExit):
         cli.main([*map(str, ("generate", "photo of a mug", *asked[2:], "--output", tmp_path / "uncalled"))])
     assert 'the subject is called "ohwx mug"' in capsys.readouterr().err
@@ -78,6 +81,7 @@ def test_from_photos_to_pictures_and_a_lora(photos: Path, tmp_path: Path, capsys
         lora = tmp_path / f"{layout}.safetensors"
         code, told = run(capsys, "export", identity, "--prior", "products", "--output", lora, "--layout", layout)
         assert (code, told["bytes"]) == (0, lora.stat().st_size)
+        assert run(capsys, "provenance", "show", lora)[1]["trigger_phrase"] == "ohwx mug"
     logged = [entry.event for entry in AuditLog(tmp_path / "audit.jsonl").entries()]
     runs = ["identity applied"] * 4
     assert logged == ["identity learned", *runs, *["identity exported as LoRA"] * 3], "as the nodes log it"

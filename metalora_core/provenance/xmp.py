@@ -1,0 +1,109 @@
+"""What a picture says about itself in XMP: that it is AI made, with which identity, and under which permission.
+
+The kind of source is a term of the IPTC, which picture banks and search engines read. Identity and permission are named
+by hash and id alone; no name of a person is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+from ..checks import plain_line
+from ..errors import UnreadableFile
+from ..files.bounded import open_regular
+
+AI_MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's term for a picture that a trained model made."""
+
+PNG_FIELD = "XML:com.adobe.xmp"
+"""Text field of a PNG file in which programs look for XMP."""
+
+_NAMESPACES = {
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "metalora": "https://github.com/meta-lora/meta-lora/ns/1.0/",
+}
+_LENGTH_AT_MOST = 1 << 20
+_SOURCE, _TOOL = "Iptc4xmpExt:DigitalSourceType", "xmp:CreatorTool"
+_KEYS = ("metalora:identity", "metalora:consent", "metalora:prior", _SOURCE, _TOOL)  # as MadeWith has them
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What a picture was made with; empty where it does not apply or is not said.
+
+    Attributes:
+        identity: SHA-256 of the identity's learned layers.
+        consent: Id of the record that it was learned under.
+        prior: SHA-256 of the prior.
+        source: IPTC's kind of source.
+        tool: Program that wrote the picture.
+    """
+
+    identity: str = ""
+    consent: str = ""
+    prior: str = ""
+    source: str = AI_MADE
+    tool: str = "Meta-LoRA"
+
+
+def xmp_of(made: MadeWith) -> str:
+    """The XMP packet."""
+    told = dict(zip(_KEYS, astuple(made), strict=True))
+    names = "".join(f" xmlns:{name}={quoteattr(address)}" for name, address in _NAMESPACES.items() if name != "rdf")
+    fields = "".join(f" {key}={quoteattr(value)}" for key, value in told.items() if value)
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_NAMESPACES["rdf"]}">'
+        f'<rdf:Description rdf:about=""{names}{fields}/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    )
+
+
+def read_xmp(path: Path) -> MadeWith | None:
+    """What a picture's XMP says, or None if it says nothing of this; it is not signed, so anybody can change it.
+
+    Raises:
+        UnreadableFile: If the picture or its XMP cannot be read.
+    """
+    text = _packet(path)
+    # Entities can grow without bound; XMP has none.
+    if len(text) > _LENGTH_AT_MOST or "<!DOCTYPE" in text or "\0" in text:
+        raise UnreadableFile(f"{path.name} has XMP that is too long or declares entities. It was not read.")
+    if not text:
+        return None
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise UnreadableFile(f"{path.name} has damaged XMP ({error}). It was not read.") from error
+    found = _fields(root)
+    if not found:
+        return None
+    return MadeWith(*(found.get(key, "") for key in _KEYS))
+
+
+def _packet(path: Path) -> str:
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as picture:
+            packet = picture.info.get(PNG_FIELD) or picture.info.get("xmp") or b""
+        return (packet if isinstance(packet, str) else bytes(packet).decode()).strip("\ufeff\0 \n")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableFile(f"{path.name} is not a picture that can be read ({error}).") from error
+
+
+def _fields(root: ElementTree.Element) -> Mapping[str, str]:
+    """Our fields, whether a program wrote them as attributes or as elements."""
+    parts = {key: key.split(":") for key in _KEYS}
+    names = {f"{{{_NAMESPACES[space]}}}{name}": key for key, (space, name) in parts.items()}
+    found: dict[str, str] = {}
+    for element in root.iter():
+        for name, value in (*element.attrib.items(), (element.tag, element.text or "")):
+            if name in names and value.strip():
+                found[names[name]] = plain_line(value, 300)
+    return found
