@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +12,6 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from ..provenance.consent import ConsentRecord
     from ..provenance.permission import Permissions
 
@@ -28,7 +28,7 @@ def list_records(folder: options.IdentityFolder, json: options.Json = False) -> 
 
     known = permissions_near(folder / "consents")
     found = [_told(known, record) for record in known.stores[0].list()]
-    lines = [f"{one['id'][:12]}  {one['summary']}{'  ' if one['refused'] else ''}{one['refused']}" for one in found]
+    lines = [f"{one['id'][:12]}  {_line(one)}" for one in found]
     answer({"records": found}, "\n".join(lines) or "There is no record.", json)
 
 
@@ -76,6 +76,12 @@ def edit(
     permitted_uses: Annotated[str, typer.Option(help="What is permitted from now on, separated by commas.")] = "",
     expires: Annotated[str, typer.Option(help='Last day, such as 2027-12-31; "none" for no end.')] = "",
     licence: Annotated[str, typer.Option(help="Licence or contract behind it.")] = "",
+    evidence: Annotated[
+        str, typer.Option(help="A signed form, of which the hash is kept, or words that say where it is.")
+    ] = "",
+    channels: Annotated[str, typer.Option(help='Where pictures may appear, such as "website, print".')] = "",
+    registry_id: Annotated[str, typer.Option(help="Id of the permission in a public consent registry.")] = "",
+    recorded_by: Annotated[str, typer.Option(help="Who enters this; the moment is kept with it.")] = "",
     json: options.Json = False,
 ) -> None:
     """Change the terms of a record from now on; what was learned under it stays tied to it."""
@@ -88,7 +94,12 @@ def edit(
     terms = {name: getattr(known.in_force(read.id), name) for name in type(read).model_fields}
     for name in ("format", "format_version", "id"):
         terms.pop(name)
-    changes: dict[str, Any] = {"licence": licence} if licence else {}
+    texts = {"licence": licence, "channels": channels, "registry_id": registry_id, "recorded_by": recorded_by}
+    changes: dict[str, Any] = {name: text for name, text in texts.items() if text}
+    if evidence:
+        changes["evidence"] = _evidence(evidence)
+    if recorded_by:
+        changes["recorded_at"] = datetime.now(timezone.utc)
     if permitted_uses:
         changes["purposes"] = [word.strip() for word in permitted_uses.split(",") if word.strip()]
     if expires:
@@ -99,9 +110,14 @@ def edit(
     answer({"id": read.id, "holds_now": new.id}, f"From now on: {new.summary}.", json)
 
 
-def _end_of(text: str) -> datetime | None:
-    from datetime import datetime, timedelta, timezone
+def _evidence(text: str) -> str:
+    from ..files.atomic import file_sha256
 
+    # Not Path.is_file, which raises for words that are too long for a name.
+    return f"{Path(text).name}, SHA-256 {file_sha256(Path(text))}" if isfile(text) else text
+
+
+def _end_of(text: str) -> datetime | None:
     from ..errors import InvalidOptions
 
     if text == "none":
@@ -112,6 +128,18 @@ def _end_of(text: str) -> datetime | None:
         raise InvalidOptions(f"--expires {text!r} is not a day. Write it as 2027-12-31, or none.") from error
 
 
+def _line(told: dict[str, Any]) -> str:
+    own = ("id", "summary", "refused", "holds_now")
+    more = [f"{name.replace('_', ' ')}: {value}" for name, value in told.items() if name not in own]
+    return "  ".join(filter(None, [told["summary"], *more, told["refused"]]))
+
+
 def _told(known: Permissions, record: ConsentRecord) -> dict[str, Any]:
+    from ..provenance.consent import SINCE_VERSION_2
+
     standing = known.stores[0].standing(record.id)
-    return {"id": record.id, "summary": record.summary, "refused": standing.refused, "holds_now": standing.record_id}
+    fields = record.model_dump(mode="json", include=set(SINCE_VERSION_2))
+    more = {name: value for name, value in fields.items() if value}
+    return {
+        "id": record.id, "summary": record.summary, "refused": standing.refused, "holds_now": standing.record_id, **more
+    }  # fmt: skip

@@ -7,9 +7,19 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ..checks import plain_line
 from ..errors import InvalidOptions
@@ -22,6 +32,10 @@ NOTE_LIMIT = 2000
 
 PHOTOS_AT_MOST = 1000
 """Most photos of one record."""
+
+
+SINCE_VERSION_2 = ("evidence", "channels", "registry_id", "recorded_by", "recorded_at")
+"""Fields that records of version 1 do not have; a record that uses none of them is still written as version 1."""
 
 
 class SubjectKind(str, Enum):
@@ -117,11 +131,16 @@ class ConsentRecord(BaseModel):
         photos: Permissions photo by photo.
         territory: Where it holds; text for people, not checked.
         licence: Licence or contract behind it; text for people, not checked.
+        evidence: Where the permission can be seen: the hash of a signed form, or a reference; not checked.
+        channels: Where pictures may appear, such as "website, print"; text for people, not checked.
+        registry_id: Id of the permission in a public consent registry; not looked up.
+        recorded_by: Who entered the record.
+        recorded_at: When.
     """
 
     model_config = _STRICT
     format: Literal["metalora.consent"] = "metalora.consent"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 1
     id: Sha256
     subject: Label
     kind: SubjectKind
@@ -134,6 +153,11 @@ class ConsentRecord(BaseModel):
     photos: Annotated[tuple[PhotoPermission, ...], Field(max_length=PHOTOS_AT_MOST)] = ()
     territory: Note = ""
     licence: Note = ""
+    evidence: Note = ""
+    channels: Note = ""
+    registry_id: Note = ""
+    recorded_by: Note = ""
+    recorded_at: Moment | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ConsentRecord:
@@ -142,9 +166,17 @@ class ConsentRecord(BaseModel):
         hashes = [photo.sha256 for photo in self.photos]
         if len(set(hashes)) != len(hashes):
             raise ValueError("a photo is listed twice")
+        if self.format_version == 1 and any(getattr(self, name) for name in SINCE_VERSION_2):
+            raise ValueError(f"a record of version 1 has no {', '.join(SINCE_VERSION_2)}")
         if self.id != content_sha256(self):
             raise ValueError("its content does not match its id: it was changed after it was recorded")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_recorded(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Without the fields that its version does not have, so that bytes and id stay as they were.
+        newer = SINCE_VERSION_2 if self.format_version == 1 else ()
+        return {name: value for name, value in handler(self).items() if name not in newer}
 
     def to_json(self) -> bytes:
         """The record as readable JSON, the same record always as the same bytes."""
@@ -179,6 +211,11 @@ def record_consent(
     photos: Sequence[PhotoPermission] = (),
     territory: str = "",
     licence: str = "",
+    evidence: str = "",
+    channels: str = "",
+    registry_id: str = "",
+    recorded_by: str = "",
+    recorded_at: datetime | None = None,
 ) -> ConsentRecord:
     """Validate a permission and give it its id.
 
@@ -199,7 +236,13 @@ def record_consent(
         "photos": [photo.model_dump() for photo in sorted(photos, key=lambda photo: photo.sha256)],
         "territory": territory,
         "licence": licence,
+        "evidence": evidence,
+        "channels": channels,
+        "registry_id": registry_id,
+        "recorded_by": recorded_by,
+        "recorded_at": recorded_at,
     }
+    fields["format_version"] = 2 if any(fields[name] for name in SINCE_VERSION_2) else 1
     try:
         # Once without an id, so that the hash is taken of the cleaned fields and not of the raw ones.
         draft = _Draft.model_validate(fields)

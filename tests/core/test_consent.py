@@ -173,3 +173,20 @@ def test_missing_damaged_and_endless_files(tmp_path: Path):
         with pytest.raises(UnreadableFile):
             read_record(store.path_of(ONE))
         assert store.list() == ()
+
+
+def test_a_record_with_evidence_is_of_version_2_and_one_without_keeps_its_bytes_and_id(tmp_path: Path):
+    plain, store = consent(), ConsentStore(tmp_path)
+    assert plain.format_version == 1 and b"evidence" not in plain.to_json()
+    told = {"evidence": "form.pdf", "channels": "website", "registry_id": "CR-1", "recorded_by": "Office"}
+    moment = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    full = consent(**told, recorded_at=moment)
+    assert full.format_version == 2 and full.id != plain.id
+    store.save(full)
+    read = store.load(full.id)
+    assert read == full and {name: getattr(read, name) for name in told} == told and read.recorded_at == moment
+    fields = json.loads(full.to_json())
+    for change in ({"channels": "print"}, {"format_version": 1}, {"recorded_at": None}):
+        store.path_of(full.id).write_text(json.dumps(fields | change), encoding="utf-8")
+        with pytest.raises(UnreadableFile, match=r"changed after it was recorded|version 1 has no"):
+            store.load(full.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -200,6 +201,32 @@ def test_the_commands(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("subject", "erase", NAME, folder, "--photos", world.input, "--yes")[0] == 0
     assert not world.bytes_of("Zebulon")
     assert run("audit", folder / "audit.jsonl")[1]["intact"]
+
+
+LETTER = f"letter of 3 May, folder {'9' * 300}"
+
+
+def test_evidence_channels_and_who_recorded_it_are_added_by_an_edit(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(*words: object) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["consent", *map(str, words), "--json"])
+        assert not stop.value.code
+        return json.loads(capsys.readouterr().out)
+
+    store, form = world.known.stores[0], tmp_path / "form.pdf"
+    record = next(one for one in store.list())
+    form.write_bytes(b"signed")
+    told = ("--evidence", form, "--channels", "website, print", "--registry-id", "CR-1", "--recorded-by", "Office")
+    new = store.load(answer("edit", store.path_of(record.id), *told)["holds_now"])
+    assert new.evidence == f"form.pdf, SHA-256 {hashlib.sha256(b'signed').hexdigest()}"
+    assert (new.channels, new.registry_id, new.recorded_by) == ("website, print", "CR-1", "Office")
+    assert new.recorded_at is not None and store.in_force(record.id) == new
+    again = store.load(answer("edit", store.path_of(record.id), "--evidence", LETTER)["holds_now"])
+    assert (again.evidence, again.channels) == (LETTER, "website, print"), "the rest stays"
+    listed = {one["id"]: one for one in answer("list", store.folder)["records"]}
+    assert listed[again.id]["evidence"] == LETTER and "evidence" not in listed[record.id]
 
 
 def test_a_folder_that_is_not_there_is_no_empty_answer(world: World, capsys: pytest.CaptureFixture[str]) -> None:
