@@ -5,6 +5,10 @@ Each row is a ratio, with the machine it was measured on:
 - ``many_speedup``: time of single runs of ``adapt``, one command after the other, over that of one ``adapt-many`` over
   as many subjects of the small model, each from one photo with the preset. ``many_speedup_in_process`` compares the
   trainings alone, without the start of each program and its model.
+- ``memory_ratio_100k`` and ``step_ratio_100k``: peak memory and step time of stage 1 with 100,000 synthetic subjects
+  over those with 100, the bank in mapped files, the same batch.
+- ``checkpoint_pause_steps`` and ``resume_memory_ratio``: with 10,000 subjects, how many steps a checkpoint takes, and
+  the peak memory of a run that resumes from it over that of one that writes none.
 """
 
 from __future__ import annotations
@@ -13,16 +17,24 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import torch
+from torch import Tensor
+
+STEPS, PAUSE_AT, CHANNELS = 24, 16, 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class Sizes:
     subjects: int = 100
     singles: int = 4
     steps: int = 0
+    few: int = 100
+    lots: int = 100_000
+    saved: int = 10_000
 
 
 def main() -> None:
@@ -43,9 +58,16 @@ def main() -> None:
         ("subjects", "subjects of adapt-many"),
         ("singles", "of them, learned one by one to compare"),
         ("steps", "training steps of each; 0 for the preset"),
+        ("few", "synthetic subjects of the small run of stage 1"),
+        ("lots", "of the large one"),
+        ("saved", "of the one that writes a checkpoint"),
     ):
         parser.add_argument(f"--{name}", type=int, default=getattr(Sizes(), name), help=text)
+    parser.add_argument("--worker", nargs=3, metavar=("SUBJECTS", "FOLDER", "CHECKPOINT"), help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
+    if worker := given.pop("worker"):
+        print(json.dumps(stage_1(int(worker[0]), Path(worker[1]), worker[2])))
+        return
     path, chosen, sizes = given.pop("json"), given.pop("rows"), Sizes(**given)
     found: dict[str, object] = {"machine": machine()}
     for row in chosen:
@@ -57,8 +79,6 @@ def main() -> None:
 
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
-    import torch
-
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
@@ -137,7 +157,84 @@ def difference(together: Path, alone: Path, names: list[str]) -> float:
     return max(found)
 
 
-ROWS: Mapping[str, Callable[[Sizes], Mapping[str, object]]] = {"many": many}
+class SyntheticSubjects:
+    """Subjects of random latents, drawn when they are asked for, so that the data takes no memory."""
+
+    domain = "noise"
+
+    def __init__(self, count: int) -> None:
+        """So many subjects of two photos."""
+        self._count = count
+
+    def __len__(self) -> int:
+        """Subjects."""
+        return self._count
+
+    def latents_of(self, subject: int) -> Tensor:
+        """Two latents of 4 x 4 positions."""
+        return torch.randn(2, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(subject))
+
+    def captions_of(self, subject: int) -> list[str]:
+        """The same for all."""
+        return ["photo of a person"] * 2
+
+
+def stage_1(subjects: int, folder: Path, checkpoint: str) -> dict[str, float]:
+    """Steps of stage 1 on the attention of one block of the small model: their time, and the peak memory."""
+    from metalora_core.meta_training import meta_train
+    from metalora_core.pocket import load_pocket_host
+    from metalora_core.training.meta_options import MetaTrainingOptions
+
+    torch.set_num_threads(1)
+    host, moments = load_pocket_host(), list[float]()
+    options = MetaTrainingOptions(
+        steps=STEPS, subjects_per_batch=8, r_meta=4, r_mid=1, read_every=1, checkpoint_every=PAUSE_AT,
+        include=("*blocks.0.*attn*",), bank_folder=folder,
+    )  # fmt: skip
+    path = Path(checkpoint) if checkpoint else None
+    meta_train(
+        host, SyntheticSubjects(subjects), options, on_progress=lambda one: moments.append(one.seconds), checkpoint=path
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    taken = [after - before for before, after in pairwise(moments)]
+    # The report of the step in which the checkpoint was written comes after it.
+    usual = median(taken[3:] or [0.0])
+    pause = taken[PAUSE_AT - 2] - usual if len(taken) >= PAUSE_AT - 1 else 0.0
+    return {"peak_bytes": peak, "step_seconds": usual, "pause_seconds": pause}
+
+
+def worker(subjects: int, place: str, checkpoint: str = "") -> dict[str, float]:
+    """As `stage_1`, in a process of its own, with the bank in a folder of this place."""
+    words = [sys.executable, __file__, "--worker", str(subjects), f"{place}/bank", checkpoint]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bank(sizes: Sizes) -> Mapping[str, object]:
+    """Peak memory and step time by the number of subjects."""
+    with tempfile.TemporaryDirectory() as place:
+        few, lots = worker(sizes.few, f"{place}/few"), worker(sizes.lots, f"{place}/lots")
+    return {
+        "memory_ratio_100k": lots["peak_bytes"] / few["peak_bytes"],
+        "step_ratio_100k": lots["step_seconds"] / few["step_seconds"],
+        "bank": {str(sizes.few): few, str(sizes.lots): lots},
+    }
+
+
+def checkpoint(sizes: Sizes) -> Mapping[str, object]:
+    """What a checkpoint of many subjects costs, and a run that resumes from it."""
+    with tempfile.TemporaryDirectory() as place:
+        path = str(Path(place) / "checkpoint.safetensors")
+        plain, saving = worker(sizes.saved, place), worker(sizes.saved, place, path)
+        size, resuming = Path(path).stat().st_size, worker(sizes.saved, place, path)
+    return {
+        "checkpoint_pause_steps": saving["pause_seconds"] / plain["step_seconds"],
+        "resume_memory_ratio": resuming["peak_bytes"] / plain["peak_bytes"],
+        "checkpoint": {"bytes": size, "plain": plain, "saving": saving, "resuming": resuming},
+    }
+
+
+ROWS: Mapping[str, Callable[[Sizes], Mapping[str, object]]] = {"many": many, "bank": bank, "checkpoint": checkpoint}
 
 if __name__ == "__main__":
     main()

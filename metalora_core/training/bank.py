@@ -1,16 +1,19 @@
 """The identity bank of meta-training: mid and up for each subject, with their own optimizer state.
 
 A subject's row is its difference from the common identity, so a new bank is all zeros. Only the rows of the batch are
-read and written ("lazy" Adam), in place, so that a bank larger than memory can live in mapped files.
+read and written ("lazy" Adam), in place, so that a bank larger than memory can live in mapped files. In memory
+a row takes room once it was visited; mapped rows leave it again after each step.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -65,7 +68,13 @@ class IdentityBank:
         sizes = [min(rows_per_shard, count - start) for start in range(0, count, rows_per_shard)]
         # Axis 1 has residual, first and second moment of one subject side by side.
         shapes = [(rows, 3, total) for rows in sizes]
-        self._shards = [torch.zeros(shape) for shape in shapes] if folder is None else _mapped(shapes, folder)
+        self._maps = list[mmap.mmap]()
+        # Zeros of numpy's take memory when they are first written to, those of torch at once.
+        self._shards = [torch.from_numpy(np.zeros(shape, np.float32)) for shape in shapes] if folder is None else []
+        if folder is not None:
+            self._maps = _mapped(shapes, folder)
+            flats = [torch.frombuffer(one, dtype=torch.float32) for one in self._maps]
+            self._shards = [flat.view(shape) for flat, shape in zip(flats, shapes, strict=True)]
         self.visits = torch.zeros(count)
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = None
 
@@ -105,6 +114,14 @@ class IdentityBank:
                 maximize=False,
             )
         self.visits[list(subjects)] += 1
+        self._let_go(subjects)
+
+    def _let_go(self, subjects: Sequence[int]) -> None:
+        """Take what was mapped out of this process's memory; the disk, or the system's cache of it, has it."""
+        advice: int | None = getattr(mmap, "MADV_DONTNEED", None)  # missing on Windows
+        if advice is not None and self._maps:
+            for shard in {subject // self.rows_per_shard for subject in subjects}:
+                self._maps[shard].madvise(advice)
 
     def keep(self) -> None:
         """Keep the present state to return to; only rows that change from now on are copied."""
@@ -135,6 +152,7 @@ class IdentityBank:
             # Row by row: a mapped shard may not fit into memory as one copy.
             for row in seen.nonzero().flatten().tolist():
                 total += shard[row, 0]
+            self._let_go([i * self.rows_per_shard])
         return (total / (self.visits > 0).sum().clamp(min=1)).float()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -145,7 +163,7 @@ class IdentityBank:
         return self._shards[subject // self.rows_per_shard][subject % self.rows_per_shard]
 
 
-def _mapped(shapes: Sequence[tuple[int, int, int]], folder: Path) -> list[Tensor]:
+def _mapped(shapes: Sequence[tuple[int, int, int]], folder: Path) -> list[mmap.mmap]:
     paths = [folder / f"bank-{index:05d}.f32" for index in range(len(shapes))]
     try:
         # All of them before the first is used: on a full disk, a mapped file with a hole crashes the program.
@@ -155,7 +173,8 @@ def _mapped(shapes: Sequence[tuple[int, int, int]], folder: Path) -> list[Tensor
         for path in paths:
             path.unlink(missing_ok=True)
         raise
-    return [
-        torch.from_file(str(path), shared=True, size=prod(shape), dtype=torch.float32).view(shape)
-        for path, shape in zip(paths, shapes, strict=True)
-    ]
+    maps = list[mmap.mmap]()
+    for path in paths:
+        with path.open("r+b") as file:
+            maps.append(mmap.mmap(file.fileno(), 0))
+    return maps

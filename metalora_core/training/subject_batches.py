@@ -65,6 +65,8 @@ class SubjectBatches:
             "support": StratifiedTimesteps(host.objective, self.samples, seed_after(options.seed, 1)),
             "query": StratifiedTimesteps(host.objective, self.samples, options.seed),
         }
+        self._order = (-1, torch.empty(0, dtype=torch.int64))
+        """The latest epoch and its order of the subjects."""
         self._episodes, self._support_photos = options.inner_steps > 0, options.support_photos
 
     def encode_captions(self) -> None:
@@ -76,8 +78,10 @@ class SubjectBatches:
         """Distinct subjects of a step; every epoch is a new permutation."""
         batches = len(self._subjects) // self._size
         epoch, place = divmod(step, batches)
-        order = torch.randperm(len(self._subjects), generator=step_generator(self._seed, "epoch", epoch))
-        return order[place * self._size : (place + 1) * self._size].tolist()
+        if self._order[0] != epoch:  # drawn once an epoch: among 100,000 subjects it takes as long as a small step
+            generator = step_generator(self._seed, "epoch", epoch)
+            self._order = epoch, torch.randperm(len(self._subjects), generator=generator)
+        return self._order[1][place * self._size : (place + 1) * self._size].tolist()
 
     def draw(self, subjects: Sequence[int], step: int, role: str, episode: int) -> Batch:
         """Samples of these subjects; all weights are 1.

@@ -79,6 +79,24 @@ def test_a_disk_that_cannot_reserve_room_gets_zeros(tmp_path: Path, monkeypatch:
     assert [file.stat().st_size for file in sorted(tmp_path.iterdir())] == [168, 168, 84]
 
 
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "in memory"])
+def test_only_what_was_visited_takes_memory_and_mapped_files_take_none(mapped: bool, tmp_path: Path):
+    total, whole = 5_000, 2_000 * 3 * 5_000 * 4
+    before = _resident_bytes()
+    bank = IdentityBank(2_000, 1_000, total, tmp_path if mapped else None)
+    assert _resident_bytes() - before < whole / 10, "nobody was visited"
+    for first in range(0, 2_000 if mapped else 200, 8):
+        bank.update(range(first, first + 8), torch.ones(8, total), RATES)
+    bank.mean()
+    assert _resident_bytes() - before < whole / 4
+    assert bank.gather([0, 199]).any(1).all()
+
+
 def test_its_tensors_are_its_whole_state():
     source, copy = filled(), IdentityBank(5, 3, 7, rows_per_shard=2)
     for name, tensor in copy.tensors().items():
