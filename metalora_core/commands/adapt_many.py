@@ -55,6 +55,8 @@ def adapt_many(
     swap_blocks: options.SwapBlocks = False,
     fp8_blocks: options.Fp8Blocks = False,
     without_record: options.WithoutRecord = "require",
+    skip_bad: options.SkipBad = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Learn every subject of a folder: an identity file each, a manifest, and a contact sheet.
@@ -63,19 +65,24 @@ def adapt_many(
     resume: what was learned from the same photos with the same settings is not learned again.
     """
     from ..many.folder import FolderPlan, FolderRun
-    from ..photos.subject_folders import subject_folders
     from ..training.adaptation_options import AdaptationOptions
     from . import loading as base
     from .adapt import chosen_options, require_words
+    from .meta_train import answer_report, look
     from .permission import saver_for_each
     from .settings import with_settings
+    from .terminal import remark
 
     require_words(trigger, class_word)
     asked = AdaptationOptions(seed=seed, crop_px=crop, preservation_weight=preserve)
     with_settings(asked, settings).check()
     base.require_drawable(size)
-    subject_folders(folder)
     base.require_folder(output, folder)
+    report = look(folder, class_word, json, trigger)
+    if dry_run:
+        return answer_report(report, json)
+    for line in report.lines:
+        remark(line)
     prior_for = cache(partial(base.prior_to_learn_with, prior, model))
     saver = saver_for_each(folder, without_record, nobody=model == base.POCKET)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
@@ -87,7 +94,8 @@ def adapt_many(
     together = side_by_side or (_POCKET_TOGETHER if model == base.POCKET else 1)
     size_px = base.picture_size_px(host, model, size)
     plan = FolderPlan(folder, output, class_word, trigger, size_px, prior_for, options_for, saver, held_out, together)
-    run = FolderRun(host, plan, on_failure=_failed)
+    good = {one.path.name: one.found.files for one in report.subjects} if skip_bad else {}
+    run = FolderRun(host, plan, on_failure=_failed, photos=good)
     rows = _learned(run, json)
     draws = sheet == "on" or (sheet == "auto" and model == base.POCKET)
     _report(rows, output, _sheet(run, 2.0 if model == base.POCKET else 1.0, json) if draws else "", json)

@@ -14,6 +14,7 @@ from . import options
 if TYPE_CHECKING:
     from ..files.prior import Prior
     from ..model.host import Host
+    from ..photos.folder_report import FolderReport
     from ..photos.subject_folders import FolderSubjects, SubjectFolder
 from .settings import Settings
 
@@ -53,6 +54,8 @@ def meta_train(
     device: options.Device = "",
     dtype: options.Dtype = "float32",
     without_record: options.WithoutRecord = "require",
+    skip_bad: options.SkipBad = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Train a prior for a domain on folders of photos. Ctrl-C stops it; run the same command again to resume."""
@@ -82,9 +85,11 @@ def meta_train(
     )
     (chosen := with_settings(chosen, settings)).check()
     require_output(output, ".safetensors", earlier, model)
-    checkpoint_path = checkpoint_beside(output, checkpoint)
-    start = load_prior(Path(earlier)) if earlier else None
-    found = read_subjects(subjects, class_word, json)
+    checkpoint_path, start = checkpoint_beside(output, checkpoint), load_prior(Path(earlier)) if earlier else None
+    report = look(subjects, class_word, json)
+    if dry_run:
+        return answer_report(report, json)
+    found = usable(report, skip_bad=skip_bad)
     note = ask_subjects(found if model != POCKET else (), subjects, without_record)  # the pocket model draws nobody
     host = load_base_model(model, device, dtype, pipeline_config)
     data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, json)
@@ -96,16 +101,48 @@ def meta_train(
     _report(prior, output, len(data), steps, json)
 
 
-def read_subjects(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
+def look(folder: Path, class_word: str, quiet: bool, trigger: str = "") -> FolderReport:
     """Read every photo once before the model is loaded, so that a broken one is reported at the start."""
-    from ..photos.subject_folders import find_subjects, left_out
-    from .terminal import counting_bar, remark
+    from ..photos.folder_report import look_at_folder
+    from .terminal import counting_bar
 
     with counting_bar("reading photos", "photo", quiet) as bar:
-        found = find_subjects(folder, class_word, on_photos=bar)
-    if note := left_out(found):
-        remark(note)
-    return found
+        return look_at_folder(folder, class_word, trigger, on_photos=bar)
+
+
+def usable(report: FolderReport, *, skip_bad: bool = False) -> list[SubjectFolder]:
+    """Say what was found, and give the subjects that can be used.
+
+    Raises:
+        UnusableReferences: If something cannot be used and is not to be skipped, or nothing is left.
+    """
+    from ..errors import UnusableReferences
+    from .terminal import remark
+
+    if not skip_bad:
+        report.require_whole("Repair or remove them, or leave them out with --skip-bad.")
+    for line in report.lines:
+        remark(line)
+    if not report.subjects:
+        raise UnusableReferences("No subject is left that can be used.")
+    return report.subjects
+
+
+def answer_report(report: FolderReport, as_json: bool) -> None:
+    """Print what was found as the answer of a dry run."""
+    from dataclasses import asdict
+
+    from .terminal import answer
+
+    fields = {**asdict(report), "subjects": [one.path.name for one in report.subjects]}
+    answer(fields, "\n".join(report.lines), as_json)
+
+
+def read_subjects(folder: Path, class_word: str, quiet: bool) -> list[SubjectFolder]:
+    """As `look`, and `usable`; nothing is skipped."""
+    report = look(folder, class_word, quiet)
+    report.require_whole()
+    return usable(report)
 
 
 def encoded_subjects(found: list[SubjectFolder], host: Host, size_px: int, domain: str, quiet: bool) -> FolderSubjects:

@@ -80,6 +80,12 @@ Crop = Annotated[
 Preserve = Annotated[
     float, typer.Option(help="Prior preservation: weight of the class's own pictures in the loss; 0 for none.", min=0)
 ]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out photos, captions and folders that cannot be used, and go on.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only look at the folder and say what was found; nothing is learned.")
+]
 HeldOut = Annotated[int, typer.Option(help="Photos held out for early stopping; needs two photos or more.", min=0)]
 Compiled = Annotated[
     bool, typer.Option("--compile", help="Compile the passes: minutes before the first step, then faster steps.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,6 +88,8 @@ class FolderRun:
     plan: FolderPlan
     on_subject: Callable[[int, int, float], None] | None = None
     on_failure: Callable[[str, str], None] | None = None
+    photos: Mapping[str, Sequence[Path]] = field(default_factory=dict[str, Sequence[Path]])
+    """Photos of some subjects that are learned from; of the others, all."""
     rows: dict[str, ManifestRow] = field(default_factory=dict[str, ManifestRow])
     """By subject, those that are done."""
 
@@ -136,7 +138,7 @@ class FolderRun:
         plan, folder = self.plan, self.plan.source / name
         word = read_class_word(folder, plan.class_word)
         prior = plan.prior_for(word)
-        read = read_photos([folder], word, plan.trigger)
+        read = read_photos(self.photos.get(name, [folder]), word, plan.trigger)
         permitted = plan.permitted(name, word, [photo.sha256 for photo in read.photos])
         notes = read.remarks(plan.size_px, prior)
         photos, validation = split_training_set(read.training_set(plan.size_px), plan.held_out)

@@ -13,8 +13,7 @@ from ..errors import UnusableReferences
 from ..model.host import Host
 from ..references.domain import picture_features
 from .folder_files import FoundPhotos, photo_files, read_class_word
-from .images import load_photo
-from .reading import caption_for, load_training_set
+from .reading import load_training_set
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class FolderSubjects:
     Captions are the texts beside the photos, else "photo of a CLASS_WORD".
 
     Args:
-        subjects: From ``find_subjects``.
+        subjects: From ``find_subjects`` of `photos.folder_report`.
         host: Encodes the photos.
         size_px: Width and height of every photo.
         domain: Name of the domain.
@@ -84,40 +83,24 @@ class FolderSubjects:
         return self._captions[subject]
 
 
-def find_subjects(
-    folder: Path, class_word: str, limit: int = 0, on_photos: Callable[[int, int], None] | None = None
-) -> list[SubjectFolder]:
-    """The subjects in a folder, each photo and caption of them read once, so that a broken one is reported at the
-    start.
+def find_folders(folder: Path, class_word: str, limit: int = 0) -> tuple[list[SubjectFolder], list[str]]:
+    """The subjects in a folder by the names of their files, and why others are not usable; no photo is read.
 
     Args:
         folder: Holds one folder per subject.
         class_word: What the subjects are; a file ``class_word.txt`` in a subject's folder says otherwise for that one.
         limit: Only the first so many subjects by name; 0 for all.
-        on_photos: Called with the photos read and the photos in all; it may raise.
 
     Raises:
-        UnusableReferences: If there are no subjects, or one has an unusable photo; all findings at once.
+        UnusableReferences: If the folder is missing or holds no folder.
     """
-    subjects: list[SubjectFolder] = []
-    findings: list[str] = []
+    subjects, findings = list[SubjectFolder](), list[str]()
     for path in subject_folders(folder)[: limit or None]:
         try:
             subjects.append(SubjectFolder(path, read_class_word(path, class_word), photo_files(path)))
         except UnusableReferences as error:
             findings.append(f"{path.name}: {error}")
-    files = [(subject, file) for subject in subjects for file in subject.found.files]
-    for done, (subject, file) in enumerate(files, start=1):
-        try:
-            load_photo(file)
-            caption_for(file, subject.class_word, "")
-        except UnusableReferences as error:
-            findings.append(f"{subject.path.name}: {error}")
-        if on_photos is not None:
-            on_photos(done, len(files))
-    if findings:
-        raise UnusableReferences("Some subjects are not usable. " + " ".join(findings))
-    return subjects
+    return subjects, findings
 
 
 def left_out(subjects: Sequence[SubjectFolder]) -> str:

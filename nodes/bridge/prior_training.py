@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import meta_train
-from ...metalora_core.photos.subject_folders import FolderSubjects, find_subjects, left_out
+from ...metalora_core.photos.folder_report import find_subjects
+from ...metalora_core.photos.subject_folders import FolderSubjects, left_out
 from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.loss_course import has_risen, loss_course

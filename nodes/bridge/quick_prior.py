@@ -15,9 +15,10 @@ from ...metalora_core.files.lora_files import FoundLoRAs, LayerRows, layer_names
 from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.model.families import family_of_shapes
 from ...metalora_core.model.targets import Target
+from ...metalora_core.photos.folder_report import find_subjects
 from ...metalora_core.photos.pictures import from_pil
 from ...metalora_core.photos.reading import caption_for
-from ...metalora_core.photos.subject_folders import FolderSubjects, SubjectFolder, find_subjects, left_out
+from ...metalora_core.photos.subject_folders import FolderSubjects, SubjectFolder, left_out
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
 from ...metalora_core.quick.making import QuickSources, advice, in_words, lora_targets, quick_prior, require_license

@@ -19,10 +19,11 @@ from metalora_core.errors import UnusableReferences
 from metalora_core.files.identity import load_identity
 from metalora_core.files.prior import load_prior, save_prior
 from metalora_core.model.families import bases
+from metalora_core.photos.folder_report import find_subjects
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.pictures import save_picture, to_pil
 from metalora_core.photos.reading import caption_for, load_training_set, split_training_set
-from metalora_core.photos.subject_folders import FolderSubjects, find_subjects, subject_folders
+from metalora_core.photos.subject_folders import FolderSubjects, subject_folders
 from metalora_core.pocket import load_pocket_host, load_pocket_prior
 from metalora_core.pocket.world.factors import draw_subject
 from metalora_core.pocket.world.render import render

@@ -16,9 +16,10 @@ from metalora_core import checks
 from metalora_core.errors import MissingDependency, UnusableReferences
 from metalora_core.photos import images
 from metalora_core.photos.folder_files import photo_files
+from metalora_core.photos.folder_report import find_subjects
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.reading import caption_for, load_training_set, read_photos
-from metalora_core.photos.subject_folders import find_subjects, left_out
+from metalora_core.photos.subject_folders import left_out
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTION = "photo of a ohwx mug, red background"
