@@ -26,6 +26,7 @@ from .generate import generate
 from .inspect import inspect
 from .meta_train import meta_train
 from .provenance import provenance_app
+from .report import report
 from .subject import subject_app
 from .sweep import sweep
 
@@ -76,6 +77,7 @@ app.command()(export)
 app.command()(inspect)
 app.command()(meta_train)
 app.command()(audit)
+app.command()(report)
 app.command()(sweep)
 app.add_typer(consent_app, name="consent")
 app.add_typer(subject_app, name="subject")

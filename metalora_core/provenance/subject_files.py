@@ -111,8 +111,7 @@ def kept_under(known: Permissions, records: dict[str, ConsentRecord]) -> Kept:
     files: list[KeptFile] = []
     for store in known.stores:
         files += [KeptFile(path, "record") for path in map(store.path_of, records) if path.is_file()]
-        for path, metadata in _headers(store.folder):
-            fields = _record(path, metadata)
+        for path, fields in identity_records(store.folder):
             if fields.get("consent_id") in records:
                 files.append(KeptFile(path, "identity"))
                 hashes |= set(fields.get("photo_hashes") or ())
@@ -200,6 +199,12 @@ def _readable(known: Permissions) -> Iterator[AuditEntry]:
 
 def _is_prior(event: str, path: Path) -> bool:
     return event == PRIOR_TRAINED and path.is_file()
+
+
+def identity_records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every safetensors file of a folder and below, with the pack's own record in its header; empty if it has none."""
+    for path, metadata in _headers(folder):
+        yield path, _record(path, metadata)
 
 
 def _headers(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:

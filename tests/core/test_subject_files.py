@@ -242,3 +242,32 @@ def test_what_the_log_says_of_a_longer_name_stays(world: World) -> None:
     entry = world.known.log.append("adapted", {"subject": f"{NAME}ina", "steps": 3}, NOW)
     erase_subject(world.known, find_kept(world.known, NAME), NOW)
     assert entry in list(world.known.log.entries())
+
+
+def test_a_report_counts_identities_by_consent_and_runs_with_a_record(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store, log = world.known.folders[0], world.known.stores[0], world.known.log
+    save_identity(folder / "=loose.safetensors", load_identity(OLD_FILES / "identity_of_a_unet.safetensors"))
+    logged = [entry for entry in log.entries() if entry.event == "identity exported as LoRA"]
+    log.append("identity applied", {"consent": None}, NOW)
+    log.append("refused", {"use": "sharing"}, NOW)
+    store.revoke(store.list()[0].id)
+
+    def told(*words: object) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["report", str(folder), "--output", str(tmp_path / "r.html"), *map(str, words), "--json"])
+        assert not stop.value.code
+        return json.loads(capsys.readouterr().out)
+
+    found = told()
+    states = {name: value for name, value in found["figures"].items() if name.startswith("identities")}
+    wanted = {"in force": "1", "no record": "1", "revoked or missing": "1"}
+    assert states == {f"identities, {name}": count for name, count in wanted.items()}
+    share = 100 * len(logged) / (len(logged) + 1)
+    assert found["figures"]["runs with a valid record"] == f"{len(logged)} ({share:.0f} %)"
+    assert (found["figures"]["refused"], found["figures"]["audit log"]) == ("1", "intact")
+    assert {row[1] for row in told("--soon", 100_000)["ending"]} == {record.id[:12] for record in store.list()[1:]}
+    page, table = (tmp_path / "r.html").read_text(encoding="utf-8"), (tmp_path / "r.csv").read_text(encoding="utf-8")
+    assert "Identities" in page and "revoked or missing" in page and "<script" not in page
+    assert "\n'=loose.safetensors," in table, "no spreadsheet takes a name for a formula"

@@ -17,9 +17,9 @@ from .plots import FIGURES, draw_figures
 from .ratios import Ratio
 from .tables import BestPoint, bar_table, best_table, cut_table, hindsight_table, repeat_table, target_table
 
-__all__ = ["json_fields", "write_report"]
+__all__ = ["STYLE", "json_fields", "section", "write_report"]
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-weight: 600; } h2 { margin-top: 2.2em; border-bottom: 1px solid #ddd; font-weight: 600; }
 table { border-collapse: collapse; font-size: 13px; } td, th { padding: 3px 10px; text-align: right; }
@@ -89,13 +89,13 @@ def write_report(
         *(_figure(data, "") for data in strip_pictures.values()),
         f"<h2>Every method at its chosen step</h2>{_table(best_table(points))}",
         f"<h2>As earlier releases compared: best steps chosen in hindsight</h2>{_table(hindsight_table(summary))}",
-        _section("Time to plain LoRA's best", target_table(rows)),
-        _section("What a subject costs", costs),
-        _section("By what the photo shows (combined error, one photo)", cut_table(rows, points)),
-        _section("With other seeds, other photos and degraded photos", repeat_table(rows)),
+        section("Time to plain LoRA's best", target_table(rows)),
+        section("What a subject costs", costs),
+        section("By what the photo shows (combined error, one photo)", cut_table(rows, points)),
+        section("With other seeds, other photos and degraded photos", repeat_table(rows)),
         f"<h2>Settings</h2><pre>{html.escape(json.dumps(plan.described(), indent=1, default=str))}</pre>",
     ]
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Identity benchmark</title><style>{_STYLE}'
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Identity benchmark</title><style>{STYLE}'
     path.write_text(f"{page}</style><body>{''.join(parts)}</body></html>\n", encoding="utf-8")
 
 
@@ -134,7 +134,8 @@ def _facts(rows: Sequence[Row], plan: BenchPlan) -> str:
     )
 
 
-def _section(title: str, table: Sequence[tuple[str, ...]]) -> str:
+def section(title: str, table: Sequence[tuple[str, ...]]) -> str:
+    """A heading and a table as HTML, the first row as its head; empty without other rows."""
     return f"<h2>{title}</h2>{_table(table)}" if len(table) > 1 else ""
 
 

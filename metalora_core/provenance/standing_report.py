@@ -1,0 +1,130 @@
+"""How an installation stands: which identities and runs have a permission, and which permissions end soon."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+from ..checks import plain_line
+from ..errors import ConsentRefused, UnreadableFile
+from .permission import IDENTITY_APPLIED, IDENTITY_EXPORTED, IDENTITY_LEARNED, REFUSED, Permissions
+from .subject_files import identity_records
+
+Table: TypeAlias = list[tuple[str, ...]]
+NO_RECORD, IN_FORCE, EXPIRED, EARLY = "no record", "in force", "expired", "not yet valid"
+REFUSED_RECORD, CHANGED = "revoked or missing", "changed"
+_RUNS = (IDENTITY_LEARNED, IDENTITY_APPLIED, IDENTITY_EXPORTED)
+
+
+@dataclass(frozen=True)
+class StandingReport:
+    """Tables of texts, each with its head as the first row.
+
+    Attributes:
+        figures: Name and value.
+        identities: File, class word, consent, its state, photos, steps, scores.
+        ending: Records that end soon: subject, id, last moment.
+        log_problem: What is wrong with the audit log; empty if it is intact.
+    """
+
+    figures: Table
+    identities: Table
+    ending: Table
+    log_problem: str = ""
+
+    def csv(self) -> str:
+        """The identities, one a line."""
+        text = io.StringIO()
+        # A spreadsheet would compute what begins like a formula.
+        safe = [[f"'{cell}" if cell[:1] in tuple("=+-@") else cell for cell in row] for row in self.identities]
+        csv.writer(text, lineterminator="\n").writerows(safe)
+        return text.getvalue()
+
+
+def standing_report(known: Permissions, now: datetime, soon_days: int) -> StandingReport:
+    """Count what the records, the identities and the audit log say now.
+
+    Args:
+        known: The records beside the identities.
+        now: The present moment, with time zone.
+        soon_days: Records that end within so many days are listed.
+    """
+    states: dict[str | None, str] = {None: NO_RECORD}
+    identities: Table = [("identity", "class word", "consent", "state", "photos", "steps", "scores")]
+    for store in known.stores:
+        for path, fields in identity_records(store.folder):
+            if fields.get("format") != "metalora.identity":
+                continue
+            consent = fields.get("consent_id") or None
+            state = states.setdefault(consent, _state(known, str(consent), now)) if consent else NO_RECORD
+            identities.append(_row(path.relative_to(store.folder), fields, consent, state))
+    runs, with_record, refused = _runs(known)
+    verdict = known.log.verify()
+    counts = Counter(row[3] for row in identities[1:])
+    figures: Table = [
+        ("figure", "value"),
+        *((f"identities, {state}", str(count)) for state, count in sorted(counts.items())),
+        ("runs: learned, applied, exported", str(runs)),
+        ("runs with a valid record", f"{with_record} ({100 * with_record / runs:.0f} %)" if runs else "none yet"),
+        ("refused", str(refused)),
+        ("audit log", "intact" if verdict.intact else "changed"),
+    ]
+    return StandingReport(figures, identities, _ending(known, now, soon_days), verdict.problem)
+
+
+def _state(known: Permissions, consent: str, now: datetime) -> str:
+    try:
+        record = known.in_force(consent)
+    except ConsentRefused:
+        return REFUSED_RECORD
+    except UnreadableFile:
+        return CHANGED
+    if record.expires is not None and now >= record.expires:
+        return EXPIRED
+    return IN_FORCE if now >= record.valid_from else EARLY
+
+
+def _row(path: Path, fields: dict[str, object], consent: str | None, state: str) -> tuple[str, ...]:
+    photos, metrics = fields.get("photo_hashes"), fields.get("metrics")
+    scores = metrics if isinstance(metrics, dict) else {}
+    told = "; ".join(f"{name} {value:.3g}" for name, value in scores.items() if isinstance(value, float))
+    texts = (path.as_posix(), fields.get("class_word", ""), (consent or "")[:12], state)
+    counted = len(photos) if isinstance(photos, list) else 0
+    return tuple(plain_line(str(text), 300) for text in (*texts, counted, fields.get("steps", ""), told))
+
+
+def _runs(known: Permissions) -> tuple[int, int, int]:
+    """Runs, those with a record, and refusals; a run with a record was permitted, or it would have been refused."""
+    counts = Counter[str]()
+    try:
+        for entry in known.log.entries():
+            counts["run"] += entry.event in _RUNS
+            counts["with"] += entry.event in _RUNS and entry.details.get("consent") is not None
+            counts["refused"] += entry.event == REFUSED
+    except UnreadableFile:
+        pass  # the verification says so
+    return counts["run"], counts["with"], counts["refused"]
+
+
+def _ending(known: Permissions, now: datetime, days: int) -> Table:
+    found: list[tuple[datetime, str, str]] = []
+    for record in (one for store in known.stores for one in store.list()):
+        try:
+            holds = known.in_force(record.id)
+        except (ConsentRefused, UnreadableFile):
+            continue
+        if holds.expires is not None and now <= holds.expires <= now + timedelta(days=days):
+            found.append((holds.expires, record.subject, record.id[:12]))
+    rows = ((subject, consent, moment.date().isoformat()) for moment, subject, consent in sorted(found))
+    return [("subject", "consent", "ends"), *rows]
+
+
+def page_parts(report: StandingReport) -> Sequence[tuple[str, Table]]:
+    """Headings and tables, in order."""
+    return (("Figures", report.figures), ("Records that end soon", report.ending), ("Identities", report.identities))
