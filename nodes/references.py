@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .schema import advanced, node_schema
+from .schema import advanced, node_schema, with_photo_tiles
 from .sockets import ConsentSocket, PriorSocket, ReferencesSocket
 
 # Written out so that the start of ComfyUI need not load the record's class; a test compares them.
@@ -22,8 +22,8 @@ class PrepareReferences(io.ComfyNode):
             "PrepareReferences",
             "Prepare Reference Photos",
             description="Checks your photos the way a photographer would and says what to improve: focus, light, size, "
-            "photos that are nearly the same, and whether the prior knows this kind of subject. Takes one photo, a "
-            "batch, or a list from a dataset node.",
+            "photos that are nearly the same, and whether the prior knows this kind of subject. Drop photos on "
+            "it, or connect one photo, a batch, or a list from a dataset node.",
             search_aliases=[
                 "photos",
                 "lora from photos",
@@ -35,7 +35,12 @@ class PrepareReferences(io.ComfyNode):
             ],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="One to eight photos of one subject. One is enough."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="One to eight photos of one subject. One is enough. Not used if photos were added to the "
+                    "node itself.",
+                ),
                 io.String.Input(
                     "class_word",
                     default="person",
@@ -79,6 +84,16 @@ class PrepareReferences(io.ComfyNode):
                         "every photo of a subject.",
                     )
                 ),
+                with_photo_tiles(
+                    io.String.Input(
+                        "photos",
+                        default="",
+                        optional=True,
+                        socketless=True,
+                        tooltip="Drop one to eight photos of one subject here, paste them, or click to choose. Sizes "
+                        "may differ. They are copied to ComfyUI's input folder.",
+                    )
+                ),
             ],
             outputs=[
                 ReferencesSocket.Output(display_name="references", tooltip="For Adapt Identity."),
@@ -92,21 +107,31 @@ class PrepareReferences(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: list[Any], **lists: list[Any]) -> io.NodeOutput:
-        from .bridge.list_inputs import caption_lines, one_each, photo_list
+    def execute(cls, images: list[Any] | None = None, **lists: list[Any]) -> io.NodeOutput:
+        from .bridge.dropped_photos import chosen_photos
+        from .bridge.list_inputs import one_each
         from .bridge.photos import Brief, prepare
 
-        photos = tuple(photo_list(images))
-        captions = caption_lines(lists.pop("caption"), len(photos))
-        prepared = prepare(Brief(photos, captions, **one_each(lists)))
-        shown = {**ui.PreviewImage(prepared.sheet, cls=cls).as_dict(), "text": (prepared.findings,)}
-        return io.NodeOutput(prepared.references, prepared.sheet, prepared.findings, ui=shown)
+        chosen = chosen_photos(lists.pop("photos", ()), images, lists.pop("caption"))
+        prepared = prepare(Brief(chosen.photos, chosen.captions, **one_each(lists)))
+        findings = f"{prepared.findings}\n{chosen.note}".rstrip()
+        # Dropped photos have their findings on the node's own tiles.
+        sheet = {} if chosen.dropped else ui.PreviewImage(prepared.sheet, cls=cls).as_dict()
+        shown = {**sheet, "text": (findings,), "badges": prepared.badges if chosen.dropped else ()}
+        return io.NodeOutput(prepared.references, prepared.sheet, findings, ui=shown)
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> str:
+    def validate_inputs(cls, photos: list[str] | None = None) -> bool | str:
+        from .bridge.dropped_photos import missing_photos
+
+        return missing_photos(photos) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, photos: list[str] | None = None, **_: Any) -> str:
+        from .bridge.dropped_photos import photos_state
         from .bridge.permissions import permissions_state
 
-        return permissions_state()
+        return f"{permissions_state()} {photos_state(photos)}"
 
 
 class RecordConsent(io.ComfyNode):

@@ -39,6 +39,12 @@ def existing_file() -> io.Combo.Input:
     )
 
 
+def with_photo_tiles(widget: io.String.Input) -> io.String.Input:
+    """Have the pack's own page code draw a text input, as tiles that take dropped photos."""
+    widget.widget_type = "METALORA_PHOTOS"
+    return widget
+
+
 def percent(name: str, default: float, tooltip: str) -> io.Float.Input:
     """An advanced input for a point in sampling: 0 is the noisy start, 1 the finished picture."""
     return advanced(io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip))

@@ -2,6 +2,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { nodeAt } from "./graph_lookup.mjs";
+import { addPhotoTiles, picturesOf } from "./photo_tiles.mjs";
 import { remembered } from "./remembered.mjs";
 import { panelOf } from "./report_panel.mjs";
 import { deleteUnfinished } from "./unfinished.mjs";
@@ -19,6 +20,32 @@ const ENDS = {
   execution_error: (panel, detail) => panel.failed(detail.exception_message.trim(), words()),
   execution_interrupted: (panel) => panel.cancelled(words()),
 };
+
+const tilesOf = (node) => node?.widgets?.find((widget) => widget.tiles)?.tiles;
+
+/** Have the page notice a change that it did not make itself, so that it is saved and can be undone. */
+function noteChange(node) {
+  node.setDirtyCanvas?.(true, true);
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
+
+/** Show what a node of ours sent to the page: its report, and badges on its photos. */
+function showOutput(node, output) {
+  if (output?.badges) tilesOf(node)?.judge(output.badges);
+  if (output?.text && wanted()) panelOf(node).report(output);
+}
+
+/** Pictures that are pasted while a node that takes photos is selected go to that node. */
+function pastePhotos(event) {
+  const selected = Object.values(app.canvas?.selected_nodes ?? {});
+  const tiles = selected.length === 1 && tilesOf(selected[0]);
+  const files = picturesOf(event.clipboardData);
+  if (!tiles || !files.length) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  tiles.add(files);
+}
 
 /** Let the panel of one of our nodes show something, if the user wants panels. */
 function onPanel(id, show) {
@@ -41,7 +68,7 @@ async function showRemembered() {
     const node = nodeAt(graph, id);
     if (!isOurs(node) || node.comfyClass !== type || !wanted()) continue;
     if (end) ENDS[end.kind](panelOf(node), end.detail);
-    else if (output.text) panelOf(node).report(output);
+    else showOutput(node, output);
     // A contact sheet too: the page itself forgets pictures when it is reloaded.
     if (output?.images && node.graph === graph) app.nodeOutputs[node.id] ??= output;
     node.setDirtyCanvas?.(true, true);
@@ -80,8 +107,13 @@ app.registerExtension({
     },
   ],
   menuCommands: [{ path: ["Extensions", "Meta-LoRA"], commands: [DELETE_UNFINISHED] }],
+  getCustomWidgets() {
+    const page = { api, words, changed: noteChange };
+    return { METALORA_PHOTOS: (node, name) => ({ widget: addPhotoTiles(node, name, page) }) };
+  },
 
   setup() {
+    document.addEventListener("paste", pastePhotos, true);
     api.addEventListener("metalora.progress", ({ detail }) => onPanel(detail.node, (panel) => panel.progress(detail, words())));
     for (const [kind, show] of Object.entries(ENDS))
       api.addEventListener(kind, ({ detail }) => onPanel(detail.node_id, (panel) => show(panel, detail)));
@@ -101,7 +133,7 @@ app.registerExtension({
     const before = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       before?.apply(this, arguments);
-      if (output?.text && wanted()) panelOf(this).report(output);
+      showOutput(this, output);
     };
   },
 

@@ -11,6 +11,17 @@ const WORDS = {
     askUnfinished: ({ files, bytes }) =>
       `Unfinished runs and temporary files: ${files} (${megabytes(bytes)} MB). Delete them? A cancelled run among them starts over when it is queued again.`,
     deletedUnfinished: ({ files, bytes }) => `Deleted: ${files} (${megabytes(bytes)} MB).`,
+    drop: "Drop photos here, paste them, or click to choose",
+    more: "Add photos",
+    remove: "Remove",
+    earlier: "Move forward",
+    later: "Move back",
+    caption: "caption",
+    captionHelp: "What this photo shows. Empty: the node's caption.",
+    noPicture: "No picture was among these files.",
+    uploading: (count) => `Uploading ${count} ${count === 1 ? "photo" : "photos"} …`,
+    notUploaded: (name, reason) => `${name} could not be uploaded: ${reason}`,
+    verdicts: { good: "Good", check: "Check", unusable: "Unusable" },
   },
   ja: {
     step: (step, steps) => `ステップ ${step} / ${steps}`,
@@ -21,6 +32,17 @@ const WORDS = {
     askUnfinished: ({ files, bytes }) =>
       `未完了の学習と一時ファイルを ${files} 件（${megabytes(bytes)} MB）削除しますか？ この中に中止した学習があると、次は最初からになります。`,
     deletedUnfinished: ({ files, bytes }) => `${files} 件、${megabytes(bytes)} MB を削除しました。`,
+    drop: "写真をここにドロップ、貼り付け、またはクリックして選択",
+    more: "写真を追加",
+    remove: "取り除く",
+    earlier: "前へ",
+    later: "後ろへ",
+    caption: "キャプション",
+    captionHelp: "この写真の内容。空ならノードのキャプションを使います。",
+    noPicture: "これらのファイルに画像はありませんでした。",
+    uploading: (count) => `写真 ${count} 枚をアップロード中…`,
+    notUploaded: (name, reason) => `${name} をアップロードできませんでした: ${reason}`,
+    verdicts: { good: "良好", check: "要確認", unusable: "使えません" },
   },
 };
 

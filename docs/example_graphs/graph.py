@@ -196,7 +196,8 @@ def _plain(value: Any) -> Any:
 def _height(type_: str, kind: dict[str, Any]) -> int:
     # Nodes 2.0 puts the pack's name and a button for advanced inputs at a node's foot.
     height = 12 + FOOT_PX * type_.startswith("MetaLoRA_") + SLOT_PX * max(len(kind["sockets"]), len(kind["outputs"]))
-    height += sum(TEXT_PX if widget.get("multiline") else WIDGET_PX for widget in kind["widgets"])
+    tall = [widget.get("multiline") or widget["type"] == "METALORA_PHOTOS" for widget in kind["widgets"]]
+    height += sum(TEXT_PX if text else WIDGET_PX for text in tall)
     height += WIDGET_PX * sum(len(widget.get("followed_by", [])) for widget in kind["widgets"])
     return height + PICTURE_PX * (type_ in SHOWING_PICTURES) + TEXT_PX * (type_ in SHOWING_TEXT)
 

@@ -19,7 +19,7 @@ USED = (
 FILE_CHOICES = {
     *("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name", "image", "prior_name", "identity_name"),
 }
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "METALORA_PHOTOS"}
 NOTE: dict[str, Any] = {
     "title": "Note",
     "sockets": [],

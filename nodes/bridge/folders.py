@@ -155,6 +155,26 @@ def input_folder(name: str) -> Path:
     return path
 
 
+def input_file(name: str) -> Path:
+    """A picture in ComfyUI's input folder, as the page names it after an upload.
+
+    Raises:
+        UnreadableFile: If it is not there.
+        InvalidOptions: If the name leads outside the input folder.
+    """
+    import folder_paths
+
+    root = Path(folder_paths.get_input_directory())
+    own_name, place = folder_paths.annotated_filepath(name)
+    path = _contained(Path(place or root) / own_name.strip(), [root])
+    if not path.is_file():
+        raise UnreadableFile(
+            f"{plain_line(name, 200)} was not found in ComfyUI's input folder. Add the photo again, or remove it from "
+            "the node."
+        )
+    return path
+
+
 def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
     """Path for a widget's file name; nothing is made yet.
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from ...metalora_core.errors import UnusableReferences
 from ...metalora_core.files.prior import Prior
 from ...metalora_core.photos.captions import build_captions, word_findings
-from ...metalora_core.photos.contact_sheet import contact_sheet
+from ...metalora_core.photos.contact_sheet import WORDS, contact_sheet
 from ...metalora_core.photos.images import Photo, fit
-from ...metalora_core.photos.pictures import from_pil, pixels_sha256
+from ...metalora_core.photos.pictures import from_pil
 from ...metalora_core.photos.training_set import TrainingSet
 from ...metalora_core.provenance.consent import ConsentRecord, Purpose
 from ...metalora_core.provenance.permission import Use
 from ...metalora_core.references.findings import Severity
-from ...metalora_core.references.report import assess_references
+from ...metalora_core.references.report import ReferenceReport, assess_references
 from .consent import require_permission
 from .image_tensors import to_image
 
@@ -84,7 +84,7 @@ class References:
 class Brief:
     """The inputs of Prepare Reference Photos."""
 
-    photos: tuple[Tensor, ...]
+    photos: tuple[Photo, ...]
     captions: tuple[str, ...]
     class_word: str
     trigger: str
@@ -101,6 +101,7 @@ class Prepared:
     references: References
     sheet: Tensor
     findings: str
+    badges: tuple[dict[str, str], ...]
 
 
 def prepare(brief: Brief) -> Prepared:
@@ -112,7 +113,7 @@ def prepare(brief: Brief) -> Prepared:
     """
     trigger, class_word = brief.trigger.strip(), brief.class_word.strip()
     _check_words(trigger, class_word)
-    photos = tuple(Photo(f"photo {n}", pixels, pixels_sha256(pixels)) for n, pixels in enumerate(brief.photos, start=1))
+    photos = brief.photos
     features = None if brief.prior is None else brief.prior.features
     domain = "" if brief.prior is None else brief.prior.metadata.domain
     side = trained_px(brief.prior)
@@ -129,7 +130,14 @@ def prepare(brief: Brief) -> Prepared:
     )
     if brief.consent is not None:
         references.require_permission()
-    return Prepared(references, to_image(from_pil(contact_sheet(photos, report))[None]), report.text)
+    sheet = to_image(from_pil(contact_sheet(photos, report))[None])
+    return Prepared(references, sheet, report.text, tuple(_badge(report, n) for n in range(len(photos))))
+
+
+def _badge(report: ReferenceReport, photo: int) -> dict[str, str]:
+    """What a photo's tile on the page shows: a verdict, and every finding with its remedy."""
+    findings = [f"{finding.title}. {finding.found} {finding.remedy}" for finding in report.of_photo(photo)]
+    return {"name": report.names[photo], "verdict": WORDS[report.severity_of(photo)], "findings": "\n".join(findings)}
 
 
 def _check_words(trigger: str, class_word: str) -> None:

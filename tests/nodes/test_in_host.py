@@ -100,6 +100,10 @@ CHECKS = (
     "check_a_quick_prior_asks_for_a_licence_and_a_source",
     "check_a_folder_is_learned_once_and_comes_out_as_a_list",
     "check_a_folder_without_a_prior_gives_identities_that_need_no_other_file",
+    "check_dropped_photos_are_those_that_could_be_connected",
+    "check_dropped_photos_go_before_connected_ones_and_the_node_says_so",
+    "check_a_dropped_photo_that_is_gone_or_outside_is_named_before_any_work",
+    "check_a_changed_file_is_read_again",
 )
 
 

@@ -49,11 +49,11 @@ def prepare(photos: Any, **settings: Any) -> Any:
     return prepare_list([photos], **{name: [value] for name, value in settings.items()})
 
 
-def prepare_list(photos: list[Any], **lists: list[Any]) -> Any:
+def prepare_list(images: list[Any], /, **lists: list[Any]) -> Any:
     """The same with every input as the list that ComfyUI makes of it."""
     inputs = {"class_word": ["person"], "trigger": ["ohwx"], "caption": [""], "unusable_photos": ["stop"]} | lists
     with torch.inference_mode():
-        return pack("nodes.references").PrepareReferences.execute(images=photos, **inputs).args
+        return pack("nodes.references").PrepareReferences.execute(images=images, **inputs).args
 
 
 def adapt(**settings: Any) -> Any:
