@@ -119,8 +119,9 @@ def _photos(graph: Graph) -> tuple[Output, Output]:
         caption="photo of a person, smiling, in front of a white wall",
     )  # fmt: skip
     graph.note(
-        "### One photo is enough\nUse a sharp photo in even light. Join several photos with **Batch Images** or "
-        "connect a dataset node. Say in the caption what is *not* part of the person: pose, light, place.\n\n"
+        "### One photo is enough\nUse a sharp photo in even light. For several, drop them on **Prepare Reference "
+        "Photos** and remove **Load Image**. Say in the caption what is *not* part of the person: pose, light, "
+        "place.\n\n"
         "### A prior\nWith one, fewer steps are needed: put one made for this model into `models/metalora` and unmute "
         "**Load Meta-LoRA Prior**. Examples 04 and 08 show how to make one.",
         tall=290,
