@@ -135,6 +135,11 @@ def visible(text: str) -> str:
     return "".join(" " if unicodedata.category(mark) in _HIDDEN else mark for mark in text)
 
 
+def table_cell(text: str) -> str:
+    """The text for a table file: an apostrophe comes before what a spreadsheet would compute as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def plain_line(text: str, limit: int) -> str:
     """Clean a text from an untrusted source.
 

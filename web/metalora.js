@@ -3,7 +3,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { nodeAt } from "./graph_lookup.mjs";
 import { addPhotoTiles, picturesOf } from "./photo_tiles.mjs";
-import { remembered } from "./remembered.mjs";
+import { noteEnd, noteOutput, noteQueued, remembered } from "./remembered.mjs";
 import { panelOf } from "./report_panel.mjs";
 import { deleteUnfinished } from "./unfinished.mjs";
 import { wordsIn } from "./words.mjs";
@@ -29,6 +29,8 @@ function noteChange(node) {
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
+
+const panelAt = (id) => nodeAt(app.graph, id ?? "")?.widgets?.find((widget) => widget.panel)?.panel;
 
 /** Show what a node of ours sent to the page: its report, and badges on its photos. */
 function showOutput(node, output) {
@@ -117,10 +119,15 @@ app.registerExtension({
     api.addEventListener("metalora.progress", ({ detail }) => onPanel(detail.node, (panel) => panel.progress(detail, words())));
     for (const [kind, show] of Object.entries(ENDS))
       api.addEventListener(kind, ({ detail }) => onPanel(detail.node_id, (panel) => show(panel, detail)));
+    api.addEventListener("executed", ({ detail }) => noteOutput(detail));
+    for (const kind of ["execution_success", ...Object.keys(ENDS)]) api.addEventListener(kind, ({ detail }) => noteEnd(detail));
+    api.addEventListener("executing", ({ detail }) => panelAt(detail?.node ?? detail)?.starts());
     const queue = api.queuePrompt;
     api.queuePrompt = async function () {
       try {
-        return await queue.apply(this, arguments);
+        const answer = await queue.apply(this, arguments);
+        noteQueued(answer?.prompt_id, arguments[1]);
+        return answer;
       } catch (refusal) {
         showRefusals(refusal.response?.node_errors);
         throw refusal;

@@ -2,6 +2,23 @@
 const RUNS = 32;
 const ENDS = ["execution_error", "execution_interrupted"];
 
+/** By prompt id, what nodes told in runs that this page queued: the history has a run only once it has ended. */
+const running = new Map();
+
+function runOf(id) {
+  if (!running.has(id)) running.set(id, { outputs: {} });
+  return running.get(id);
+}
+
+/** Note which prompt the server has queued: {output: its nodes, workflow: the page's graph}. */
+export const noteQueued = (id, { output, workflow }) => Object.assign(runOf(id), { nodes: output, workflow: workflow?.id });
+
+/** Note what a node told, from the server's event. */
+export const noteOutput = ({ prompt_id, node, output }) => (runOf(prompt_id).outputs[node] = output);
+
+/** Note that a run has ended: the history has it now. */
+export const noteEnd = ({ prompt_id }) => running.delete(prompt_id);
+
 /** The runs of a workflow, the oldest first, as the server's history tells them. */
 async function runsOf(api, graph) {
   const answer = await api.fetchApi(`/history?max_items=${RUNS}`);
@@ -24,5 +41,8 @@ export async function remembered(api, graph) {
     for (const [kind, detail] of status?.messages ?? [])
       if (ENDS.includes(kind)) told.set(String(detail.node_id), { type: detail.node_type, end: { kind, detail } });
   }
+  for (const { nodes, workflow, outputs } of running.values())
+    if ((workflow ?? graph.id) === graph.id)
+      for (const [id, output] of Object.entries(outputs)) told.set(id, { type: nodes?.[id]?.class_type, output });
   return told;
 }

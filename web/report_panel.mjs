@@ -46,6 +46,11 @@ class ReportPanel {
     this.say(words.cancelled(this.reached));
   }
 
+  /** Take away a failure once the node runs again; nodes without a report of their own would show it for ever. */
+  starts() {
+    if (this.text.style.color !== "inherit") this.say("");
+  }
+
   say(text, colour = "inherit") {
     this.text.textContent = text;
     this.text.style.color = colour;

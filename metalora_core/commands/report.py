@@ -27,14 +27,15 @@ def report(
     from .permission import permissions_near
     from .terminal import answer
 
+    table = output.with_suffix(".csv")
     require_output(output, ".html")
+    require_output(table, ".csv")
     now = datetime.now(timezone.utc)
     found = standing_report(permissions_near(folder / "consents"), now, soon)
     parts = "".join(section(title, table) for title, table in page_parts(found))
     page = f"<h1>Consent report, {now:%Y-%m-%d}</h1><p>{escape(found.log_problem)}</p>{parts}"
     head = f'<!doctype html><meta charset="utf-8"><title>Consent report</title><style>{STYLE}</style>'
     atomic_write(output, [(head + page).encode()])
-    table = output.with_suffix(".csv")
     atomic_write(table, [found.csv().encode()])
     lines = [f"{name}: {value}" for name, value in found.figures[1:]]
     fields = {

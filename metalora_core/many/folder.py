@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..adaptation import run_digest
-from ..errors import MetaLoRAError, UnreadableFile
+from ..errors import InvalidOptions, MetaLoRAError, UnreadableFile
 from ..files.identity import Identity, load_identity
 from ..files.prior import Prior
 from ..model.host import Host
@@ -23,7 +22,9 @@ from ..training.personal_prior import own_targets, personal_prior
 from .learning import Learned, ReadySubject, learn_many
 from .manifest import ManifestRow, read_manifest, write_manifest
 
-__all__ = ["RUN", "FolderPlan", "FolderRun", "Permitted"]
+__all__ = ["REPLACES_NOTE", "RUN", "FolderPlan", "FolderRun", "Permitted"]
+
+REPLACES_NOTE = "It replaces what an earlier run had learned from other photos or settings."
 
 RUN = "run"
 """Entry of an identity's metrics: hash of everything that decided it."""
@@ -148,8 +149,9 @@ class FolderRun:
         digest = hashlib.sha256(digest.encode()).hexdigest() if plan.also else digest
         if self._known(name, digest, read, permitted):
             return None
+        notes += [REPLACES_NOTE] if self.identity_path(name).exists() else []
         self._ready[name] = (permitted, digest, notes)
-        unfinished = self.plan.output / f"{name}.checkpoint.safetensors"
+        unfinished = self.plan.output / f".{name}.unfinished.safetensors"
         return ReadySubject(name, photos, used, options, validation, unfinished)
 
     def _without_prior(self, options: AdaptationOptions) -> Prior:
@@ -160,18 +162,16 @@ class FolderRun:
 
     def _known(self, name: str, digest: str, read: ReadPhotos, permitted: Permitted) -> bool:
         path = self.identity_path(name)
-        with suppress(UnreadableFile):  # it is learned again
-            identity = load_identity(path) if path.is_file() else None
-            if identity is None or identity.metadata.metrics.get(RUN) != digest:
-                return False
-            before = self._earlier.get(name)
-            if before is None or before.run != digest or before.state == "failed":
-                before = _row(name, identity, digest, len(read.photos) - self.plan.held_out)
-            if permitted.record not in (None, identity.metadata.consent_id):  # recorded since it was learned
-                permitted.save(path, identity)
-            self._done(replace(before, state="known"))
-            return True
-        return False
+        identity = _of_earlier_run(path) if path.exists() else None
+        if identity is None or identity.metadata.metrics[RUN] != digest:
+            return False
+        before = self._earlier.get(name)
+        if before is None or before.run != digest or before.state == "failed":
+            before = _row(name, identity, digest, len(read.photos) - self.plan.held_out)
+        if permitted.record not in (None, identity.metadata.consent_id):  # recorded since it was learned
+            permitted.save(path, identity)
+        self._done(replace(before, state="known"))
+        return True
 
     def _finished(self, learned: Learned) -> None:
         name, result = learned.subject.name, learned.result
@@ -204,7 +204,8 @@ class FolderRun:
 
     def _done(self, row: ManifestRow) -> None:
         self.rows[row.subject] = row
-        write_manifest(self.plan.output, self.sorted_rows)
+        known = {**self._earlier, **self.rows}  # a run that is broken off keeps the rows of the one before
+        write_manifest(self.plan.output, [known[name] for name in self.names if name in known])
         if row.failure and self.on_failure is not None:
             self.on_failure(row.subject, row.failure)
 
@@ -212,6 +213,18 @@ class FolderRun:
         self._loss = loss
         if self.on_subject is not None:
             self.on_subject(len(self.rows), len(self.names), loss)
+
+
+def _of_earlier_run(path: Path) -> Identity:
+    """The identity in a file, if a run like this one has learned it; any other file is not for us to replace."""
+    try:
+        identity = load_identity(path)
+        found = "" if {RUN, "final_loss"} <= identity.metadata.metrics.keys() else "another command made it"
+    except UnreadableFile as error:
+        identity, found = None, str(error).rstrip(".")
+    if identity is None or found:
+        raise InvalidOptions(f"{path} is in the way: {found}. Move it, or choose another output folder.")
+    return identity
 
 
 def _row(name: str, identity: Identity, digest: str, photos: int) -> ManifestRow:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from ..checks import table_cell
 from ..files.atomic import atomic_write
 
 __all__ = ["NO_PARQUET_NOTE", "ManifestRow", "read_manifest", "write_manifest"]
@@ -71,7 +72,7 @@ def write_manifest(folder: Path, rows: Iterable[ManifestRow], *, parquet: bool =
     lines, text = [asdict(row) for row in rows], io.StringIO(newline="")
     writer = csv.DictWriter(text, [one.name for one in fields(ManifestRow)])
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({k: table_cell(v) if isinstance(v, str) else v for k, v in line.items()} for line in lines)
     # With a byte order mark, so that a spreadsheet reads the names of subjects in any script.
     atomic_write(folder / "manifest.csv", [text.getvalue().encode("utf-8-sig", "replace")])
     if not parquet:
@@ -97,7 +98,13 @@ def read_manifest(folder: Path) -> dict[str, ManifestRow]:
 
     try:
         text = (folder / "manifest.csv").read_text(encoding="utf-8-sig")
-        rows = [TypeAdapter(ManifestRow).validate_python(line) for line in csv.DictReader(io.StringIO(text))]
+        lines = [{k: _without_mark(v) for k, v in line.items()} for line in csv.DictReader(io.StringIO(text))]
+        rows = [TypeAdapter(ManifestRow).validate_python(line) for line in lines]
     except (OSError, ValueError, csv.Error):
         return {}
     return {row.subject: row for row in rows}
+
+
+def _without_mark(cell: Any) -> Any:
+    """Undo `table_cell`."""
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and table_cell(cell[1:]) == cell else cell

@@ -243,8 +243,8 @@ class Permissions:
                 refused = refused or error
         raise refused or ConsentRefused(f"No record of {name} permits this.")
 
-    def ask_prior(self, sha256: str, now: datetime) -> None:
-        """Refuse a prior that was trained here under a record that no longer holds.
+    def ask_prior(self, sha256: str, now: datetime, purpose: Purpose = Purpose.TRAINING) -> None:
+        """Refuse a prior that was trained here under a record that no longer holds, or does not permit the purpose.
 
         Raises:
             ConsentRefused: If one of its records was revoked, has expired, or is gone.
@@ -252,7 +252,7 @@ class Permissions:
         """
         for entry in self._entries():
             if entry.event == PRIOR_TRAINED and entry.details.get("prior") == sha256 and entry.details.get("consent"):
-                check_consent(self.in_force(str(entry.details["consent"])), (), Purpose.TRAINING, now)
+                check_consent(self.in_force(str(entry.details["consent"])), (), purpose, now)
 
     def _covering(self, now: datetime) -> Iterator[tuple[str, ConsentRecord]]:
         for record in (record for store in self.stores for record in store.list()):

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
-from ..checks import plain_line
+from ..checks import plain_line, table_cell
 from ..errors import ConsentRefused, UnreadableFile
 from .permission import IDENTITY_APPLIED, IDENTITY_EXPORTED, IDENTITY_LEARNED, REFUSED, Permissions
 from .subject_files import identity_records
@@ -41,8 +41,7 @@ class StandingReport:
     def csv(self) -> str:
         """The identities, one a line."""
         text = io.StringIO()
-        # A spreadsheet would compute what begins like a formula.
-        safe = [[f"'{cell}" if cell[:1] in tuple("=+-@") else cell for cell in row] for row in self.identities]
+        safe = [[table_cell(cell) for cell in row] for row in self.identities]
         csv.writer(text, lineterminator="\n").writerows(safe)
         return text.getvalue()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
@@ -72,8 +73,8 @@ def read_xmp(path: Path) -> MadeWith | None:
     """
     text = _packet(path)
     # Entities can grow without bound; XMP has none.
-    if len(text) > _LENGTH_AT_MOST or "<!DOCTYPE" in text or "\0" in text:
-        raise UnreadableFile(f"{path.name} has XMP that is too long or declares entities. It was not read.")
+    if "<!DOCTYPE" in text or "\0" in text:
+        raise UnreadableFile(f"{path.name} has XMP that declares entities. It was not read.")
     if not text:
         return None
     try:
@@ -92,9 +93,30 @@ def _packet(path: Path) -> str:
     try:
         with open_regular(path) as file, Image.open(file, formats=("PNG", "JPEG", "WEBP", "TIFF")) as picture:
             packet = picture.info.get(PNG_FIELD) or picture.info.get("xmp") or b""
-        return (packet if isinstance(packet, str) else bytes(packet).decode()).strip("\ufeff\0 \n")
+            if not packet and picture.format == "PNG":
+                packet = _late_packet(file)
+        if not isinstance(packet, (str, bytes)):
+            raise ValueError(f"its XMP is of type {type(packet).__name__}")
+        if len(packet) > _LENGTH_AT_MOST:
+            raise ValueError(f"its XMP has {len(packet):,} bytes; at most {_LENGTH_AT_MOST:,} are read")
+        return (packet if isinstance(packet, str) else packet.decode()).strip("\ufeff\0 \n")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableFile(f"{path.name} is not a picture that can be read ({error}).") from error
+
+
+def _late_packet(file: IO[bytes]) -> bytes:
+    """XMP behind the pixels of a PNG file, where Pillow looks only after it has decoded them; or nothing."""
+    file.seek(len(b"\x89PNG\r\n\x1a\n"))
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        length, checksum = int.from_bytes(head[:4], "big"), 4
+        if head[4:] == b"iTXt" and length <= _LENGTH_AT_MOST:
+            # Keyword, whether it is compressed and how, language, translated keyword, text.
+            keyword, _, rest = file.read(length).partition(b"\0")
+            if keyword.decode("latin-1") == PNG_FIELD and rest[:1] == b"\0":
+                return rest[2:].split(b"\0", 2)[-1]
+            length = 0
+        file.seek(length + checksum, 1)
+    return b""
 
 
 def _fields(root: ElementTree.Element) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from metalora_core.commands.permission import saver_for_each
 from metalora_core.errors import ConsentRefused, TrainingCancelled
 from metalora_core.files.identity import Identity, load_identity, save_identity
 from metalora_core.files.prior import Prior
-from metalora_core.many.folder import FolderPlan, FolderRun, Permitted
+from metalora_core.many.folder import REPLACES_NOTE, FolderPlan, FolderRun, Permitted
 from metalora_core.many.learning import Learned, ReadySubject, adapt_side_by_side, learn_many
 from metalora_core.many.manifest import NO_PARQUET_NOTE, ManifestRow, read_manifest, write_manifest
 from metalora_core.many.sheet import SheetSubject, results_sheet
@@ -165,11 +165,11 @@ def test_a_run_that_is_stopped_keeps_what_is_done(folder: Path) -> None:
     with pytest.raises(TrainingCancelled):
         FolderRun(host, one_by_one, on_subject=stop).learn()
     assert [path.name for path in sorted((folder.parent / "out").glob("*.safetensors"))] == [
+        ".cup.unfinished.safetensors",
         "bowl.safetensors",
-        "cup.checkpoint.safetensors",
     ]
     assert [row.state for row in FolderRun(host, one_by_one).learn()] == ["known", "learned", "learned"]
-    assert not list((folder.parent / "out").glob("*.checkpoint.safetensors"))
+    assert not list((folder.parent / "out").glob(".*.unfinished.safetensors"))
 
 
 def test_a_class_word_of_a_subjects_own_chooses_its_prior_and_settings(folder: Path) -> None:
@@ -247,3 +247,28 @@ def test_the_command_learns_a_folder_and_answers_what_it_did(
     assert "No shipped prior covers 'dragon'" in told["failures"]["jar"] and Path(told["sheet"]).is_file()
     assert answered(tmp_path / "learned")["known"] == 2
     assert "inside" in answered(folder / "learned")["error"], "it would be a subject of the next run"
+
+
+def test_a_file_that_no_run_has_made_is_kept_and_a_result_that_is_replaced_says_so(folder: Path) -> None:
+    host, out = ToyHost(), folder.parent / "out"
+    prior = toy_prior(host)
+
+    def states(options: AdaptationOptions = OPTIONS) -> dict[str, ManifestRow]:
+        return {row.subject: row for row in FolderRun(host, plan(folder, prior, options)).learn()}
+
+    states()
+    mine = load_identity(out / "cup.safetensors")
+    save_identity(out / "cup.safetensors", replace(mine, metadata=mine.metadata.model_copy(update={"metrics": {}})))
+    (out / "jar.safetensors").write_bytes(b"somebody's LoRA")
+    kept = {name: (out / f"{name}.safetensors").read_bytes() for name in ("cup", "jar")}
+    rows = states(replace(OPTIONS, steps=7))
+    assert [row.state for row in rows.values()] == ["learned", "failed", "failed"]
+    assert "in the way" in rows["cup"].failure and REPLACES_NOTE in rows["bowl"].warnings
+    assert {name: (out / f"{name}.safetensors").read_bytes() for name in kept} == kept
+
+
+def test_a_spreadsheet_computes_nothing_from_names_and_they_read_back_as_they_are(tmp_path: Path) -> None:
+    rows = [ManifestRow(name, "failed", failure="@SUM(A1)") for name in ("=1+1", "cup", "'quoted", "-3")]
+    write_manifest(tmp_path, rows)
+    assert not any(line[:1] in "=@-" for line in (tmp_path / "manifest.csv").read_text("utf-8-sig").splitlines())
+    assert read_manifest(tmp_path) == {row.subject: row for row in rows}

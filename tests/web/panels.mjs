@@ -38,6 +38,19 @@ async function shown(page) {
   return { reports: await reports(page), line, sheets };
 }
 
+/** What the panel of a node without a report shows when it fails, and when it runs again, by the server's messages. */
+function failAndStartAgain(page) {
+  return page.evaluate(() => {
+    const node = window.app.graph.nodes.find((node) => node.type === "MetaLoRA_LoadPocketModel");
+    const shown = () => node.widgets.find((widget) => widget.name === "metalora_report").element.textContent;
+    const tell = (kind, detail) => window.app.api.dispatchEvent(new CustomEvent(kind, { detail }));
+    tell("execution_error", { node_id: String(node.id), exception_message: "no such subject" });
+    const failed = shown();
+    tell("executing", String(node.id));
+    return [failed, shown()];
+  });
+}
+
 const { browser, page, errors } = await openPage(url, chromiumPath);
 const seen = { errors };
 try {
@@ -63,6 +76,7 @@ try {
 
   await run(page, { ...FAST, MetaLoRA_PrepareReferences: { trigger: " " } });
   seen.failed = await panelWith(page, "MetaLoRA_PrepareReferences", "Failed");
+  seen.failures = await failAndStartAgain(page);
   await setSetting(page, "Comfy.Locale", "ja");
   await reloadIn(page, "ja");
   seen.japanese = await panelWith(page, "MetaLoRA_PrepareReferences", "失敗");

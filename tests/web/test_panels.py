@@ -74,6 +74,10 @@ def test_a_failure_stands_on_its_node_in_the_packs_own_words(seen: dict[str, Any
     assert "trigger" in seen["failed"]
 
 
+def test_a_failure_goes_when_the_node_runs_again(seen: dict[str, Any]) -> None:
+    assert seen["failures"] == ["Failed: no such subject", ""]
+
+
 def test_the_panels_own_words_are_in_the_pages_language(seen: dict[str, Any]) -> None:
     assert seen["japanese"].startswith("失敗しました: ")
 

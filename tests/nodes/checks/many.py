@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import torch
@@ -18,13 +19,20 @@ def _many(**settings: Any) -> Any:
         return pack("nodes.adapt_many").AdaptMany.execute(**parts).args
 
 
+def _write_only(count: int) -> None:
+    """Subjects with a photo each, and none that other checks have left."""
+    shutil.rmtree(folders() / "input" / "subjects", ignore_errors=True)
+    write_subjects(count, 1)
+
+
 def check_a_folder_is_learned_once_and_comes_out_as_a_list() -> dict[str, Any]:
-    write_subjects(3, 1)
+    _write_only(3)
     broken = folders() / "input" / "subjects" / "broken"
     broken.mkdir()
     (broken / "a.png").write_bytes(b"no picture")
     learned, names, report = _many()
-    assert names == ["0", "1", "2"] and [one.identity.metadata.name for one in learned] == names
+    assert names == ["0", "1", "2"], names
+    assert [one.identity.metadata.name for one in learned] == names, report
     assert "3 subjects learned" in report and "1 failed" in report and "broken was not learned: a.png" in report, report
     place = folders() / "models" / "metalora_identities" / "adapted" / "subjects"
     assert sorted(path.name for path in place.glob("*.safetensors")) == [f"{name}.safetensors" for name in names]
@@ -50,7 +58,7 @@ def check_a_folder_is_learned_once_and_comes_out_as_a_list() -> dict[str, Any]:
 
 
 def check_a_folder_without_a_prior_gives_identities_that_need_no_other_file() -> dict[str, Any]:
-    write_subjects(2, 1)
+    _write_only(2)
     learned, names, report = _many(prior=None)
     assert len(learned) == len(names) and all(one.prior.personal for one in learned), report
     return {}

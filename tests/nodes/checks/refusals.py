@@ -21,7 +21,7 @@ def check_photos() -> dict[str, str]:
         "captions": message_of(lambda: prepare(pocket()[4], caption="one\ntwo\nthree")),
     }
     assert all(text.startswith(("UnusableReferences", "InvalidOptions")) for text in told.values()), told
-    assert "Connect at least one photo" in told["no photo"], told
+    assert "Drop one to eight photos" in told["no photo"], told
     assert "trigger is empty" in told["no trigger"], told
     small = torch.nn.functional.interpolate(_test_card(), scale_factor=1 / 4, mode="area")
     blurred = torch.nn.functional.interpolate(small, size=(512, 512), mode="bicubic")
