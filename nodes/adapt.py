@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .schema import advanced, node_schema
-from .sockets import IdentitySocket, PriorSocket, ReferencesSocket
+from .schema import adapted_model, advanced, node_schema, prior_to_learn_with, training_seed
+from .sockets import IdentitySocket, ReferencesSocket
 
 
 class AdaptIdentity(io.ComfyNode):
@@ -30,18 +30,9 @@ class AdaptIdentity(io.ComfyNode):
                 "meta lora",
             ],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The base model; with a prior, the one it was made for. It is not changed."
-                ),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                *adapted_model(),
                 ReferencesSocket.Input("references", tooltip="From Prepare Reference Photos."),
-                PriorSocket.Input(
-                    "prior",
-                    optional=True,
-                    tooltip="From Load Meta-LoRA Prior. If none exists for the model, leave it unconnected: learning "
-                    "then takes as many steps as an ordinary LoRA.",
-                ),
+                prior_to_learn_with(),
                 io.Int.Input(
                     "steps",
                     default=0,
@@ -51,14 +42,7 @@ class AdaptIdentity(io.ComfyNode):
                     "usual number of an ordinary LoRA. Raise it when the likeness is faint, lower it when pose or "
                     "background of the photos reappear.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Seed of the training noise. The same seed gives the same identity, bit for bit.",
-                ),
+                training_seed("Seed of the training noise. The same seed gives the same identity, bit for bit."),
                 advanced(
                     io.Int.Input(
                         "resolution",

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge.folders import subject_sources
-from .schema import advanced, node_schema
-from .sockets import IdentitySocket, PriorSocket
+from .schema import adapted_model, advanced, node_schema, prior_to_learn_with, training_seed
+from .sockets import IdentitySocket
 
 
 class AdaptMany(io.ComfyNode):
@@ -23,11 +23,7 @@ class AdaptMany(io.ComfyNode):
             search_aliases=["batch train", "train many", "catalogue", "train folder", "bulk", "meta lora"],
             is_output_node=True,
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The base model; with a prior, the one it was made for. It is not changed."
-                ),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                *adapted_model(),
                 io.Combo.Input(
                     "subjects",
                     options=subject_sources(),
@@ -41,12 +37,7 @@ class AdaptMany(io.ComfyNode):
                     "says otherwise for that one.",
                 ),
                 io.String.Input("trigger", default="ohwx", tooltip="The rare word that calls each subject in prompts."),
-                PriorSocket.Input(
-                    "prior",
-                    optional=True,
-                    tooltip="From Load Meta-LoRA Prior. If none exists for the model, leave it unconnected: learning "
-                    "then takes as many steps as an ordinary LoRA.",
-                ),
+                prior_to_learn_with(),
                 advanced(
                     io.Int.Input(
                         "steps",
@@ -56,16 +47,7 @@ class AdaptMany(io.ComfyNode):
                         tooltip="Training steps of each subject; 0 takes the preset for its number of photos.",
                     )
                 ),
-                advanced(
-                    io.Int.Input(
-                        "seed",
-                        default=0,
-                        min=0,
-                        max=0xFFFFFFFFFFFFFFFF,
-                        control_after_generate=False,
-                        tooltip="Seed of the training noise. The same seed gives the same identities.",
-                    )
-                ),
+                advanced(training_seed("Seed of the training noise. The same seed gives the same identities.")),
                 advanced(
                     io.Int.Input(
                         "side_by_side",

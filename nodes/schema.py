@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
+from .sockets import PriorSocket
+
 CATEGORY = "Meta-LoRA"
 AnyInput = TypeVar("AnyInput", bound=io.Input)
 
@@ -26,6 +28,35 @@ def advanced(widget: AnyInput) -> AnyInput:
     """Hide an input under advanced settings where the frontend can; older ones show it."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def base_model(tooltip: str) -> list[io.Input]:
+    """The model that is learned with, and what belongs to it."""
+    return [
+        io.Model.Input("model", tooltip=tooltip),
+        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+        io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+    ]
+
+
+def adapted_model() -> list[io.Input]:
+    """The model that a subject is learned with."""
+    return base_model("The base model; with a prior, the one it was made for. It is not changed.")
+
+
+def prior_to_learn_with() -> io.Input:
+    """The prior that a subject is learned with, if there is one."""
+    return PriorSocket.Input(
+        "prior",
+        optional=True,
+        tooltip="From Load Meta-LoRA Prior. If none exists for the model, leave it unconnected: learning then takes as "
+        "many steps as an ordinary LoRA.",
+    )
+
+
+def training_seed(tooltip: str) -> io.Int.Input:
+    """A seed that stays as it is from run to run."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)
 
 
 def existing_file() -> io.Combo.Input:

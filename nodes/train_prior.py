@@ -7,16 +7,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from .bridge.folders import NOTHING, lora_folders, subject_sources
-from .schema import advanced, existing_file, node_schema
+from .schema import advanced, base_model, existing_file, node_schema, training_seed
 from .sockets import PriorSocket
 
 
 def _base_model() -> list[io.Input]:
-    return [
-        io.Model.Input("model", tooltip="The base model to make a prior for. It is not changed."),
-        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-        io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-    ]
+    return base_model("The base model to make a prior for. It is not changed.")
 
 
 def _settings_of_the_run() -> list[io.Input]:
@@ -26,14 +22,7 @@ def _settings_of_the_run() -> list[io.Input]:
         default="auto",
         tooltip="on uses less memory and takes about a third longer, with the same result.",
     )
-    seed = io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=False,
-        tooltip="Seed of initial values and all random choices.",
-    )
+    seed = training_seed("Seed of initial values and all random choices.")
     return [advanced(one) for one in (checkpointing, seed, existing_file())]
 
 

@@ -23,7 +23,6 @@ def push(
     json: options.Json = False,
 ) -> None:
     """Upload a prior and its model card to the Hugging Face Hub. Log in first: hf auth login."""
-    from ..errors import UnreadableFile
     from ..files.atomic import file_sha256
     from ..files.hub import push_prior
     from ..provenance.consent import Purpose
@@ -31,9 +30,7 @@ def push(
     from .terminal import answer
 
     known, sha256 = permissions_near(prior), file_sha256(prior) if prior.is_file() else ""
-    verdict = known.log.verify()
-    if not verdict.intact:  # it would not say under which records the prior was trained
-        raise UnreadableFile(f"The audit log beside {prior.name} is damaged, so nothing is uploaded: {verdict.problem}")
+    known.require_intact_log()
     known.ask_prior(sha256, datetime.now(timezone.utc), Purpose.SHARING)
     where = push_prior(prior, repo, base_model=base_model, private=private)
     noted(known, "prior shared", file=str(prior.absolute()), prior=sha256, to=repo)

@@ -12,7 +12,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
-_LEFT_BEHIND = (".metalora-*.tmp", ".*.unfinished.safetensors", "*.safetensors.damaged")
+UNFINISHED = ".*.unfinished.safetensors"
+"""Names of the checkpoints of runs that have not ended, see `unfinished_beside`."""
+_LEFT_BEHIND = (".metalora-*.tmp", UNFINISHED, "*.safetensors.damaged")
 IN_USE_HOURS = 1
 """Whatever was touched since is taken to be in use: a run that is alive writes its checkpoint more often than that."""
 
@@ -30,6 +32,11 @@ class LeftBehind:
     path: Path
     size_bytes: int
     age_days: float
+
+
+def unfinished_beside(path: Path) -> Path:
+    """Where a run keeps its checkpoint until this file is written: hidden, under a name that the sweep knows."""
+    return path.with_name(UNFINISHED.replace("*", path.stem))
 
 
 def find_left_behind(folders: Iterable[Path], days: float, keep: Sequence[Path] = ()) -> list[LeftBehind]:

@@ -12,6 +12,7 @@ from ..adaptation import run_digest
 from ..errors import InvalidOptions, MetaLoRAError, UnreadableFile
 from ..files.identity import Identity, load_identity
 from ..files.prior import Prior
+from ..files.sweep import unfinished_beside
 from ..model.host import Host
 from ..photos.folder_files import read_class_word
 from ..photos.reading import ReadPhotos, read_photos, split_training_set
@@ -151,7 +152,7 @@ class FolderRun:
             return None
         notes += [REPLACES_NOTE] if self.identity_path(name).exists() else []
         self._ready[name] = (permitted, digest, notes)
-        unfinished = self.plan.output / f".{name}.unfinished.safetensors"
+        unfinished = unfinished_beside(self.identity_path(name))
         return ReadySubject(name, photos, used, options, validation, unfinished)
 
     def _without_prior(self, options: AdaptationOptions) -> Prior:

@@ -254,6 +254,16 @@ class Permissions:
             if entry.event == PRIOR_TRAINED and entry.details.get("prior") == sha256 and entry.details.get("consent"):
                 check_consent(self.in_force(str(entry.details["consent"])), (), purpose, now)
 
+    def require_intact_log(self) -> None:
+        """Refuse if the audit log was changed, for what cannot be taken back: it would hide who is in a prior.
+
+        Raises:
+            UnreadableFile: With the first problem.
+        """
+        verdict = self.log.verify()
+        if not verdict.intact:
+            raise UnreadableFile(f"The audit log {self.log.path} does not say who is in what: {verdict.problem}")
+
     def _covering(self, now: datetime) -> Iterator[tuple[str, ConsentRecord]]:
         for record in (record for store in self.stores for record in store.list()):
             with suppress(ConsentRefused, UnreadableFile):

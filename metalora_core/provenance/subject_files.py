@@ -19,13 +19,14 @@ from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile, atomic_write
 from ..files.export import CONSENT_KEY
 from ..files.metadata import raw_record
+from ..files.sweep import UNFINISHED
 from .audit_entry import AuditEntry
 from .consent import ConsentRecord
 from .consent_store import REVOKED
 from .permission import PRIOR_TRAINED, Permissions
 
 ERASED = "subject erased"
-_UNFINISHED = ".*.unfinished.safetensors*"
+_UNFINISHED = f"{UNFINISHED}*"
 
 
 @dataclass(frozen=True)

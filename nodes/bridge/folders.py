@@ -12,7 +12,7 @@ from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import InvalidOptions, UnreadableFile
 from ...metalora_core.files.atomic import file_sha256, require_writable
 from ...metalora_core.files.names import checked_name
-from ...metalora_core.files.sweep import sweep
+from ...metalora_core.files.sweep import sweep, unfinished_beside
 
 PRIORS = "metalora"
 IDENTITIES = "metalora_identities"
@@ -234,7 +234,7 @@ def unfinished_run(folder: str, path: Path, days: float) -> Path:
     Raises:
         UnwritableFile: If the folder cannot be written to.
     """
-    unfinished = path.with_name(f".{path.stem}.unfinished.safetensors")
+    unfinished = unfinished_beside(path)
     require_writable(unfinished)
     with suppress(OSError):
         os.utime(unfinished)  # so that no other program takes it for left behind

@@ -307,6 +307,19 @@ def test_a_prior_of_a_revoked_record_is_refused(known: Permissions) -> None:
         known.ask_prior("7" * 64, NOW)
 
 
+def test_a_prior_is_shared_only_where_its_records_permit_sharing_and_the_log_can_tell(known: Permissions) -> None:
+    record = grant(photos=[], photo_scope="any", purposes=["training"])
+    known.stores[0].save(record)
+    known.log.append(PRIOR_TRAINED, {"prior": "7" * 64, "consent": record.id}, NOW)
+    known.ask_prior("7" * 64, NOW)
+    with pytest.raises(ConsentRefused, match="sharing"):
+        known.ask_prior("7" * 64, NOW, Purpose.SHARING)
+    known.require_intact_log()
+    known.log.path.write_bytes(known.log.path.read_bytes().replace(b"7777", b"8777", 1))
+    with pytest.raises(UnreadableFile, match="does not say who is in what"):
+        known.require_intact_log()
+
+
 def test_the_key_is_made_once_for_its_owner_alone_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     first, second = Installation(tmp_path / "user"), Installation(tmp_path / "user")
     assert first.name == second.name and second.signed("text", first.sign("text"))

@@ -17,9 +17,9 @@ from .plots import FIGURES, draw_figures
 from .ratios import Ratio
 from .tables import BestPoint, bar_table, best_table, cut_table, hindsight_table, repeat_table, target_table
 
-__all__ = ["STYLE", "json_fields", "section", "write_report"]
+__all__ = ["html_page", "json_fields", "section", "write_report"]
 
-STYLE = """
+_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-weight: 600; } h2 { margin-top: 2.2em; border-bottom: 1px solid #ddd; font-weight: 600; }
 table { border-collapse: collapse; font-size: 13px; } td, th { padding: 3px 10px; text-align: right; }
@@ -95,8 +95,7 @@ def write_report(
         section("With other seeds, other photos and degraded photos", repeat_table(rows)),
         f"<h2>Settings</h2><pre>{html.escape(json.dumps(plan.described(), indent=1, default=str))}</pre>",
     ]
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Identity benchmark</title><style>{STYLE}'
-    path.write_text(f"{page}</style><body>{''.join(parts)}</body></html>\n", encoding="utf-8")
+    path.write_text(html_page("Identity benchmark", "".join(parts)), encoding="utf-8")
 
 
 _POCKET_ERRORS = """Errors are mean squared errors of the factors that a scorer network reads off a picture, above
@@ -132,6 +131,12 @@ def _facts(rows: Sequence[Row], plan: BenchPlan) -> str:
         f"{count} {whose} ({', '.join(plan.domains)}), test seed {plan.test_seed}, {plan.prompts} prompts each, "
         f"{plan.sampling_steps} sampling steps, {len(rows)} rows."
     )
+
+
+def html_page(title: str, body: str) -> str:
+    """A whole page in one file, from its title in plain text and its body in HTML."""
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return f"{head}<style>{_STYLE}</style><body>{body}</body></html>\n"
 
 
 def section(title: str, table: Sequence[tuple[str, ...]]) -> str:
