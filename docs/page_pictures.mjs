@@ -15,7 +15,7 @@ const PLAN = [
   ["03_two_identities", ["IdentityHook"], true],
   ["04_meta_train_a_prior", ["MetaTrainPrior"], true],
   ["05_evaluate_an_identity", ["EvaluateIdentity"], true],
-  ["06_export_as_lora", ["RecordConsent", "ExportLoRA"], true],
+  ["06_export_as_lora", ["RecordConsent", "ExportLoRA", "SaveImageWithCredentials"], true],
   ["07_catalogue_sheet", [], true],
   ["08_quick_prior", ["QuickPrior"], true],
   ["09_adapt_many", ["AdaptMany"], true],

@@ -95,6 +95,8 @@ def refuse(what: str, findings: list[str]) -> None:
 
 _PIP_LINES = {
     "bitsandbytes": "pip install bitsandbytes",
+    "c2pa": "pip install c2pa-python",
+    "cryptography": "pip install c2pa-python",
     "diffusers": "pip install -U diffusers transformers",
     "huggingface_hub": "pip install huggingface_hub",
     "matplotlib": "pip install matplotlib",

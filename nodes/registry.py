@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapt, adapt_many, apply, evaluate, files, pocket, references, train_prior
+from . import adapt, adapt_many, apply, credentials, evaluate, files, pocket, references, train_prior
 from .bridge.folders import register_folders
 from .bridge.routes import add_routes
 
-GROUPS = (pocket, files, references, adapt, adapt_many, apply, evaluate, train_prior)
+GROUPS = (pocket, files, references, adapt, adapt_many, apply, credentials, evaluate, train_prior)
 
 
 class MetaLoRAExtension(ComfyExtension):

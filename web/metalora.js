@@ -144,5 +144,12 @@ app.registerExtension({
     };
   },
 
+  nodeCreated(node) {
+    // Dates and other nodes' values in a prefix, as in core's Save Image.
+    const prefix = isOurs(node) && node.widgets?.find(({ name }) => name === "filename_prefix");
+    const replace = window.comfyAPI?.utils?.applyTextReplacements;
+    if (prefix && replace) prefix.serializeValue = () => replace(app, prefix.value);
+  },
+
   afterConfigureGraph: showRemembered,
 });

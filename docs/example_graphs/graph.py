@@ -15,11 +15,12 @@ SLOT_PX, WIDGET_PX, TEXT_PX, PICTURE_PX, FOOT_PX = 20, 28, 130, 300, 40
 SHOWING_PICTURES = {
     *("SaveImage", "PreviewImage", "LossGraphNode", "LoadImage"),
     *("MetaLoRA_AdaptIdentity", "MetaLoRA_PrepareReferences", "MetaLoRA_EvaluateIdentity"),
+    "MetaLoRA_SaveImageWithCredentials",
 }
 SHOWING_TEXT = {
     *("PreviewAny", "MetaLoRA_AdaptIdentity", "MetaLoRA_MetaTrainPrior", "MetaLoRA_RecordConsent"),
     *("MetaLoRA_ApplyIdentity", "MetaLoRA_SaveIdentity", "MetaLoRA_ExportLoRA", "MetaLoRA_PrepareReferences"),
-    *("MetaLoRA_EvaluateIdentity", "MetaLoRA_QuickPrior", "MetaLoRA_AdaptMany"),
+    *("MetaLoRA_EvaluateIdentity", "MetaLoRA_QuickPrior", "MetaLoRA_AdaptMany", "MetaLoRA_SaveImageWithCredentials"),
 }
 OPTIONAL_SHAPE = 7
 MUTED = 2

@@ -147,8 +147,21 @@ def export() -> Graph:
         ours_sampled = sampler(graph, ours["model"], positive, negative, latent=latent)
         core_sampled = sampler(graph, core["model"], positive, negative, latent=latent)
         graph.column()
-        pictures(graph, ours_sampled["LATENT"], pocket["vae"], "meta-lora/06_apply_identity", title="Apply Identity")
+        image = pictures(
+            graph, ours_sampled["LATENT"], pocket["vae"], "meta-lora/06_apply_identity", title="Apply Identity"
+        )
         pictures(graph, core_sampled["LATENT"], pocket["vae"], "meta-lora/06_core_lora", title="Load LoRA Model")
+    with graph.group("4  The same picture, signed", BROWN):
+        graph.add(
+            "MetaLoRA_SaveImageWithCredentials", images=image, model=ours["model"], muted=True,
+            filename_prefix="meta-lora/06_signed",
+        )  # fmt: skip
+        graph.note(
+            "### Who made this?\nThis node is off, because it needs a package: `pip install c2pa-python` with "
+            "ComfyUI's Python. Then select it and press Ctrl+M. The file says that a model made the picture, with "
+            "which identity and under which permission, and a change of it is noticed.",
+            tall=200,
+        )
     return graph
 
 

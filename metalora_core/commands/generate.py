@@ -12,7 +12,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -50,13 +50,18 @@ def generate(
     swap_blocks: options.SwapBlocks = False,
     fp8_blocks: options.Fp8Blocks = False,
     without_record: options.WithoutRecord = "require",
+    credentials: Annotated[
+        bool,
+        typer.Option(
+            "--credentials", help="Sign the pictures: a C2PA manifest says how they were made. Needs c2pa-python."
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Generate pictures of a learned subject."""
     from dataclasses import replace
 
     from ..errors import InvalidOptions
-    from ..files.atomic import require_writable
     from ..model.generation import Request, generate_pictures
     from ..photos.pictures import save_pictures
     from .loading import POCKET, block_place, load_base_model, picture_size_px
@@ -73,17 +78,18 @@ def generate(
     request.check()
     if not isfinite(strength):
         raise InvalidOptions(f"strength is {strength}; give a finite number, 1 for the identity as learned.")
-    _check_folder(output)
-    require_writable(output / f"{seed}_00.png")
+    _check_folder(output, seed)
     learned = _permitted(identity, prior, model, without_record)
+    drawn = learned if strength else None
+    sign = _signer(drawn, Path(identity or output / "any")) if credentials else Path
     blocks = block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = load_base_model(model, device, dtype, pipeline_config, blocks=blocks)
     request = replace(request, size_px=picture_size_px(host, model, size))
-    paths, marks = list[Path](), _marks(learned if strength else None)
+    paths, marks = list[Path](), _marks(drawn)
     with _applied(host, learned, strength, request.prompts) as told, counting_bar("drawing", "picture", json) as bar:
 
         def save(first: int, pictures: Tensor) -> None:
-            paths.extend(save_pictures(pictures, output, request, first, marks))
+            paths.extend(map(sign, save_pictures(pictures, output, request, first, marks)))
             bar(len(paths), len(request.prompts))
 
         generate_pictures(host, request, save)
@@ -96,22 +102,41 @@ def generate(
 
 
 def _marks(learned: tuple[Identity, Prior] | None) -> dict[str, str]:
-    from ..files.identity import layers_sha256
-    from ..provenance.xmp import PNG_FIELD, MadeWith, xmp_of
+    from ..provenance.credentials import made_with, named
+    from ..provenance.xmp import PNG_FIELD, xmp_of
 
-    if learned is None:
-        return {PNG_FIELD: xmp_of(MadeWith())}
-    own = learned[0].metadata
-    prior = "" if own.own_prior else own.prior_sha256
-    return {PNG_FIELD: xmp_of(MadeWith(layers_sha256(learned[0]), own.consent_id or "", prior))}
+    return {PNG_FIELD: xmp_of(made_with([named(learned[0])] if learned else []))}
 
 
-def _check_folder(output: Path) -> None:
+def _signer(learned: tuple[Identity, Prior] | None, near: Path) -> Callable[[Path], Path]:
+    """What signs a picture file in place; asked for before the model is loaded, in case it cannot be had."""
+    from datetime import datetime, timezone
+
+    from ..files.atomic import atomic_write
+    from ..provenance.certificate import certificate_of
+    from ..provenance.credentials import named, signed
+    from .permission import permissions_near
+    from .terminal import remark
+
+    certificate = certificate_of(permissions_near(near).installation, datetime.now(timezone.utc))
+    remark(certificate.note)
+    identities = [named(learned[0])] if learned else []
+
+    def sign(path: Path) -> Path:
+        atomic_write(path, [signed(path.read_bytes(), "PNG", path.name, identities, certificate, "Meta-LoRA")])
+        return path
+
+    return sign
+
+
+def _check_folder(output: Path, seed: int) -> None:
     from ..errors import InvalidOptions
+    from ..files.atomic import require_writable
     from ..photos.images import PHOTO_SUFFIXES
 
     if output.suffix.lower() in PHOTO_SUFFIXES:
         raise InvalidOptions(f"{output} is a file name; --output takes the folder for the pictures.")
+    require_writable(output / f"{seed}_00.png")
 
 
 def _permitted(identity: str, prior: str, model: str, rule: WithoutRecord) -> tuple[Identity, Prior] | None:

@@ -27,7 +27,8 @@ def show(
 ) -> None:
     """Show what a file says about its origin: model, identity, and the id of the permission.
 
-    Nothing of it is signed, except an identity's own record, which only the installation that learned it can verify.
+    XMP and ModelSpec are not signed. Content Credentials are, and c2pa-python verifies them; an identity's own record
+    can be verified by the installation that learned it alone.
     """
     from .terminal import answer
 
@@ -40,12 +41,34 @@ def show(
 def _of_picture(file: Path) -> Mapping[str, Any]:
     from ..provenance.xmp import AI_MADE, read_xmp
 
-    made = read_xmp(file)
+    made, credentials = read_xmp(file), _credentials(file)
     if made is None:
-        return {"origin": "The picture says nothing about its origin; its XMP may have been removed."}
+        told = "The picture says nothing about its origin in XMP, which may have been removed."
+        return {"origin": told, **credentials}
     source = "made by a trained model (AI)" if made.source == AI_MADE else made.source
     ids = {"identity": made.identity, "consent": made.consent, "prior": made.prior}
-    return {"origin": source, "tool": made.tool, **ids}
+    return {"origin": source, "tool": made.tool, **ids, **credentials}
+
+
+def _credentials(file: Path) -> Mapping[str, Any]:
+    """What a signed manifest says, or which package reads one."""
+    from ..errors import MissingDependency
+    from ..provenance.credentials import read_credentials
+
+    try:
+        found = read_credentials(file)
+    except MissingDependency as missing:
+        return {"credentials": f"not looked for. {missing}"}
+    if found is None:
+        return {"credentials": "none"}
+    named = "; ".join(" ".join(filter(None, vars(one).values())) for one in found.identities)
+    faults = f" ({', '.join(found.faults)})" if found.faults else ""
+    return {
+        "credentials": f"{found.state}{faults}",
+        "signed_by": found.signer,
+        "signed_source": found.source,
+        "signed_identities": named,
+    }
 
 
 def _of_model(file: Path) -> Mapping[str, Any]:

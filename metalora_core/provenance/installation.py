@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,9 +56,7 @@ class Installation:
 
     @cached_property
     def _key(self) -> bytes:
-        path = self.folder / KEY_FILE
-        if not path.exists():
-            self._make_key(path)
+        path = self.made_once(KEY_FILE, lambda: secrets.token_bytes(_KEY_BYTES))
         with open_regular(path) as file:
             key = file.read(_KEY_BYTES + 1)
         if len(key) != _KEY_BYTES:
@@ -68,12 +66,27 @@ class Installation:
             )
         return key
 
-    def _make_key(self, path: Path) -> None:
+    def made_once(self, name: str, content: Callable[[], bytes]) -> Path:
+        """A secret file in the folder, made on first use; all processes get the same one.
+
+        Args:
+            name: Of the file, or its path below the folder.
+            content: Makes what is in it.
+
+        Raises:
+            UnwritableFile: If it cannot be written.
+        """
+        path = self.folder / name
+        if not path.exists():
+            self._make(path, content())
+        return path
+
+    def _make(self, path: Path, content: bytes) -> None:
         new = path.with_name(f".{path.name}-{secrets.token_hex(8)}.tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             # A link fails where another process was faster, so all use the same key.

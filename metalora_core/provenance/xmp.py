@@ -6,16 +6,20 @@ by hash and id alone; no name of a person is written.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 from ..checks import plain_line
 from ..errors import UnreadableFile
 from ..files.bounded import open_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 AI_MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for a picture that a trained model made."""
@@ -30,6 +34,7 @@ _NAMESPACES = {
     "metalora": "https://github.com/meta-lora/meta-lora/ns/1.0/",
 }
 _LENGTH_AT_MOST = 1 << 20
+_JPEG_QUALITY, _PNG_LEVEL = 95, 4  # ComfyUI writes PNG files at the same level
 _SOURCE, _TOOL = "Iptc4xmpExt:DigitalSourceType", "xmp:CreatorTool"
 _KEYS = ("metalora:identity", "metalora:consent", "metalora:prior", _SOURCE, _TOOL)  # as MadeWith has them
 
@@ -37,6 +42,8 @@ _KEYS = ("metalora:identity", "metalora:consent", "metalora:prior", _SOURCE, _TO
 @dataclass(frozen=True)
 class MadeWith:
     """What a picture was made with; empty where it does not apply or is not said.
+
+    Values of several identities are separated by a space.
 
     Attributes:
         identity: SHA-256 of the identity's learned layers.
@@ -63,6 +70,32 @@ def xmp_of(made: MadeWith) -> str:
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_NAMESPACES["rdf"]}">'
         f'<rdf:Description rdf:about=""{names}{fields}/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     )
+
+
+def picture_bytes(picture: Image.Image, kind: str, made: MadeWith, notes: Mapping[str, str]) -> bytes:
+    """A picture file with XMP, in memory.
+
+    Args:
+        picture: What is in it; a JPEG file has no transparency.
+        kind: Its format, "PNG" or "JPEG".
+        made: What the XMP says.
+        notes: Text fields, such as the prompt; only PNG files have them.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    data, packet = io.BytesIO(), xmp_of(made)
+    if kind == "JPEG":
+        # As a segment of its own, because Pillow before version 11 has no other way.
+        content = b"http://ns.adobe.com/xap/1.0/\0" + packet.encode()
+        segment = b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content
+        picture.convert("RGB").save(data, kind, quality=_JPEG_QUALITY, subsampling=0, extra=segment)
+        return data.getvalue()
+    info = PngInfo()
+    info.add_itxt(PNG_FIELD, packet)
+    for key, text in notes.items():
+        info.add_text(key, text)
+    picture.save(data, kind, pnginfo=info, compress_level=_PNG_LEVEL)
+    return data.getvalue()
 
 
 def read_xmp(path: Path) -> MadeWith | None:

@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 def test_every_node_explains_itself(server: ComfyServer) -> None:
     nodes = {name: node for name, node in server.get("object_info").items() if name.startswith("MetaLoRA_")}
-    assert len(nodes) == 14
+    assert len(nodes) == 15
     findings: list[str] = []
     for name, node in nodes.items():
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
@@ -199,6 +199,22 @@ def test_refusals_reach_the_page(server: ComfyServer) -> None:
     graph["references"]["inputs"]["trigger"] = ""
     message = failure(server.wait(server.queue(graph)))
     assert message.startswith("MetaLoRA_PrepareReferences") and "the trigger is empty" in message
+
+
+def test_pictures_are_signed_or_the_run_is_refused_before_its_first_step(server: ComfyServer) -> None:
+    graph = graphs.adapt_and_generate()
+    graph["signed"] = graphs.node(
+        "MetaLoRA_SaveImageWithCredentials", images=["decoded", 0], model=["model", 0], filename_prefix="signed"
+    )
+    for other in ("saved", "losses"):
+        del graph[other]
+    status, answer = server.post("prompt", {"prompt": graph, "client_id": "test"})
+    if status == 200:  # this ComfyUI has the library
+        outputs = server.wait(answer["prompt_id"])["outputs"]["signed"]
+        picture = server.base / "output" / outputs["images"][0]["filename"]
+        assert "self-made" in outputs["text"][0] and b"c2pa" in picture.read_bytes()
+    else:
+        assert status == 400 and "pip install c2pa-python" in json.dumps(answer)
 
 
 def _missing() -> dict[str, Any]:

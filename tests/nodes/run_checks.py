@@ -13,7 +13,7 @@ MODULES = (
     "gradients", "restoring", "applying", "parity", "trial", "adapting", "without_prior",
     "meta_training", "refusals", "permission", "lists", "reuse", "dependencies", "editing", "saving", "quick_priors",
     "many",
-    "dropped",
+    "dropped", "credentials",
 )  # fmt: skip
 MARK = "RESULTS "
 

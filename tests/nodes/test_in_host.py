@@ -104,6 +104,9 @@ CHECKS = (
     "check_dropped_photos_go_before_connected_ones_and_the_node_says_so",
     "check_a_dropped_photo_that_is_gone_or_outside_is_named_before_any_work",
     "check_a_changed_file_is_read_again",
+    "check_saved_pictures_are_those_of_core_and_their_manifest_is_valid",
+    "check_identities_of_the_model_are_named_while_they_are_permitted",
+    "check_what_cannot_be_signed_is_refused_before_the_first_step",
 )
 
 
