@@ -107,11 +107,11 @@ def adapt(
     batches = PhotoBatches(host, training_set, options)
     held_out = HeldOut(host, validation, options.validation_samples, options.seed) if validation is not None else None
     noise = HeldOut(host, training_set.part(0, 1), HELD_OUT_LEVELS, options.seed) if state.needs_rate else None
-    run = _Run(host, state, batches, held_out, on_progress, checkpoint, noise)
 
     def latest() -> Identity:
         return state.identity(used, host, training_set, best=False)
 
+    run = _Run(host, state, batches, latest, held_out, on_progress, checkpoint, noise)
     with kept_on_failure(state, checkpoint, latest, forget=True, saves=save is not None):
         plan, notes = train_with_retries(host, batches.samples, run.train, state)
         notes = (state.found.note, *notes) if state.found else notes
@@ -140,6 +140,7 @@ class _Run:
     host: Host
     state: AdaptationState
     batches: PhotoBatches
+    latest: Callable[[], Identity]
     held_out: HeldOut | None
     on_progress: Callable[[AdaptationProgress], None] | None
     checkpoint: Path | None
@@ -180,7 +181,7 @@ class _Run:
         self.state.keep()
 
     def _look(self) -> None:
-        """Read the loss, measure held-out photos, keep the state and report."""
+        """Read the loss, measure held-out photos, keep the state, report and write the checkpoint."""
         state, options, step = self.state, self.state.options, self.state.trainer.steps
         loss = state.read()
         if self.held_out is not None and step % options.validate_every == 0:
@@ -190,16 +191,18 @@ class _Run:
         elif self.held_out is None and step % options.read_every == 0:
             state.keep_lowest(loss)
         state.keep()
+        if self.on_progress is not None:
+            seconds, losses = time.monotonic() - self.began, tuple(state.losses)
+            picture = self._preview(step)
+            self.on_progress(AdaptationProgress(step, options.steps, loss, seconds, picture, losses, self.latest))
+        # After the report: a run that is killed between the two resumes before it, and what it keeps is kept again.
         if self.checkpoint is not None and step < options.steps and self.clock.due(step):
             state.save(self.checkpoint)
-        if self.on_progress is not None:
-            seconds = time.monotonic() - self.began
-            picture = self._preview(step)
-            self.on_progress(AdaptationProgress(step, options.steps, loss, seconds, picture, tuple(state.losses)))
 
     def _preview(self, step: int) -> Tensor | None:
         options, trainer = self.state.options, self.state.trainer
-        if not self.draws or not options.preview_every or step % options.preview_every:
+        due = options.preview_every and (step % options.preview_every == 0 or step == options.steps)
+        if not self.draws or not due:
             return None
         try:
             with trainer.showing(trainer.result()[0]), torch.no_grad():

@@ -145,6 +145,17 @@ class AdaptIdentity(io.ComfyNode):
                         "everything is filled.",
                     )
                 ),
+                advanced(
+                    io.Int.Input(
+                        "use_step",
+                        default=0,
+                        min=0,
+                        max=20000,
+                        optional=True,
+                        tooltip="Step to use instead of the last; 0 is the last. A click on a picture sets it. Choose "
+                        "an earlier one when pose or background of the photos reappear. Nothing is trained again.",
+                    )
+                ),
             ],
             outputs=[
                 IdentitySocket.Output(display_name="identity", tooltip="For Apply Identity and Save Identity."),
@@ -159,13 +170,10 @@ class AdaptIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **settings: Any) -> io.NodeOutput:
         from .bridge.adapting import Request, adapt_identity
-        from .bridge.progress import report_with_course
 
         outcome = adapt_identity(model, clip, vae, Request(**settings))
         lora, losses = outcome.lora_model(), {"loss": outcome.losses}
-        return io.NodeOutput(
-            outcome.learned, lora, losses, outcome.report, ui=report_with_course(outcome.report, outcome.losses)
-        )
+        return io.NodeOutput(outcome.learned, lora, losses, outcome.report, ui=outcome.shown)
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:

@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { nodeAt } from "./graph_lookup.mjs";
 import { addPhotoTiles, picturesOf } from "./photo_tiles.mjs";
 import { noteEnd, noteOutput, noteQueued, remembered } from "./remembered.mjs";
-import { panelOf } from "./report_panel.mjs";
+import { panelOf as panelOn } from "./report_panel.mjs";
 import { deleteUnfinished } from "./unfinished.mjs";
 import { wordsIn } from "./words.mjs";
 
@@ -30,6 +30,8 @@ function noteChange(node) {
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
+const page = { api, words, changed: noteChange };
+const panelOf = (node) => panelOn(node, page);
 const panelAt = (id) => nodeAt(app.graph, id ?? "")?.widgets?.find((widget) => widget.panel)?.panel;
 
 /** Show what a node of ours sent to the page: its report, and badges on its photos. */
@@ -110,13 +112,13 @@ app.registerExtension({
   ],
   menuCommands: [{ path: ["Extensions", "Meta-LoRA"], commands: [DELETE_UNFINISHED] }],
   getCustomWidgets() {
-    const page = { api, words, changed: noteChange };
     return { METALORA_PHOTOS: (node, name) => ({ widget: addPhotoTiles(node, name, page) }) };
   },
 
   setup() {
     document.addEventListener("paste", pastePhotos, true);
     api.addEventListener("metalora.progress", ({ detail }) => onPanel(detail.node, (panel) => panel.progress(detail, words())));
+    api.addEventListener("metalora.sample", ({ detail }) => onPanel(detail.node, (panel) => panel.sample(detail)));
     for (const [kind, show] of Object.entries(ENDS))
       api.addEventListener(kind, ({ detail }) => onPanel(detail.node_id, (panel) => show(panel, detail)));
     api.addEventListener("executed", ({ detail }) => noteOutput(detail));

@@ -106,6 +106,12 @@ def read_keys(path: Path | str, limits: ReadLimits | None = None) -> list[str]:
         return list(_proved(path, plain_line(Path(path).name, 120), file, limits or ReadLimits())[0])
 
 
+def read_metadata(path: Path | str, limits: ReadLimits | None = None) -> dict[str, str]:
+    """The texts of a file's header, without reading a tensor; raises what `read_safetensors` raises for a header."""
+    with open_regular(path) as file:
+        return _proved(path, plain_line(Path(path).name, 120), file, limits or ReadLimits())[1]
+
+
 def _proved(
     path: Path | str, name: str, file: BufferedReader, limits: ReadLimits
 ) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,7 +7,6 @@ has a name of its own: ComfyUI would read a key called ``lora_mid`` as a convolu
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..model.families import Base, family_named
 from ..model.targets import Target
 from .atomic import atomic_save_safetensors, safetensors_bytes, sha256_of
 from .identity import Identity, chain_factors
+from .metadata import thumbnail_header
 from .prior import Prior
 
 Layout = Literal["comfyui", "kohya", "diffusers"]
@@ -121,9 +121,7 @@ def export_lora(
     spec = _model_spec(identity, prior, layers, tensors)
     if author:
         spec["modelspec.author"] = author
-    if thumbnail:
-        spec["modelspec.thumbnail"] = "data:image/jpeg;base64," + b64encode(thumbnail).decode()
-    return atomic_save_safetensors(path, tensors, spec)
+    return atomic_save_safetensors(path, tensors, spec | thumbnail_header(thumbnail))
 
 
 def _require_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from ..errors import DamagedFile, IncompatibleBaseModel, UnreadableFile
 from ..functional import fold_into_down
 from .atomic import atomic_save_safetensors
 from .bounded import ReadLimits, bytes_of
-from .metadata import FileMetadata, read_record, summarise
+from .metadata import FileMetadata, read_record, summarise, thumbnail_header
 from .prior import Prior, PriorLayer, PriorMetadata, prior_sha256, require_rank
 
 _SUFFIXES = ("mid", "up")
@@ -198,8 +198,13 @@ def _checked_seal(file: str, identity: Identity) -> Identity:
     return identity
 
 
-def save_identity(path: Path | str, identity: Identity) -> str:
+def save_identity(path: Path | str, identity: Identity, thumbnail: bytes = b"") -> str:
     """Write an identity, atomically; the same identity always gives the same bytes.
+
+    Args:
+        path: The file.
+        identity: What was learned.
+        thumbnail: A small JPEG for the file's header; `load_identity` leaves it there.
 
     Returns:
         SHA-256 of the file.
@@ -211,7 +216,7 @@ def save_identity(path: Path | str, identity: Identity) -> str:
     tensors = _tensors(identity)
     _checked_layers(Path(path).name, tensors, own=identity.metadata.own_prior is not None)
     _checked_seal(Path(path).name, identity)
-    return atomic_save_safetensors(path, tensors, identity.metadata.header())
+    return atomic_save_safetensors(path, tensors, identity.metadata.header() | thumbnail_header(thumbnail))
 
 
 def load_identity(path: Path | str) -> Identity:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -13,9 +15,11 @@ from pydantic_core import from_json
 
 from ..checks import plain_line
 from ..errors import DamagedFile, InvalidOptions, UnreadableFile
-from .bounded import ReadLimits, SafetensorsFile, read_safetensors
+from .bounded import ReadLimits, SafetensorsFile, read_metadata, read_safetensors
 
 METADATA_KEY = "metalora"
+THUMBNAIL_KEY = "modelspec.thumbnail"
+JPEG_ADDRESS = "data:image/jpeg;base64,"
 # Control characters, which a terminal would act on, and marks that reverse the reading direction.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -124,6 +128,19 @@ def read_record(
     found: list[Record] = []
     file = read_safetensors(path, limits, check=lambda name, texts: found.append(parse_record(record, name, texts)))
     return found[0], file
+
+
+def thumbnail_header(jpeg: bytes) -> dict[str, str]:
+    """A picture as a header entry of the ModelSpec standard; nothing for no picture."""
+    return {THUMBNAIL_KEY: JPEG_ADDRESS + b64encode(jpeg).decode()} if jpeg else {}
+
+
+def thumbnail_of(path: Path) -> str:
+    """The picture in a file's header as a data address; empty if it has none or cannot be read."""
+    with suppress(UnreadableFile):
+        address = read_metadata(path).get(THUMBNAIL_KEY, "")
+        return address if address.startswith(JPEG_ADDRESS) else ""
+    return ""
 
 
 def summarise(findings: list[str], most: int = 6) -> str:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ..checks import plain_line, table_cell
 from ..errors import ConsentRefused, UnreadableFile
+from ..files.kept_steps import KEPT_STEP
 from .permission import IDENTITY_APPLIED, IDENTITY_EXPORTED, IDENTITY_LEARNED, REFUSED, Permissions
 from .subject_files import identity_records
 
@@ -58,7 +59,7 @@ def standing_report(known: Permissions, now: datetime, soon_days: int) -> Standi
     identities: Table = [("identity", "class word", "consent", "state", "photos", "steps", "scores")]
     for store in known.stores:
         for path, fields in identity_records(store.folder):
-            if fields.get("format") != "metalora.identity":
+            if fields.get("format") != "metalora.identity" or path.match(KEPT_STEP):
                 continue
             consent = fields.get("consent_id") or None
             state = states.setdefault(consent, _state(known, str(consent), now)) if consent else NO_RECORD

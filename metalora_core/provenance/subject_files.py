@@ -18,6 +18,7 @@ from ..checks import plain_line
 from ..errors import InvalidOptions, UnreadableFile
 from ..files.atomic import UnwritableFile, atomic_write
 from ..files.export import CONSENT_KEY
+from ..files.kept_steps import kept_steps
 from ..files.metadata import raw_record
 from ..files.sweep import UNFINISHED
 from .audit_entry import AuditEntry
@@ -114,7 +115,7 @@ def kept_under(known: Permissions, records: dict[str, ConsentRecord]) -> Kept:
         files += [KeptFile(path, "record") for path in map(store.path_of, records) if path.is_file()]
         for path, fields in identity_records(store.folder):
             if fields.get("consent_id") in records:
-                files.append(KeptFile(path, "identity"))
+                files += [KeptFile(one, "identity") for one in (path, *kept_steps(path).values())]
                 hashes |= set(fields.get("photo_hashes") or ())
         # Whose they are is not written in them; what is lost of another subject is a training that did not end.
         files += [KeptFile(path, "unfinished training") for path in store.folder.rglob(_UNFINISHED)]

@@ -15,6 +15,9 @@ __all__ = [
     "settings_text",
 ]
 
+KEPT_STEPS = 16
+"""Most steps of a run that are kept for a choice."""
+
 
 @dataclass(frozen=True)
 class AdaptationOptions:
@@ -44,7 +47,7 @@ class AdaptationOptions:
         preservation_weight: Weight of the class's own pictures, made by the base model before; 0 for none.
         preservation_pictures: How many of them.
         preservation_prompt: What they show; "photo of a <class word>" if empty.
-        preview_every: Steps between two previews; 0 for none.
+        preview_every: Steps between two previews, and one at the last step; 0 for none.
         preview_prompt: The first caption if empty.
         preview_steps: Sampling steps of pictures made on the way.
         read_every: Steps between two reports of the loss; each is one sync with the device.
@@ -113,6 +116,15 @@ class AdaptationOptions:
     def finds_itself(self) -> bool:
         """Whether the optimizer finds its rate in its own way, and is given 1."""
         return self.optimizer == "prodigy"
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Sampled steps to keep for a choice: at most 16, evenly spaced, the last one too; none without samples."""
+        if not self.preview_every:
+            return ()
+        sampled = range(self.preview_every, self.steps, self.preview_every)
+        apart = max(1, -(-len(sampled) // (KEPT_STEPS - 1)))
+        return (*sampled[apart - 1 :: apart], self.steps)
 
     def stops_at(self, step: int) -> bool:
         """Whether the loop reports after this many steps."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from .loss_course import has_risen
 from .rate_search import FoundRate
 from .starts import ChainStart
 
-__all__ = ["AdaptationState", "LearnedRecord", "learned_identity", "risen_note"]
+__all__ = ["AdaptationState", "LearnedRecord", "learned_identity", "result_step", "risen_note"]
 
 _KIND = "adaptation"
 _ROSE_AFTER = "loss_rose_after"
@@ -181,7 +181,7 @@ class AdaptationState:
         earlier = self._best if best and (self.validation or rose) else None
         flat = self.trainer.result()[0] if earlier is None else earlier
         metrics: dict[str, Any] = {"held_out_loss": min(loss for _, loss in self.validation)} if self.validation else {}
-        if rose:
+        if rose and best:
             metrics[_ROSE_AFTER] = self._lowest_step
         steps = self.trainer.steps
         record = LearnedRecord(self.options, steps, self.losses, self.found, metrics)
@@ -243,6 +243,11 @@ def learned_identity(
     )
     learned = Identity(layers, metadata)
     return self_contained(learned, prior) if prior.personal else learned
+
+
+def result_step(record: IdentityMetadata) -> int:
+    """The step that a run's result is of: its last, or the one before the loss rose."""
+    return int(cast("int", record.metrics.get(_ROSE_AFTER) or record.steps))
 
 
 def risen_note(record: IdentityMetadata) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+from ..files.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class AdaptationProgress:
         seconds: Since this call of ``adapt`` began.
         preview: Picture (3, H, W) in 0..1, or None.
         losses: One per step done, also before it was resumed.
+        learned: Makes the identity as it is after this step, to be called before the next; None where several subjects
+            are learned side by side.
     """
 
     step: int
@@ -28,6 +32,7 @@ class AdaptationProgress:
     seconds: float
     preview: Tensor | None = None
     losses: Sequence[float] = ()
+    learned: Callable[[], Identity] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,11 +19,12 @@ from ...metalora_core.adaptation import adapt
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import DamagedFile
 from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
+from ...metalora_core.files.kept_steps import kept_steps
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.provenance.permission import IDENTITY_LEARNED, shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult, settings_text
-from ...metalora_core.training.adaptation_state import risen_note
+from ...metalora_core.training.adaptation_state import result_step, risen_note
 from ...metalora_core.training.loss_course import loss_course
 from ...metalora_core.training.personal_prior import NO_PRIOR_NOTE, own_targets, personal_prior, usual_options
 from ...metalora_core.training.progress import AdaptationProgress
@@ -38,12 +40,13 @@ from .host.given import require_heeded
 from .host.memory import wants_checkpointing
 from .host.targets import compile_wrappers, targets_of
 from .host.trial import trainable_layers, try_out
+from .kept_steps import keep_step, require_kept, samples
 from .learned import LearnedIdentity
 from .lora_tensors import lora_tensors
 from .permissions import permissions
 from .photos import References
 from .pocket_model import own_world_note
-from .progress import cancellable, show_progress, show_text, stop_if_cancelled
+from .progress import cancellable, report_with_course, show_progress, show_text, stop_if_cancelled
 
 PREVIEWS = 4
 UNFINISHED_DAYS = 7
@@ -67,16 +70,17 @@ class Request:
     mirror: str = "auto"
     reference: Tensor | None = None
     mask: Tensor | None = None
+    use_step: int = 0
 
     @cached_property
     def given(self) -> GivenPictures:
         return GivenPictures.connected(self.reference, self.mask)
 
-    def save_tied(self, path: Path, identity: Identity) -> Identity:
+    def save_tied(self, path: Path, identity: Identity, thumbnail: bytes = b"") -> Identity:
         """Save an identity that names the photos' record, if there is one."""
         consent_id = self.references.consent_id
         saved = identity if consent_id is None else tied(identity, consent_id, permissions().installation)
-        save_identity(path, saved)
+        save_identity(path, saved, thumbnail)
         return saved
 
     def options(self, host: ComfyHost) -> AdaptationOptions:
@@ -104,10 +108,8 @@ class Outcome:
 
     learned: LearnedIdentity
     report: str
-
-    @property
-    def losses(self) -> list[float]:
-        return [float(loss) for loss in self.learned.identity.metadata.metrics.get("losses", [])]
+    losses: list[float]
+    shown: dict[str, Any]
 
     def lora_model(self) -> Any:
         """ComfyUI's LORA_MODEL, which core's nodes save and apply unasked, so only with the right to share."""
@@ -147,19 +149,22 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
         with suppress(DamagedFile):  # it is learned again
             identity = _known(load_identity(path), request, path)
             note = f"Learned before with the same photos and settings. Read {place}. {reminder}"
-            return _outcome(identity, request.prior, note.rstrip(" ."))
+            return _outcome(identity, request, path, note.rstrip(" ."))
     identity, note = _train(host, request, path)
     told = f" Trained from the start each time: {', '.join(unknown)} cannot be compared." if unknown else ""
-    return _outcome(identity, request.prior, f"{note} Saved {place}.{told} {reminder}".replace("..", ".").rstrip())
+    note = f"{note} Saved {place}.{told} {reminder}".replace("..", ".").rstrip()
+    return _outcome(identity, request, path, note)
 
 
 def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
+    options = request.options(host)
+    if request.use_step:
+        require_kept(request.use_step, options.kept_steps, "preview_every sets how far apart they are")
     unfinished = unfinished_run(IDENTITIES, path, UNFINISHED_DAYS)
     missing = missing_note(host.channels, request.given)
     if missing:
         show_text(missing)
     photos = _photos(host, request)
-    options = request.options(host)
     prior, dead = _tried(host, request.prior, options, photos.captions[0])
     require_heeded(host, photos.captions[0])
     notes = [missing, request.references.enlarged(host.resolution), dead]
@@ -170,7 +175,7 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
             prior,
             photos,
             options,
-            on_progress=_on_progress,
+            on_progress=_listener(host, request, path, options),
             checkpoint=unfinished,
             save=lambda result: saved.append(_saved(result, host, request, path)),
         )
@@ -190,11 +195,14 @@ def _tried(host: ComfyHost, prior: Prior | None, options: AdaptationOptions, cap
 
 def _saved(result: AdaptationResult, host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
     """What was learned, bound to its consent, saved and noted down; and the audit log's warning."""
-    record = result.identity.metadata
-    metrics = {**record.metrics, **base_weights(host.patcher, result.identity.layers), "losses": list(result.losses)}
-    described = record.model_copy(update={"metrics": metrics, "name": path.stem})
-    identity = request.save_tied(path, replace(result.identity, metadata=described))
+    identity = request.save_tied(path, _described(result.identity, host, result.losses, path.stem))
     return identity, note_identity(IDENTITY_LEARNED, identity, shown(IDENTITIES, path))
+
+
+def _described(identity: Identity, host: ComfyHost, losses: Sequence[float], name: str, **metrics: Any) -> Identity:
+    record = identity.metadata
+    metrics = {**record.metrics, **base_weights(host.patcher, identity.layers), "losses": list(losses), **metrics}
+    return replace(identity, metadata=record.model_copy(update={"metrics": metrics, "name": name}))
 
 
 def _photos(host: ComfyHost, request: Request) -> TrainingSet:
@@ -215,23 +223,65 @@ def _known(identity: Identity, request: Request, path: Path) -> Identity:
     return bound
 
 
-def _on_progress(progress: AdaptationProgress) -> None:
-    show_progress(progress.step, progress.steps, progress.preview, progress.losses)
-    stop_if_cancelled()
+def _listener(
+    host: ComfyHost, request: Request, path: Path, options: AdaptationOptions
+) -> Callable[[AdaptationProgress], None]:
+    """What a running adaptation reports to: it shows how far it is, and keeps the steps that can be chosen."""
+
+    def listen(progress: AdaptationProgress) -> None:
+        step = progress.step
+        if step in options.kept_steps and progress.learned is not None:
+            name = _step_file(path, step).stem
+            learned = _described(progress.learned(), host, progress.losses, name, chosen_step=step)
+            keep_step(path, progress, learned, request.save_tied)
+        show_progress(step, progress.steps, progress.preview, progress.losses)
+        stop_if_cancelled()
+
+    return listen
 
 
-def _outcome(identity: Identity, connected: Prior | None, note: str) -> Outcome:
-    prior = own_prior(identity) or connected
+def _step_file(path: Path, step: int) -> Path:
+    """Where a step that was chosen is saved: beside the result, and for good."""
+    return path.with_stem(f"{path.stem}_step{step}")
+
+
+def _chosen(last: Identity, request: Request, path: Path) -> Identity:
+    """The identity of the step that was asked for; the run is not repeated for it."""
+    step = request.use_step
+    if step in (0, result_step(last.metadata)):
+        return last
+    own, kept = _step_file(path, step), kept_steps(path)
+    if own.is_file():
+        with suppress(DamagedFile):  # it is written again
+            return _known(load_identity(own), request, own)
+    remedy = f"to train again, choose another seed; steps that were not used within {UNFINISHED_DAYS} days are deleted"
+    require_kept(step, {*kept, last.metadata.steps}, remedy)
+    identity = request.save_tied(own, load_identity(kept[step]))
+    note_identity("step of an identity chosen", identity, shown(IDENTITIES, own))
+    return identity
+
+
+def _outcome(last: Identity, request: Request, path: Path, note: str) -> Outcome:
+    identity = _chosen(last, request, path)
+    prior = own_prior(identity) or request.prior
     if prior is None:
         raise DamagedFile(f"The identity {identity.metadata.name!r} lacks its own prior. Learn it again.")
-    record = identity.metadata
-    learned = LearnedIdentity(identity, prior)
-    course = loss_course(record.metrics.get("losses", []))
+    record, learned = last.metadata, LearnedIdentity(identity, prior)
+    losses = [float(loss) for loss in record.metrics.get("losses", [])]
+    course = loss_course(losses)
     first = f"{record.steps} steps, loss {course[0][1]:.4f} to {course[-1][1]:.4f}. " if course else ""
-    first += f"{rise} " if (rise := risen_note(record)) else ""
+    if identity is last:
+        used = result_step(record)
+        first += f"{rise} " if (rise := risen_note(record)) else ""
+    else:
+        used = request.use_step
+        first += f"Step {used} of {record.steps} is used, {shown(IDENTITIES, _step_file(path, used))}. "
     first += f"{len(identity.layers)} layers, {identity.numbers / 1e6:.2g} million numbers. "
     first += f"{NO_PRIOR_NOTE} " if prior.personal else ""
-    return Outcome(learned, f"{first}{note}\nPrompt: photo of a {learned.words}, …")
+    report = f"{first}{note}\nPrompt: photo of a {learned.words}, …"
+    use = {"step": used, "last": result_step(record), "steps": record.steps}
+    told = report_with_course(report, losses) | {"samples": samples(path), "use": [use]}
+    return Outcome(learned, report, losses, told)
 
 
 def _key(host: ComfyHost, clip: Any, vae: Any, request: Request) -> str:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import InvalidOptions, UnreadableFile
 from ...metalora_core.files.atomic import file_sha256, require_writable
+from ...metalora_core.files.kept_steps import kept_steps
 from ...metalora_core.files.names import checked_name
 from ...metalora_core.files.sweep import sweep, unfinished_beside
 
@@ -236,8 +237,9 @@ def unfinished_run(folder: str, path: Path, days: float) -> Path:
     """
     unfinished = unfinished_beside(path)
     require_writable(unfinished)
-    with suppress(OSError):
-        os.utime(unfinished)  # so that no other program takes it for left behind
+    for own in (unfinished, *kept_steps(path).values()):
+        with suppress(OSError):
+            os.utime(own)  # so that no program takes it for left behind
     sweep(roots_of(folder), days, keep=[unfinished])
     return unfinished
 

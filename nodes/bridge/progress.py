@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,8 @@ def show_progress(step: int, steps: int, picture: Tensor | None = None, losses: 
     image: Any = None if picture is None else ("JPEG", to_pil(picture), args.preview_size)
     get_progress_state().update_progress(context.node_id, step, steps, image)
     if losses:
-        _send_course(context.node_id, step, steps, losses)
+        course = _drawn(losses, step / steps)
+        _send("metalora.progress", {"node": context.node_id, "step": step, "steps": steps, "course": course})
 
 
 def show_text(text: str) -> None:
@@ -63,14 +64,22 @@ def _drawn(losses: Sequence[float], done: float = 1.0) -> list[tuple[float, floa
     return course[:: -(1 + len(course) // LINE_POINTS)][::-1]
 
 
-def _send_course(node_id: str, step: int, steps: int, losses: Sequence[float]) -> None:
-    """Notify the pack's own part of the page; core's progress event has no field for a loss."""
+def _send(event: str, detail: Mapping[str, Any]) -> None:
+    """Notify the pack's own part of the page; core's events have no field for a loss or a step's picture."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        event = {"node": node_id, "step": step, "steps": steps, "course": _drawn(losses, step / steps)}
-        server.send_sync("metalora.progress", event, server.client_id)
+        server.send_sync(event, detail, server.client_id)
+
+
+def show_sample(sample: Mapping[str, Any], steps: int) -> None:
+    """Add the picture of a step that was kept to those that the running node shows: ``step`` and ``picture``."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    if context is not None:
+        _send("metalora.sample", {"node": context.node_id, "steps": steps, **sample})
 
 
 def stop_if_cancelled() -> None:

@@ -19,6 +19,7 @@ from metalora_core.errors import ConsentRefused, InvalidOptions, UnreadableFile
 from metalora_core.files.bounded import read_safetensors
 from metalora_core.files.export import CONSENT_KEY, export_lora
 from metalora_core.files.identity import layers_sha256, load_identity, save_identity
+from metalora_core.files.kept_steps import kept_step_beside
 from metalora_core.files.prior import load_prior
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.photo_search import find_photos
@@ -63,6 +64,8 @@ class World:
         plain = tied(identity, consent_id, self.known.installation)
         path = self.known.folders[0] / "people" / f"{first}.safetensors"
         save_identity(path, plain)
+        # Kept before the record was connected, so that only its name says whose it is.
+        save_identity(kept_step_beside(path, 20), identity)
         unfinished = path.with_name(f".{first}.unfinished.safetensors")
         unfinished.write_bytes(b"half of the factors")
         os.utime(unfinished, (time.time() - 7200, time.time() - 7200))
@@ -95,10 +98,19 @@ def world(tmp_path: Path) -> World:
 def test_everything_made_under_a_record_is_listed(world: World) -> None:
     kept = world.kept(NAME.upper())
     kinds = sorted(file.kind for file in kept.files)
-    assert kinds == ["LoRA", "caption", "identity", "photo", "prior", "record", *["unfinished training"] * 2]
+    assert kinds == [
+        "LoRA",
+        "caption",
+        "identity",
+        "identity",
+        "photo",
+        "prior",
+        "record",
+        *["unfinished training"] * 2,
+    ]
     assert kept.elsewhere == ("loras/Zebulon_given_away.safetensors",)
     own = [file.path.name for file in kept.files if file.kind in ("identity", "LoRA", "photo", "caption")]
-    assert all(name.startswith("Zebulon") for name in own)
+    assert all(name.lstrip(".").startswith("Zebulon") for name in own)
     with pytest.raises(InvalidOptions, match="Records here are about: Somebody Else, Zebulon Quagmire"):
         find_kept(world.known, "nobody")
 

@@ -12,8 +12,21 @@ import pytest
 from metalora_core.commands import cli
 from metalora_core.files.sweep import find_left_behind, sweep
 
-OLD = ("a/.metalora-1.tmp", ".mug_1.unfinished.safetensors", "a/b/run.safetensors.damaged", ".metalora-2.tmp/new")
-KEPT = ("a/mug.safetensors", ".hidden.safetensors", "unfinished.safetensors", "notes.tmp", "mug.checkpoint.safetensors")
+OLD = (
+    "a/.metalora-1.tmp",
+    ".mug_1.unfinished.safetensors",
+    "a/b/run.safetensors.damaged",
+    ".mug_1.20.step.safetensors",
+    ".metalora-2.tmp/new",
+)
+KEPT = (
+    "a/mug.safetensors",
+    "a/mug_step20.safetensors",
+    ".hidden.safetensors",
+    "unfinished.safetensors",
+    "notes.tmp",
+    "mug.checkpoint.safetensors",
+)
 
 
 def put(folder: Path, name: str, days: float, size: int = 10) -> Path:
@@ -37,7 +50,7 @@ def test_only_what_is_left_behind_and_old_goes(tmp_path: Path) -> None:
     put(tmp_path, "a/.metalora-3.tmp", days=6)
     gone = sweep([tmp_path], days=7)
     assert files_in(tmp_path) == {*KEPT, "a/.metalora-3.tmp"} and not (tmp_path / ".metalora-2.tmp").exists()
-    assert len(gone) == 4 and sum(one.size_bytes for one in gone) >= 40
+    assert len(gone) == 5 and sum(one.size_bytes for one in gone) >= 40
 
 
 def test_what_is_in_use_stays_whatever_age_is_asked_for(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ CHECKS = (
     "check_passes_that_cannot_be_compiled_are_told",
     "check_other_previews_continue_a_cancelled_run",
     "check_same_inputs_never_train_twice",
+    "check_a_chosen_step_is_used_bit_for_bit_and_nothing_is_trained",
     "check_no_prior_is_a_choice",
     "check_without_a_prior_a_cancelled_run_ends_bit_identical",
     "check_without_a_prior_zero_takes_the_usual_steps_of_a_lora",

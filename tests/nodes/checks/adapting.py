@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from checks.support import adapt, adapt_node, folders, pack, pocket, prepare
+from checks.support import adapt, adapt_node, folders, message_of, pack, pocket, prepare
 
 
 def _files() -> dict[str, bytes]:
@@ -71,7 +71,9 @@ def check_other_previews_continue_a_cancelled_run() -> dict[str, Any]:
     _cancel_at(4, settings)
     adapt(**settings | {"preview_every": 3})
     left = {name for name in _files() if name not in before}
-    assert len(left) == 1 and not any(name.startswith(".") for name in left), left
+    assert len([name for name in left if not name.startswith(".")]) == 1, left
+    assert not any(".unfinished." in name for name in left), left
+    assert [step for step in (2, 3, 4, 6, 8) if any(f".{step}.step." in name for name in left)] == [2, 4, 6, 8], left
     _remove(left)
     return {}
 
@@ -158,8 +160,60 @@ def check_same_inputs_never_train_twice() -> dict[str, Any]:
     assert "Learned before" in again[3], again[3]
     assert again[2] == first[2], "the losses of the first run are shown again"
     other = adapt(seed=32)
-    assert len(_files()) == len(files) + 1 and "Learned before" not in other[3]
+    results = [[name for name in found if not name.startswith(".")] for found in (files, _files())]
+    assert len(results[1]) == len(results[0]) + 1 and "Learned before" not in other[3]
     return {"report": again[3], "losses": len(first[2]["loss"])}
+
+
+@contextmanager
+def steps_taken() -> Generator[list[int]]:
+    """The optimizer steps that are taken inside."""
+    trainer, taken = pack("metalora_core.training.chain_trainer").ChainTrainer, list[int]()
+    step = trainer.step
+
+    def counting(self: Any) -> None:
+        taken.append(self.steps)
+        step(self)
+
+    trainer.step = counting
+    try:
+        yield taken
+    finally:
+        trainer.step = step
+
+
+def check_a_chosen_step_is_used_bit_for_bit_and_nothing_is_trained() -> dict[str, Any]:
+    identity_files, settings = pack("metalora_core.files.identity"), {"steps": 8, "seed": 36, "preview_every": 2}
+    before = set(_files())
+    first = adapt_node(**settings)
+    assert [sample["step"] for sample in first.ui["samples"]] == [2, 4, 6, 8], first.ui["samples"]
+    assert all(sample["picture"].startswith("data:image/jpeg;base64,") for sample in first.ui["samples"])
+    assert first.ui["use"] == [{"step": 8, "last": 8, "steps": 8}]
+    folder = folders() / "models" / "metalora_identities" / "adapted"
+    kept = {n: identity_files.load_identity(next(folder.glob(f".*.{n}.step.safetensors"))) for n in (4, 8)}
+    with steps_taken() as taken:
+        last, fourth = first.args[0].identity, adapt_node(**settings, use_step=4)
+        chosen = fourth.args[0].identity
+        assert identity_files.layers_sha256(chosen) == identity_files.layers_sha256(kept[4])
+        assert (
+            identity_files.layers_sha256(last) == identity_files.layers_sha256(kept[8]) != fourth.args[0].layers_sha256
+        )
+        assert (chosen.metadata.steps, chosen.metadata.metrics["chosen_step"]) == (4, 4)
+        assert chosen.metadata.metrics["base_weights"] == last.metadata.metrics["base_weights"]
+        assert "Step 4 of 8 is used" in fourth.args[3] and "Learned before" in fourth.args[3], fourth.args[3]
+        assert fourth.ui["use"] == [{"step": 4, "last": 8, "steps": 8}] and fourth.ui["course"] == first.ui["course"]
+        assert adapt(**settings, use_step=8)[0].layers_sha256 == adapt(**settings)[0].layers_sha256
+        left = set(_files()) - before
+        refused = [message_of(lambda: adapt(**settings, use_step=5))]
+        refused.append(message_of(lambda: adapt(**settings | {"seed": 37}, use_step=5)))
+        assert set(_files()) - before == left, "a step that is not kept is refused before any work"
+        _remove(name for name in left if name.startswith("."))
+        assert adapt(**settings, use_step=4)[0].layers_sha256 == fourth.args[0].layers_sha256, "a used step stays"
+        refused.append(message_of(lambda: adapt(**settings, use_step=6)))
+    assert taken == [], "choosing a step trained again"
+    assert all("kept of this run are 2, 4, 6, 8." in text for text in refused[:2]), refused
+    assert "kept of this run are 8." in refused[2], refused
+    return {"refused": refused}
 
 
 def check_zero_takes_the_preset_and_the_priors_size() -> dict[str, Any]:
