@@ -21,6 +21,7 @@ from torch import Tensor
 from .files.atomic import require_writable
 from .files.checkpoint import resumed
 from .files.prior import Prior
+from .files.row_file import row_files
 from .inject import Injection
 from .model.base_weights import SAMPLE, weights_sample
 from .model.families import default_patterns
@@ -64,7 +65,8 @@ def meta_train(
         earlier: A prior to start from, with other settings or more subjects; its ranks and layers must be the same.
         on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps or 30 s, at the end and whenever the run is stopped from
-            outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one.
+            outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one. What belongs
+            to single subjects is in a file beside it, to which each checkpoint writes only what changed.
         save: Saves the prior and returns it as saved. It is called instead of the checkpoint at the end: on a disk that
             fills up the result comes first. If it raises, that checkpoint is written; else the checkpoint is removed.
 
@@ -86,7 +88,7 @@ def meta_train(
     state = MetaState(host, targets, options, len(subjects), earlier)
     state.digest = _digest(host, options, targets, subjects, state)
     if checkpoint is not None:
-        require_writable(checkpoint, state.checkpoint_bytes)
+        require_writable(checkpoint, state.checkpoint_bytes - sum(one.stat().st_size for one in row_files(checkpoint)))
         if checkpoint.exists() and not resumed(checkpoint, state.load):
             state.go_back()
     run = _Run(host, targets, state, batches, on_progress, checkpoint)

@@ -32,6 +32,7 @@ __all__ = [
     "UnwritableFile",
     "atomic_save_safetensors",
     "atomic_write",
+    "explained",
     "file_sha256",
     "require_writable",
     "reserve_file",
@@ -58,7 +59,8 @@ def file_sha256(path: Path) -> str:
         return sha256_of(iter(lambda: file.read(1 << 22), b""))
 
 
-def _explain(path: Path, error: OSError) -> str:
+def explained(path: Path, error: OSError) -> str:
+    """Why a file could not be written, and what to do."""
     remedies = {
         errno.ENOSPC: "the disk is full; free some space or choose another folder",
         getattr(errno, "EDQUOT", -1): "the disk quota is used up; free some space or choose another folder",
@@ -134,7 +136,7 @@ def _replacing(path: Path) -> Generator[Path]:
         _put_in_place(new, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UnwritableFile(_explain(path, error)) from error
+        raise UnwritableFile(explained(path, error)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -182,7 +184,7 @@ def require_writable(path: Path | str, size_bytes: int = 1) -> None:
         probe.unlink()
         free = shutil.disk_usage(path.parent).free
     except OSError as error:
-        raise UnwritableFile(_explain(path, error)) from error
+        raise UnwritableFile(explained(path, error)) from error
     if free < size_bytes:
         raise UnwritableFile(
             f"{plain_line(str(path), 300)} needs {size_bytes:,} bytes, its disk has {free:,} left. Free some space or "
@@ -214,7 +216,7 @@ def reserve_file(path: Path | str, size_bytes: int) -> None:
     except OSError as error:
         with suppress(OSError):
             path.unlink()
-        raise UnwritableFile(f"{_explain(path, error)} It needs {size_bytes:,} bytes.") from error
+        raise UnwritableFile(f"{explained(path, error)} It needs {size_bytes:,} bytes.") from error
 
 
 def _allocated(descriptor: int, size_bytes: int) -> bool:

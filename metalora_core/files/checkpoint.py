@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
@@ -25,6 +25,7 @@ from ..errors import DamagedFile, InvalidOptions, UnreadableFile
 from .atomic import UnwritableFile, atomic_save_safetensors
 from .bounded import ReadLimits, bytes_of
 from .metadata import FileMetadata, read_record, summarise
+from .row_file import row_files
 
 _LOG = logging.getLogger(__name__)
 _STATE_KEY = "state"
@@ -197,19 +198,28 @@ def resumed(path: Path, load: Callable[[Path], int]) -> int:
     except DamagedFile as error:
         aside = path.with_name(f"{path.name}.damaged")
         try:
-            os.replace(path, aside)
+            for one in (path, *row_files(path)):
+                os.replace(one, one.with_name(f"{one.name}.damaged"))
         except OSError:
             raise error from None
         _LOG.warning("The run starts over; its checkpoint was moved aside to %s. %s", aside.name, error)
         return 0
 
 
-def keep_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; if the disk is full or gone, only the checkpoint is lost, and the log says so."""
+@contextmanager
+def losing_only_the_checkpoint() -> Generator[None]:
+    """Write a checkpoint inside; if the disk is full or gone, only the checkpoint is lost, and the log says so."""
     try:
-        save_checkpoint(path, checkpoint)
+        yield
     except UnwritableFile as error:
         _LOG.warning("%s The training continues without this checkpoint.", error)
+
+
+def forget_checkpoint(path: Path) -> None:
+    """Delete a checkpoint that nobody needs any more, and the rows beside it; what cannot be deleted is swept later."""
+    for one in (path, *row_files(path)):
+        with suppress(OSError):
+            one.unlink()
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

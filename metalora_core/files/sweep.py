@@ -16,7 +16,7 @@ from .kept_steps import KEPT_STEP
 _LOG = logging.getLogger(__name__)
 UNFINISHED = ".*.unfinished.safetensors"
 """Names of the checkpoints of runs that have not ended, see `unfinished_beside`."""
-_LEFT_BEHIND = (".metalora-*.tmp", UNFINISHED, KEPT_STEP, "*.safetensors.damaged")
+_LEFT_BEHIND = (".metalora-*.tmp", UNFINISHED, f"{UNFINISHED}.rows-*", KEPT_STEP, "*.safetensors*.damaged")
 IN_USE_HOURS = 1
 """Whatever was touched since is taken to be in use: a run that is alive writes its checkpoint more often than that."""
 
@@ -57,7 +57,9 @@ def find_left_behind(folders: Iterable[Path], days: float, keep: Sequence[Path] 
         for where, below, names in os.walk(folder):
             matching = [name for name in (*below, *names) if any(fnmatch(name, wanted) for wanted in _LEFT_BEHIND)]
             below[:] = [name for name in below if name not in matching]
-            for path in (Path(where, name) for name in matching if Path(where, name).absolute() not in kept):
+            # The rows of a bank belong to the checkpoint that they are beside.
+            owners = {name: Path(where, name.partition(".rows-")[0]).absolute() for name in matching}
+            for path in (Path(where, name) for name in matching if owners[name] not in kept):
                 try:
                     states = [one.lstat() for one in (path, *(path.rglob("*") if path.is_dir() else ()))]
                 except OSError:  # gone meanwhile

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..adaptation import adapt
 from ..errors import MetaLoRAError, TrainingCancelled
 from ..evaluation.methods.cohort import train_cohort
+from ..files.checkpoint import forget_checkpoint
 from ..files.prior import Prior, prior_sha256, targets_of_prior
 from ..model.base_weights import SAMPLE, report_other_weights
 from ..model.host import Host
@@ -140,8 +140,7 @@ class _Run:
             return
         self.finished(Learned(subject, result))
         if subject.checkpoint is not None:
-            with suppress(OSError):
-                subject.checkpoint.unlink(missing_ok=True)
+            forget_checkpoint(subject.checkpoint)
 
     def _told(self, loss: float) -> None:
         if self.on_look is not None:

@@ -13,7 +13,14 @@ from typing import Any, cast
 from torch import Tensor
 
 from .. import __version__
-from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
+from ..files.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    losing_only_the_checkpoint,
+    refusing_damage,
+    require_tensors,
+    save_checkpoint,
+)
 from ..files.identity import Identity, IdentityLayer, IdentityMetadata, self_contained
 from ..files.prior import Prior, prior_sha256
 from ..model.base_weights import SAMPLE, weights_sample
@@ -129,7 +136,8 @@ class AdaptationState:
 
     def save(self, path: Path) -> None:
         """Write the last good state; a full disk loses it, not the run."""
-        keep_checkpoint(path, self._kept)
+        with losing_only_the_checkpoint():
+            save_checkpoint(path, self._kept)
 
     @property
     def checkpoint_bytes(self) -> int:

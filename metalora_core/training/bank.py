@@ -76,11 +76,13 @@ class IdentityBank:
             flats = [torch.frombuffer(one, dtype=torch.float32) for one in self._maps]
             self._shards = [flat.view(shape) for flat, shape in zip(flats, shapes, strict=True)]
         self.visits = torch.zeros(count)
+        self.changed = set[int]()
+        """Subjects that may have another row than in the last checkpoint, which empties it."""
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = None
 
     def gather(self, subjects: Sequence[int], device: torch.device | None = None) -> Tensor:
         """Copies of the subjects' residuals, shape (len(subjects), total)."""
-        rows = torch.stack([self._row(subject)[0] for subject in subjects])
+        rows = torch.stack([self.row(subject)[0] for subject in subjects])
         return rows if device is None else rows.to(device, non_blocking=True)
 
     def update(self, subjects: Sequence[int], gradients: Tensor, rates: SlotRates) -> None:
@@ -92,8 +94,9 @@ class IdentityBank:
             rates: Learning rates and betas.
         """
         self._remember(subjects)
+        self.changed.update(subjects)
         gradients = gradients.to("cpu", torch.float32)
-        rows = [self._row(subject) for subject in subjects]
+        rows = [self.row(subject) for subject in subjects]
         visits = [self.visits[subject] for subject in subjects]
         for part, rate in ((slice(0, self.mid_total), rates.mid), (slice(self.mid_total, self.total), rates.up)):
             adamw(
@@ -114,9 +117,9 @@ class IdentityBank:
                 maximize=False,
             )
         self.visits[list(subjects)] += 1
-        self._let_go(subjects)
+        self.let_go(subjects)
 
-    def _let_go(self, subjects: Sequence[int]) -> None:
+    def let_go(self, subjects: Sequence[int]) -> None:
         """Take what was mapped out of this process's memory; the disk, or the system's cache of it, has it."""
         advice: int | None = getattr(mmap, "MADV_DONTNEED", None)  # missing on Windows
         if advice is not None and self._maps:
@@ -130,7 +133,7 @@ class IdentityBank:
     def go_back(self) -> None:
         """Give every row that changed since ``keep`` what it had then."""
         for subject, (row, visits) in (self._kept or {}).items():
-            self._row(subject).copy_(row)
+            self.row(subject).copy_(row)
             self.visits[subject] = visits
         self.keep()
 
@@ -142,7 +145,7 @@ class IdentityBank:
     def _remember(self, subjects: Sequence[int]) -> None:
         if self._kept is not None:
             new = [subject for subject in subjects if subject not in self._kept]
-            self._kept |= {subject: (self._row(subject).clone(), self.visits[subject].clone()) for subject in new}
+            self._kept |= {subject: (self.row(subject).clone(), self.visits[subject].clone()) for subject in new}
 
     def mean(self) -> Tensor:
         """Mean residual of all subjects that were visited, shape (total,)."""
@@ -152,14 +155,15 @@ class IdentityBank:
             # Row by row: a mapped shard may not fit into memory as one copy.
             for row in seen.nonzero().flatten().tolist():
                 total += shard[row, 0]
-            self._let_go([i * self.rows_per_shard])
+            self.let_go([i * self.rows_per_shard])
         return (total / (self.visits > 0).sum().clamp(min=1)).float()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs; the tensors are the bank's own, not copies."""
+        """Its whole state, as checkpoints of earlier releases held it; the tensors are the bank's own, not copies."""
         return {f"shard.{i}": shard for i, shard in enumerate(self._shards)} | {"visits": self.visits}
 
-    def _row(self, subject: int) -> Tensor:
+    def row(self, subject: int) -> Tensor:
+        """A subject's residual and its moments, (3, total): the bank's own memory."""
         return self._shards[subject // self.rows_per_shard][subject % self.rows_per_shard]
 
 

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 
 from ..chain import ChainFactors, SlotLayout
-from ..errors import InvalidOptions, TrainingDiverged
-from ..files.checkpoint import Checkpoint, keep_checkpoint, load_checkpoint, refusing_damage, require_tensors
+from ..errors import DamagedFile, InvalidOptions, TrainingDiverged
+from ..files.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    losing_only_the_checkpoint,
+    refusing_damage,
+    require_tensors,
+    save_checkpoint,
+)
 from ..files.metadata import summarise
 from ..files.prior import Prior, PriorLayer
+from ..files.row_file import RowFile, rows_beside
 from ..model.host import Host
 from ..model.objective import loss_scale
 from ..model.targets import Target, rank_for
@@ -29,7 +37,7 @@ from .seeds import step_generator
 
 __all__ = ["MetaState", "gradient_of"]
 
-_KIND = "meta-training"
+_KIND, _ROWS = "meta-training", "bank.rows"
 _MOST_KEPT_BYTES = 2 * 1024**3
 """Largest size of the copies of the bank's rows since the last good state."""
 
@@ -67,6 +75,7 @@ class MetaState:
             for (name, down), shape in zip(self.meta_downs.items(), self.layout.mid_shapes.values(), strict=True)
         }
         self.bank = self._new_bank(1 if options.inner_steps else subjects, options.bank_folder)
+        self._rows = RowFile(self.bank.count, self.bank.row)
         groups: list[dict[str, Any]] = [
             {"params": list(self.meta_downs.values()), "lr": options.meta_learning_rate,
              "weight_decay": options.meta_weight_decay},
@@ -227,7 +236,11 @@ class MetaState:
     def save(self, path: Path) -> None:
         """Write a checkpoint; a full disk loses it, not the run."""
         state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
-        keep_checkpoint(path, Checkpoint(_KIND, self.step, self.digest, self._tensors(), state))
+        with losing_only_the_checkpoint():
+            with self._rows.writing(rows_beside(path), self.bank.changed) as index:
+                tensors = self._small() | {_ROWS: index}
+                save_checkpoint(path, Checkpoint(_KIND, self.step, self.digest, tensors, state))
+            self.bank.changed.clear()
 
     def load(self, path: Path) -> int:
         """Resume from a checkpoint; returns the steps done.
@@ -236,23 +249,44 @@ class MetaState:
             DamagedFile: If the file is damaged, or its tensors are not those of this run.
             InvalidOptions: If it belongs to another run.
         """
-        own, usual = self._tensors(), self.checkpoint_bytes
-        saved = load_checkpoint(path, kind=_KIND, digest=self.digest, usual_bytes=usual)
-        require_tensors(saved, path, own, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
+        saved = load_checkpoint(path, kind=_KIND, digest=self.digest, usual_bytes=self.checkpoint_bytes)
+        whole = _ROWS not in saved.tensors  # the bank was in the checkpoint itself in earlier releases
+        own = self._small() | (
+            {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()} if whole else {}
+        )
+        wanted = own if whole else own | {_ROWS: self._rows.index}
+        require_tensors(saved, path, wanted, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
         with refusing_damage(path):
             restore_optimizer(self.optimizer, saved.state["optimizer"])
             self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
+        if not whole:
+            self._read_rows(path, saved.tensors[_ROWS])
         for name, tensor in own.items():
             tensor.detach().copy_(saved.tensors[name])
+        self.bank.changed = set(self.bank.visits.nonzero().flatten().tolist()) if whole else set()
         self.step = saved.step
         self.keep()
         return self.step
 
+    def _read_rows(self, path: Path, index: Tensor) -> None:
+        """Fill the bank, a row at a time; if one is damaged, it is empty again."""
+        read = list[int]()
+        try:
+            for row in self._rows.read(rows_beside(path), index, range(self.bank.count)):
+                read.append(row)
+                self.bank.let_go([row])
+        except DamagedFile:
+            for row in read:
+                self.bank.row(row).zero_()
+            raise
+        self._rows.index = index
+
     @property
     def checkpoint_bytes(self) -> int:
-        """Approximate size of a checkpoint on disk: the bank, the shared factors and their moments."""
+        """Most that a checkpoint takes on the disk: the bank and what changes between two, and the shared factors."""
         shared = sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
-        return 2 * shared + sum(tensor.nbytes for tensor in self._tensors().values())
+        rows = self.bank.count + min(self.bank.count, self.options.subjects_per_batch * self.options.checkpoint_every)
+        return 2 * shared + sum(tensor.nbytes for tensor in self._small().values()) + rows * self.bank.row(0).nbytes
 
     def _require_finite(self, wrong: list[str]) -> None:
         wrong = wrong + [name for name, tensor in self._shared().items() if not bool(tensor.isfinite().all())]
@@ -267,9 +301,9 @@ class MetaState:
     def _shared(self) -> dict[str, Tensor]:
         return {f"meta_down.{name}": down for name, down in self.meta_downs.items()} | {"common": self.common}
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """What changes besides the optimizer; the tensors are the state's own."""
-        return self._shared() | {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()}
+    def _small(self) -> dict[str, Tensor]:
+        """What changes besides the optimizer and the bank's rows; the tensors are the state's own."""
+        return self._shared() | {"bank.visits": self.bank.visits}
 
     def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target], picture_px: int) -> Prior:
         """What is kept: meta_down and, if requested, the warm start; the rest goes into the record."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from ..errors import OutOfMemory, TrainingDiverged, is_compile_failure, is_out_of_memory
+from ..files.checkpoint import forget_checkpoint
 from ..model.host import Host
 from .batches import Batch
 
@@ -217,7 +218,7 @@ def kept_on_failure(
         state.go_back()
         error.last_good = result()
         if checkpoint is not None and forget:
-            checkpoint.unlink(missing_ok=True)
+            forget_checkpoint(checkpoint)
         raise
     except BaseException:  # a host's own interrupt may be anything; finished steps are saved
         if checkpoint is not None and state.kept_step != began:
@@ -229,8 +230,7 @@ def kept_on_failure(
     if not saves:
         state.save(checkpoint)
         return
-    with suppress(OSError):  # what is left of a finished run is swept later
-        checkpoint.unlink(missing_ok=True)
+    forget_checkpoint(checkpoint)
 
 
 @contextmanager

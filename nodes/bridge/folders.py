@@ -13,6 +13,7 @@ from ...metalora_core.errors import InvalidOptions, UnreadableFile
 from ...metalora_core.files.atomic import file_sha256, require_writable
 from ...metalora_core.files.kept_steps import kept_steps
 from ...metalora_core.files.names import checked_name
+from ...metalora_core.files.row_file import row_files
 from ...metalora_core.files.sweep import sweep, unfinished_beside
 
 PRIORS = "metalora"
@@ -237,7 +238,7 @@ def unfinished_run(folder: str, path: Path, days: float) -> Path:
     """
     unfinished = unfinished_beside(path)
     require_writable(unfinished)
-    for own in (unfinished, *kept_steps(path).values()):
+    for own in (unfinished, *row_files(unfinished), *kept_steps(path).values()):
         with suppress(OSError):
             os.utime(own)  # so that no program takes it for left behind
     sweep(roots_of(folder), days, keep=[unfinished])

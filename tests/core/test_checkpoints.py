@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from core.disk_limits import file_size_limit
 from core.toy_host import ToyHost, ToySubjects
 
 from metalora_core.adaptation import adapt
-from metalora_core.errors import InvalidOptions, UnreadableFile
+from metalora_core.errors import InvalidOptions, TrainingCancelled, UnreadableFile
 from metalora_core.files import checkpoint
 from metalora_core.files.atomic import UnwritableFile, atomic_save_safetensors
 from metalora_core.files.bounded import read_safetensors
@@ -28,6 +29,7 @@ from metalora_core.model.weights_digest import weights_digest
 from metalora_core.photos.training_set import TrainingSet
 from metalora_core.training.adaptation_options import AdaptationOptions
 from metalora_core.training.meta_options import MetaTrainingOptions
+from metalora_core.training.progress import MetaTrainingProgress
 
 META = MetaTrainingOptions(steps=2, subjects_per_batch=3, r_meta=6, r_mid=2, checkpoint_every=1)
 
@@ -48,6 +50,13 @@ def run_adaptation(path: Path, host: ToyHost, save: Callable[[Any], Any] | None 
 
 
 RUNS = {"adaptation": run_adaptation, "meta-training": run_meta_training}
+ROWS = ".rows-1-of-1"
+BESIDE = {"adaptation": [""], "meta-training": ["", ROWS]}
+"""What the names of a run's files end with: those of a meta-training are the checkpoint and the rows of its bank."""
+
+
+def files_of(kind: str, name: str = "run.safetensors") -> list[str]:
+    return [f"{name}{end}" for end in BESIDE[kind]]
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -121,7 +130,7 @@ def test_a_file_that_is_not_a_checkpoint_stays_where_it_is(kind: str, tmp_path: 
     RUNS[other](path, ToyHost())
     with pytest.raises(UnreadableFile, match=f"expected one of a {kind}"):
         RUNS[kind](path, ToyHost())
-    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == files_of(other)
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -133,7 +142,7 @@ def test_a_disk_that_fills_up_costs_the_checkpoint_and_not_the_run(
     with file_size_limit(1000):
         RUNS[kind](tmp_path / "run.safetensors", ToyHost())
     assert "The training continues without this checkpoint" in caplog.text
-    assert [file.name for file in tmp_path.iterdir()] == ["whole.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == files_of(kind, "whole.safetensors")
     RUNS[kind](tmp_path / "run.safetensors", ToyHost())
     assert (tmp_path / "run.safetensors").read_bytes() == whole
 
@@ -188,7 +197,50 @@ def test_a_checkpoint_of_an_earlier_release_needs_no_checksum(kind: str, tmp_pat
     saved = load_checkpoint(path, kind=kind, digest=record["digest"])
     assert saved.step == 2 and saved.state["losses"] and saved.tensors
     RUNS[kind](path, ToyHost())
-    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == files_of(kind)
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off", "missing"])
+def test_damaged_rows_are_moved_aside_with_their_checkpoint(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path, rows = tmp_path / "run.safetensors", tmp_path / f"run.safetensors{ROWS}"
+    run_meta_training(path, ToyHost())
+    whole = [path.read_bytes(), rows.read_bytes()]
+    changed = bytearray(whole[1])
+    changed[100] ^= damage == "changed"
+    rows.write_bytes(changed[:-1] if damage == "cut off" else changed)
+    if damage == "missing":
+        rows.unlink()
+    run_meta_training(path, ToyHost())
+    assert "moved aside to run.safetensors.damaged" in caplog.text
+    aside = [f"run.safetensors{end}.damaged" for end in ("", ROWS) if end == "" or damage != "missing"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*files_of("meta-training"), *aside])
+    assert [path.read_bytes(), rows.read_bytes()] == whole  # started over, bit for bit
+
+
+def test_a_meta_training_resumes_from_a_checkpoint_of_an_earlier_release_with_the_bank_inside(tmp_path: Path):
+    path, options = tmp_path / "run.safetensors", replace(META, steps=4, checkpoint_every=2)
+
+    def stop(progress: MetaTrainingProgress) -> None:
+        if progress.step == 2:
+            raise TrainingCancelled("enough")
+
+    unbroken = meta_train(ToyHost(), ToySubjects(), options)
+    with pytest.raises(TrainingCancelled):
+        meta_train(ToyHost(), ToySubjects(), options, checkpoint=path, on_progress=stop)
+    saved = load_checkpoint(path, kind="meta-training")
+    index, content = saved.tensors["bank.rows"], (tmp_path / f"run.safetensors{ROWS}").read_bytes()
+    versions = torch.frombuffer(bytearray(content), dtype=torch.float32).view(len(index), 3, -1)
+    tensors = {name: tensor for name, tensor in saved.tensors.items() if name != "bank.rows"}
+    save_checkpoint(path, replace(saved, tensors=tensors | {"bank.shard.0": versions[index[:, 0]]}))
+    (tmp_path / f"run.safetensors{ROWS}").unlink()
+    seen = list[int]()
+    again = meta_train(ToyHost(), ToySubjects(), options, checkpoint=path, on_progress=lambda p: seen.append(p.step))
+    assert seen == [4] and again.metadata == unbroken.metadata
+    for name, layer in unbroken.layers.items():
+        for part, tensor in vars(layer).items():
+            assert tensor is None or torch.equal(tensor, getattr(again.layers[name], part))
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -59,6 +61,34 @@ def test_stopped_and_resumed_ends_bit_identical_to_unbroken(design: str, tmp_pat
     resumed = meta_train(ToyHost(), ToySubjects(), options, on_progress=lambda p: seen.append(p.step), checkpoint=path)
     assert seen == [20, 25, 30]
     assert same(unbroken, resumed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied")
+@pytest.mark.parametrize("design", ["joint", "episodes"])
+def test_killed_at_any_moment_it_ends_bit_identical_to_unbroken_and_clears_up(design: str, tmp_path: Path):
+    from fault.moments import Moment, kill, measured, run
+
+    options = replace(DESIGNS[design], steps=12, read_every=1, checkpoint_every=1, subjects_per_batch=2)
+    unbroken, result = meta_train(ToyHost(), ToySubjects(), options), list[Prior]()
+
+    def work() -> None:
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        meta_train(ToyHost(), ToySubjects(), options, checkpoint=folder / "c.safetensors", save=keep)
+
+    def keep(prior: Prior) -> Prior:
+        result.append(prior)
+        return prior
+
+    seconds, calls = measured(work, tmp_path)
+    random = Random(0)
+    for by_call in (True, False) * 3:
+        for _ in range(2):  # also the run that resumes
+            moment = Moment(kill, random.random() * seconds, 1 + random.randrange(calls) if by_call else 0)
+            run(work, tmp_path, moment)
+        work()
+        assert same(unbroken, result.pop())
+        assert not [path for path in (tmp_path / "run").iterdir() if not path.name.startswith(".metalora-")]
 
 
 @pytest.mark.parametrize("design", DESIGNS)

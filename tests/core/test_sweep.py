@@ -15,7 +15,9 @@ from metalora_core.files.sweep import find_left_behind, sweep
 OLD = (
     "a/.metalora-1.tmp",
     ".mug_1.unfinished.safetensors",
+    ".mug_1.unfinished.safetensors.rows-1-of-2",
     "a/b/run.safetensors.damaged",
+    "a/b/run.safetensors.rows-1-of-1.damaged",
     ".mug_1.20.step.safetensors",
     ".metalora-2.tmp/new",
 )
@@ -50,16 +52,17 @@ def test_only_what_is_left_behind_and_old_goes(tmp_path: Path) -> None:
     put(tmp_path, "a/.metalora-3.tmp", days=6)
     gone = sweep([tmp_path], days=7)
     assert files_in(tmp_path) == {*KEPT, "a/.metalora-3.tmp"} and not (tmp_path / ".metalora-2.tmp").exists()
-    assert len(gone) == 5 and sum(one.size_bytes for one in gone) >= 40
+    assert len(gone) == 7 and sum(one.size_bytes for one in gone) >= 60
 
 
 def test_what_is_in_use_stays_whatever_age_is_asked_for(tmp_path: Path) -> None:
     resumed = put(tmp_path, ".mug.unfinished.safetensors", days=100)
+    rows = put(tmp_path, ".mug.unfinished.safetensors.rows-1-of-1", days=100)
     put(tmp_path, ".cup.unfinished.safetensors", days=0.01)
     folder = put(tmp_path, ".metalora-1.tmp/new", days=100).parent
     (folder / "written now").write_bytes(b"")
     assert sweep([tmp_path], days=0, keep=[resumed]) == []
-    assert [one.path for one in sweep([tmp_path], days=0)] == [resumed]
+    assert sorted(one.path for one in sweep([tmp_path], days=0)) == [resumed, rows]
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def make_prior(
         earlier: A prior to start from.
         fast: Compiled passes in bfloat16.
     """
+    from ...files.checkpoint import forget_checkpoint
     from ...meta_training import meta_train
 
     plan = PhotoPlan(domain)
@@ -105,7 +106,7 @@ def make_prior(
     if earlier is not None:
         save_pocket_prior(earlier, domain, folder)
     for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
+        forget_checkpoint(checkpoint)
 
 
 def save_pocket_prior(prior: Prior, domain: Domain, folder: Path) -> None:
