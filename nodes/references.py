@@ -204,6 +204,41 @@ class RecordConsent(io.ComfyNode):
                         tooltip="Licence or contract behind it, for people to read; not checked.",
                     )
                 ),
+                advanced(
+                    io.String.Input(
+                        "evidence",
+                        default="",
+                        optional=True,
+                        placeholder="signed_form.pdf",
+                        tooltip="Where the permission can be seen: a file in ComfyUI's input folder, such as a signed "
+                        "form, of which name and hash are kept, or words. Not checked.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "channels",
+                        default="",
+                        optional=True,
+                        placeholder="website, print",
+                        tooltip="Where pictures may appear, for people to read; not checked.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "registry_id",
+                        default="",
+                        optional=True,
+                        tooltip="Id of the permission in a public consent registry; not looked up.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "recorded_by",
+                        default="",
+                        optional=True,
+                        tooltip="Who enters this; the moment is kept with it.",
+                    )
+                ),
             ],
             outputs=[
                 ConsentSocket.Output(display_name="consent", tooltip="For Prepare Reference Photos."),

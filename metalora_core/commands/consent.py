@@ -111,10 +111,10 @@ def edit(
 
 
 def _evidence(text: str) -> str:
-    from ..files.atomic import file_sha256
+    from ..provenance.consent import evidence_of
 
     # Not Path.is_file, which raises for words that are too long for a name.
-    return f"{Path(text).name}, SHA-256 {file_sha256(Path(text))}" if isfile(text) else text
+    return evidence_of(Path(text)) if isfile(text) else text
 
 
 def _end_of(text: str) -> datetime | None:

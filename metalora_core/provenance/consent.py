@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 
 from ..checks import plain_line
 from ..errors import InvalidOptions
+from ..files.atomic import file_sha256
 
 LABEL_LIMIT = 120
 """Most characters of a name or label."""
@@ -249,6 +251,11 @@ def record_consent(
         return ConsentRecord.model_validate(draft.model_dump() | {"id": content_sha256(draft)})
     except ValidationError as error:
         raise InvalidOptions(f"The consent cannot be recorded: {explained(error)}. Correct these entries.") from error
+
+
+def evidence_of(file: Path) -> str:
+    """How a record names a signed form: by its name and hash, so that it can be told from a changed one."""
+    return f"{file.name}, SHA-256 {file_sha256(file)}"
 
 
 class _Draft(ConsentRecord):

@@ -13,10 +13,11 @@ from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import ConsentRefused, InvalidOptions, UnreadableFile
 from ...metalora_core.files.prior import Prior, prior_sha256
 from ...metalora_core.photos.pictures import pixels_sha256
-from ...metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, record_consent
+from ...metalora_core.provenance.consent import ConsentRecord, PhotoPermission, Purpose, evidence_of, record_consent
 from ...metalora_core.provenance.consent_store import REVOKED, ConsentStore
 from ...metalora_core.provenance.permission import IDENTITY_APPLIED, REFUSED, Covered, Permissions, Use
 from .audit import note_down, note_identity
+from .folders import input_file
 from .learned import LearnedIdentity
 from .permissions import permissions
 
@@ -38,6 +39,10 @@ class ConsentForm:
     expires: str = ""
     valid_from: str = ""
     licence: str = ""
+    evidence: str = ""
+    channels: str = ""
+    registry_id: str = ""
+    recorded_by: str = ""
     photos: tuple[Tensor, ...] = ()
 
 
@@ -48,7 +53,8 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
         InvalidOptions: If an entry is missing or wrong.
         ConsentRefused: If it was recorded before and then revoked.
     """
-    today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    now = datetime.now(timezone.utc)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     record = record_consent(
         subject=form.subject,
         kind=form.kind,
@@ -61,10 +67,14 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
         photo_scope="listed" if form.photos else "any",
         photos=[PhotoPermission(sha256=sha256) for sha256 in sorted({pixels_sha256(photo) for photo in form.photos})],
         licence=form.licence,
+        evidence=_evidence(form.evidence),
+        channels=form.channels,
+        registry_id=form.registry_id,
+        recorded_by=form.recorded_by,
+        recorded_at=now if form.recorded_by.strip() else None,
     )
     store = permissions().stores[0]
-    if not form.valid_from.strip():
-        record = _recorded_before(store, record)
+    record = _recorded_before(store, record, any_day=not form.valid_from.strip())
     store.save(record)
     warning = note_down(
         "consent recorded",
@@ -79,12 +89,22 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
     return record, f"{record.summary}\n{warning}".rstrip()
 
 
-def _recorded_before(store: ConsentStore, record: ConsentRecord) -> ConsentRecord:
-    """The record of an earlier day with the same terms, so that a graph does not make a new one every day."""
+def _evidence(text: str) -> str:
+    """The name and hash of a file in ComfyUI's input folder, or the words that were written in place of one."""
+    try:
+        return evidence_of(input_file(text))
+    except (InvalidOptions, UnreadableFile, OSError, ValueError):  # the last two: too long or odd for a name
+        return text
+
+
+def _recorded_before(store: ConsentStore, record: ConsentRecord, *, any_day: bool) -> ConsentRecord:
+    """The record with the same terms from an earlier run, so that a graph does not make a new one every time."""
+    own: dict[str, Any] = {"id": record.id, "recorded_at": record.recorded_at}
+    own |= {"valid_from": record.valid_from} if any_day else {}
     for earlier in store.list():
-        if earlier.model_copy(update={"valid_from": record.valid_from, "id": record.id}) == record:
+        if earlier.model_copy(update=own) == record:
             standing = store.standing(earlier.id)
-            if not standing.refused:
+            if not standing.refused or not any_day:
                 return earlier
             if standing.entries and standing.entries[-1].event == REVOKED:
                 raise ConsentRefused(

@@ -65,6 +65,7 @@ CHECKS = (
     "check_people_need_a_record_unless_the_user_chose_a_reminder",
     "check_an_identity_stays_tied_to_its_record",
     "check_a_revoked_record_is_not_recorded_again_by_the_same_graph",
+    "check_a_record_names_its_evidence_and_who_entered_it_once",
     "check_one_run_is_one_entry",
     "check_files",
     "check_any_seed_is_taken_and_a_size_off_the_grid_is_refused_by_name",

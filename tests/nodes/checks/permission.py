@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -219,6 +220,25 @@ def check_a_revoked_record_is_not_recorded_again_by_the_same_graph() -> dict[str
     assert "If it was given again" in told["again"], told
     tomorrow = (datetime.now(timezone.utc) + timedelta(days=1)).date().isoformat()
     assert _consent(subject="Withdrawn", images=pocket()[4], valid_from=tomorrow).id != first.id
+    return told
+
+
+def check_a_record_names_its_evidence_and_who_entered_it_once() -> dict[str, str]:
+    """The same graph run again makes no second record, although the moment is kept."""
+    form = folders() / "input" / "form.pdf"
+    form.write_bytes(b"signed")
+    desk = {"channels": "website, print", "registry_id": "reg-7", "recorded_by": "A clerk"}
+    for day in ({}, {"valid_from": "2026-01-01"}):
+        first = _consent(subject="Documented", evidence="form.pdf", **desk, **day)
+        assert first.format_version == 2 and first.recorded_at is not None
+        assert {name: getattr(first, name) for name in desk} == desk
+        assert _consent(subject="Documented", evidence="form.pdf", **desk, **day).id == first.id
+    told = {"file": first.evidence}
+    assert told["file"] == f"form.pdf, SHA-256 {hashlib.sha256(b'signed').hexdigest()}"
+    for words in ("in the safe, folder 3", "../../user/metalora/signing.key", "x" * 300):
+        told[words[:20]] = _consent(subject="Documented", evidence=words).evidence
+        assert told[words[:20]] == words, "only a file in the input folder is read"
+    assert _consent(subject="Documented").format_version == 1
     return told
 
 
