@@ -102,6 +102,7 @@ _PIP_LINES = {
     "matplotlib": "pip install matplotlib",
     "peft": "pip install peft",
     "pi_heif": "pip install pi-heif",
+    "pynvml": "pip install nvidia-ml-py",
     "prodigyopt": "pip install prodigyopt",
     "schedulefree": "pip install schedulefree",
     "tqdm": "pip install tqdm",

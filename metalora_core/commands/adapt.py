@@ -11,14 +11,12 @@ from . import options
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..files.identity import Identity
     from ..files.prior import Prior
     from ..model.host import Host
     from ..photos.reading import ReadPhotos
     from ..provenance.permission import WithoutRecord
     from ..training.adaptation_options import AdaptationOptions, AdaptationResult
+    from .permission import Saver
 
 
 def adapt(
@@ -60,6 +58,7 @@ def adapt(
 
     from ..adaptation import adapt as learn
     from ..photos.reading import split_training_set
+    from ..provenance.effort import Meter
     from ..training.adaptation_options import AdaptationOptions
     from ..training.retries import last_good_saved
     from . import loading as base
@@ -80,6 +79,7 @@ def adapt(
     chosen = chosen_options(
         host, used_prior, len(training.images), class_word, asked, steps, mirror, learning_rate, settings
     )
+    meter = Meter(host.device)
     with last_good_saved(output, save), progress_bars(json, checkpoint=checkpoint_path) as bars:
         result = learn(
             host,
@@ -89,7 +89,7 @@ def adapt(
             on_progress=bars(f"learning {class_word}"),
             checkpoint=checkpoint_path,
             validation=validation,
-            save=lambda result: save(output, result.identity),
+            save=lambda result: save(output, result.identity, meter.read()),
         )
     answer(fields := _fields(result, output), _text(fields), json)
 
@@ -112,7 +112,7 @@ def _read(
 
 def _permitted(
     read: ReadPhotos, consent: str, subject: str, output: Path, rule: WithoutRecord, *, nobody: bool
-) -> Callable[[Path, Identity], str]:
+) -> Saver:
     """Ask whether the photos may be learned from; returns what saves the identity, tied to its record if it has one."""
     from ..provenance.consent import Purpose
     from ..provenance.consent_store import read_record

@@ -61,6 +61,7 @@ def meta_train(
     """Train a prior for a domain on folders of photos. Ctrl-C stops it; run the same command again to resume."""
     from ..files.prior import load_prior, save_prior
     from ..meta_training import meta_train as learn
+    from ..provenance.effort import Meter
     from ..training.meta_options import MetaTrainingOptions
     from ..training.retries import last_good_saved
     from .loading import POCKET, checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
@@ -94,10 +95,11 @@ def meta_train(
     host = load_base_model(model, device, dtype, pipeline_config)
     data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, json)
     chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
+    meter = Meter(host.device)
     with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
         show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
         prior = learn(host, data, chosen, earlier=start, on_progress=show, checkpoint=checkpoint_path, save=save)
-    note(output, prior.sha256)
+    note(output, prior.sha256, meter.read())
     _report(prior, output, len(data), steps, json)
 
 

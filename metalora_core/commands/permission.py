@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from .terminal import remark
 
@@ -17,9 +17,17 @@ if TYPE_CHECKING:
     from ..photos.subject_folders import SubjectFolder
     from ..provenance.audit_entry import Detail
     from ..provenance.consent import Purpose
+    from ..provenance.effort import Effort
     from ..provenance.permission import Permissions, Use, WithoutRecord
 
 Answer = TypeVar("Answer")
+NotePrior: TypeAlias = "Callable[[Path, str | None, Effort], None]"
+
+
+class Saver(Protocol):
+    """Saves a learned identity under a path, and logs it with what learning it took; returns the file's SHA-256."""
+
+    def __call__(self, path: Path, identity: Identity, effort: Effort | None = None, /) -> str: ...
 
 
 def permissions_near(path: Path, without_record: WithoutRecord = "require") -> Permissions:
@@ -66,7 +74,7 @@ def _logged(known: Permissions, purpose: Purpose, consent: str | None, question:
         raise
 
 
-def ask(use: Use, near: Path, rule: WithoutRecord) -> Callable[[Path, Identity], str]:
+def ask(use: Use, near: Path, rule: WithoutRecord) -> Saver:
     """Refuse what is not permitted now, and say what lacks a record; a refusal is logged.
 
     Returns:
@@ -108,16 +116,16 @@ def saver_for_each(
     return ask_one
 
 
-def saver(known: Permissions, record: str | None) -> Callable[[Path, Identity], str]:
-    """What saves a learned identity, tied to its record if it has one, and logs that."""
+def saver(known: Permissions, record: str | None) -> Saver:
+    """What saves a learned identity, tied to its record if it has one, and logs that and what learning it took."""
     from ..files.identity import save_identity
     from ..provenance.permission import IDENTITY_LEARNED, tied
 
-    def save(path: Path, identity: Identity) -> str:
+    def save(path: Path, identity: Identity, effort: Effort | None = None) -> str:
         own = identity if record is None else tied(identity, record, known.installation)
         sha256 = save_identity(path, own)
         # The folder of the photos has no log of its own where no record is.
-        _note_identity(known if record else permissions_near(path), IDENTITY_LEARNED, path, own)
+        _note_identity(known if record else permissions_near(path), IDENTITY_LEARNED, path, own, effort)
         return sha256
 
     return save
@@ -134,25 +142,23 @@ def ask_identity(
     return partial(_note_identity, known)
 
 
-def _note_identity(known: Permissions, event: str, file: Path, identity: Identity) -> None:
+def _note_identity(
+    known: Permissions, event: str, file: Path, identity: Identity, effort: Effort | None = None
+) -> None:
     from ..provenance.permission import identity_details
 
-    noted(known, event, **identity_details(identity, str(file.absolute())))
+    noted(known, event, **identity_details(identity, str(file.absolute())), **(effort or {}))
 
 
-def ask_subjects(
-    found: Iterable[SubjectFolder], source: Path, rule: WithoutRecord
-) -> Callable[[Path, str | None], None]:
-    """As `ask`, for the subjects of a meta-training; returns what notes the prior's file and hash down."""
+def ask_subjects(found: Iterable[SubjectFolder], source: Path, rule: WithoutRecord) -> NotePrior:
+    """As `ask`, for the subjects of a meta-training; returns what notes the prior's file, hash and effort down."""
     return ask_named([(subject.path.name, subject.class_word) for subject in found], source, rule)
 
 
-def ask_named(
-    named: Sequence[tuple[str, str]], source: Path, rule: WithoutRecord
-) -> Callable[[Path, str | None], None]:
+def ask_named(named: Sequence[tuple[str, str]], source: Path, rule: WithoutRecord) -> NotePrior:
     """As `ask_subjects`, for subjects known by a name and a class word, from a folder."""
     from ..provenance.consent import Purpose
-    from ..provenance.permission import PRIOR_TRAINED
+    from ..provenance.permission import PRIOR_TRAINED, prior_details
 
     known, now = permissions_near(source / "subjects", rule), datetime.now(timezone.utc)
     question = partial(known.ask_subjects, named, source.absolute().name, now)
@@ -160,10 +166,10 @@ def ask_named(
     if covered.reminder:
         remark(covered.reminder)
 
-    def note(output: Path, sha256: str | None) -> None:
+    def note(output: Path, sha256: str | None, effort: Effort) -> None:
         # The folder of the photos has no log of its own where no record is.
         log = known if covered.records else permissions_near(output)
-        for record in covered.records or [None]:
-            noted(log, PRIOR_TRAINED, file=str(output.absolute()), prior=sha256, consent=record)
+        for details in prior_details(str(output.absolute()), sha256, covered.records, effort):
+            noted(log, PRIOR_TRAINED, **details)
 
     return note

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..quick.left_out import LeftOutScores
     from ..quick.making import QuickSources
     from ..training.meta_options import MetaTrainingOptions
+    from .permission import NotePrior
 
 prior_app = typer.Typer(help="Make a prior from what you have, or share one.", no_args_is_help=True)
 prior_app.command()(prior_hub.push)
@@ -69,6 +70,7 @@ def quick(
 
     Ctrl-C stops it; run the same command again to resume.
     """
+    from ..provenance.effort import Meter
     from ..quick.left_out import aside, photos_aside
     from ..quick.making import QuickSources, advice, lora_targets
     from ..training.meta_options import MetaTrainingOptions
@@ -93,9 +95,11 @@ def quick(
     sources = QuickSources(class_word, data, found, data.features if data else None)
     remark(advice(sources, len(other_folders) + len(other_loras)))
 
+    meter = Meter(host.device)
     prior = _made(host, sources, chosen, output, name_of(model), json)
-    for note in notes:
-        note(output, prior.sha256)
+    effort = meter.read()
+    for number, note in enumerate(notes):  # two sources are one training
+        note(output, prior.sha256, {} if number else effort)
     photos = photos_aside(host, other_folders, other_loras, lora_targets(host, chosen), class_word, size_px, guidance)
     scores = _measured(host, prior, photos, guidance, seed, json)
     _report(prior, output, sources, scores, json)
@@ -118,7 +122,7 @@ def _ask(
     class_word: str,
     model: str,
     rule: WithoutRecord,
-) -> list[Callable[[Path, str | None], None]]:
+) -> list[NotePrior]:
     """LoRA files show people as photos do, under the names of the files. Returns what notes the prior down."""
     from ..files.lora_files import lora_files
     from .loading import POCKET

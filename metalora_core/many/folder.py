@@ -17,6 +17,7 @@ from ..model.host import Host
 from ..photos.folder_files import read_class_word
 from ..photos.reading import ReadPhotos, read_photos, split_training_set
 from ..photos.subject_folders import subject_folders
+from ..provenance.effort import DEVICE, SECONDS, Effort, device_name
 from ..training.adaptation_options import AdaptationOptions
 from ..training.adaptation_state import risen_note
 from ..training.personal_prior import own_targets, personal_prior
@@ -37,11 +38,11 @@ class Permitted:
 
     Args:
         record: Id of the consent record that its identity is tied to, or None.
-        save: Saves the identity, tied to the record.
+        save: Saves the identity, tied to the record, and logs what learning it took.
     """
 
     record: str | None
-    save: Callable[[Path, Identity], object]
+    save: Callable[[Path, Identity, Effort], object]
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class FolderRun:
         if before is None or before.run != digest or before.state == "failed":
             before = _row(name, identity, digest, len(read.photos) - self.plan.held_out)
         if permitted.record not in (None, identity.metadata.consent_id):  # recorded since it was learned
-            permitted.save(path, identity)
+            permitted.save(path, identity, {})
         self._done(replace(before, state="known"))
         return True
 
@@ -183,7 +184,8 @@ class FolderRun:
             record = result.identity.metadata
             described = record.model_copy(update={"name": name, "metrics": {**record.metrics, RUN: digest}})
             identity = replace(result.identity, metadata=described)
-            permitted.save(self.identity_path(name), identity)
+            effort = {SECONDS: round(result.seconds, 3), DEVICE: device_name(self.host.device)}
+            permitted.save(self.identity_path(name), identity, effort)
         except MetaLoRAError as error:
             photos = len(learned.subject.photos.images)
             word, trigger = learned.subject.photos.class_word, learned.subject.photos.trigger

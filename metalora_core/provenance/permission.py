@@ -103,6 +103,21 @@ def identity_details(identity: Identity, place: str) -> dict[str, Detail]:
     }
 
 
+def prior_details(
+    place: str, sha256: str | None, records: Sequence[str], effort: Mapping[str, Detail]
+) -> Iterator[dict[str, Detail]]:
+    """What the entries of the audit log say about a prior: one for each record that covers a subject, or one without.
+
+    Args:
+        place: Where it went.
+        sha256: Its hash.
+        records: Ids of the records.
+        effort: What the training took; the first entry alone says it, so that it is counted once.
+    """
+    for number, record in enumerate(records or [None]):
+        yield {"file": place, "prior": sha256, "consent": record, **({} if number else effort)}
+
+
 def tied(identity: Identity, consent_id: str, own: Installation) -> Identity:
     """An identity that names the record it was learned under, inside what is hashed and signed.
 

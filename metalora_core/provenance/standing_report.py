@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import TypeAlias
 from ..checks import plain_line, table_cell
 from ..errors import ConsentRefused, UnreadableFile
 from ..files.kept_steps import KEPT_STEP
+from .audit_entry import AuditEntry
+from .effort import Prices, cost_table
 from .permission import IDENTITY_APPLIED, IDENTITY_EXPORTED, IDENTITY_LEARNED, REFUSED, Permissions
 from .subject_files import identity_records
 
@@ -31,30 +34,37 @@ class StandingReport:
         figures: Name and value.
         identities: File, class word, consent, its state, photos, steps, scores.
         ending: Records that end soon: subject, id, last moment.
+        costs: Time, energy and cost of what was learned, by device.
         log_problem: What is wrong with the audit log; empty if it is intact.
     """
 
     figures: Table
     identities: Table
     ending: Table
+    costs: Table
     log_problem: str = ""
 
-    def csv(self) -> str:
-        """The identities, one a line."""
-        text = io.StringIO()
-        safe = [[table_cell(cell) for cell in row] for row in self.identities]
-        csv.writer(text, lineterminator="\n").writerows(safe)
-        return text.getvalue()
+
+def as_csv(table: Table) -> str:
+    """A table, one row a line."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[table_cell(cell) for cell in row] for row in table])
+    return text.getvalue()
 
 
-def standing_report(known: Permissions, now: datetime, soon_days: int) -> StandingReport:
+def standing_report(known: Permissions, now: datetime, soon_days: int, prices: Prices) -> StandingReport:
     """Count what the records, the identities and the audit log say now.
 
     Args:
         known: The records beside the identities.
         now: The present moment, with time zone.
         soon_days: Records that end within so many days are listed.
+        prices: What the user pays.
+
+    Raises:
+        InvalidOptions: If a price is not a number, or negative.
     """
+    prices.check()
     states: dict[str | None, str] = {None: NO_RECORD}
     identities: Table = [("identity", "class word", "consent", "state", "photos", "steps", "scores")]
     for store in known.stores:
@@ -64,8 +74,8 @@ def standing_report(known: Permissions, now: datetime, soon_days: int) -> Standi
             consent = fields.get("consent_id") or None
             state = states.setdefault(consent, _state(known, str(consent), now)) if consent else NO_RECORD
             identities.append(_row(path.relative_to(store.folder), fields, consent, state))
-    runs, with_record, refused = _runs(known)
-    verdict = known.log.verify()
+    entries, verdict = _readable(known), known.log.verify()
+    runs, with_record, refused = _runs(entries)
     counts = Counter(row[3] for row in identities[1:])
     figures: Table = [
         ("figure", "value"),
@@ -75,7 +85,8 @@ def standing_report(known: Permissions, now: datetime, soon_days: int) -> Standi
         ("refused", str(refused)),
         ("audit log", "intact" if verdict.intact else "changed"),
     ]
-    return StandingReport(figures, identities, _ending(known, now, soon_days), verdict.problem)
+    costs = list(cost_table(entries, prices))
+    return StandingReport(figures, identities, _ending(known, now, soon_days), costs, verdict.problem)
 
 
 def _state(known: Permissions, consent: str, now: datetime) -> str:
@@ -99,16 +110,21 @@ def _row(path: Path, fields: dict[str, object], consent: str | None, state: str)
     return tuple(plain_line(str(text), 300) for text in (*texts, counted, fields.get("steps", ""), told))
 
 
-def _runs(known: Permissions) -> tuple[int, int, int]:
+def _readable(known: Permissions) -> list[AuditEntry]:
+    """The log's entries up to the first that cannot be read, which the verification reports."""
+    found: list[AuditEntry] = []
+    with suppress(UnreadableFile):
+        found.extend(known.log.entries())
+    return found
+
+
+def _runs(entries: Iterable[AuditEntry]) -> tuple[int, int, int]:
     """Runs, those with a record, and refusals; a run with a record was permitted, or it would have been refused."""
     counts = Counter[str]()
-    try:
-        for entry in known.log.entries():
-            counts["run"] += entry.event in _RUNS
-            counts["with"] += entry.event in _RUNS and entry.details.get("consent") is not None
-            counts["refused"] += entry.event == REFUSED
-    except UnreadableFile:
-        pass  # the verification says so
+    for entry in entries:
+        counts["run"] += entry.event in _RUNS
+        counts["with"] += entry.event in _RUNS and entry.details.get("consent") is not None
+        counts["refused"] += entry.event == REFUSED
     return counts["run"], counts["with"], counts["refused"]
 
 
@@ -127,4 +143,9 @@ def _ending(known: Permissions, now: datetime, days: int) -> Table:
 
 def page_parts(report: StandingReport) -> Sequence[tuple[str, Table]]:
     """Headings and tables, in order."""
-    return (("Figures", report.figures), ("Records that end soon", report.ending), ("Identities", report.identities))
+    return (
+        ("Figures", report.figures),
+        ("Records that end soon", report.ending),
+        ("What learning took", report.costs),
+        ("Identities", report.identities),
+    )

@@ -22,6 +22,7 @@ from ...metalora_core.files.identity import Identity, load_identity, own_prior, 
 from ...metalora_core.files.kept_steps import kept_steps
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
+from ...metalora_core.provenance.effort import Effort, Meter
 from ...metalora_core.provenance.permission import IDENTITY_LEARNED, shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult, settings_text
 from ...metalora_core.training.adaptation_state import result_step, risen_note
@@ -168,7 +169,7 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     prior, dead = _tried(host, request.prior, options, photos.captions[0])
     require_heeded(host, photos.captions[0])
     notes = [missing, request.references.enlarged(host.resolution), dead]
-    saved: list[tuple[Identity, str]] = []
+    saved, meter = list[tuple[Identity, str]](), Meter(host.device)
     with torch.enable_grad(), last_good_saved(path, request.save_tied):
         result = adapt(
             host,
@@ -177,7 +178,7 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
             options,
             on_progress=_listener(host, request, path, options),
             checkpoint=unfinished,
-            save=lambda result: saved.append(_saved(result, host, request, path)),
+            save=lambda result: saved.append(_saved(result, host, request, path, meter.read())),
         )
     ((identity, warning),) = saved
     done = f"{result.stop_reason.capitalize()} in {result.seconds:.1f} s at {host.resolution} px."
@@ -193,10 +194,12 @@ def _tried(host: ComfyHost, prior: Prior | None, options: AdaptationOptions, cap
     return prior, f"{len(trial.dead)} of {len(trial.facts)} layers cannot learn in this model." if trial.dead else ""
 
 
-def _saved(result: AdaptationResult, host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
+def _saved(
+    result: AdaptationResult, host: ComfyHost, request: Request, path: Path, effort: Effort
+) -> tuple[Identity, str]:
     """What was learned, bound to its consent, saved and noted down; and the audit log's warning."""
     identity = request.save_tied(path, _described(result.identity, host, result.losses, path.stem))
-    return identity, note_identity(IDENTITY_LEARNED, identity, shown(IDENTITIES, path))
+    return identity, note_identity(IDENTITY_LEARNED, identity, shown(IDENTITIES, path), effort)
 
 
 def _described(identity: Identity, host: ComfyHost, losses: Sequence[float], name: str, **metrics: Any) -> Identity:

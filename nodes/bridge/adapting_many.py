@@ -23,7 +23,8 @@ from ...metalora_core.photos.folder_files import CLASS_WORD_FILE
 from ...metalora_core.photos.pictures import save_picture, to_pil
 from ...metalora_core.photos.training_set import chosen_flip
 from ...metalora_core.provenance.consent import Purpose
-from ...metalora_core.provenance.permission import Use, shows_nobody, tied
+from ...metalora_core.provenance.effort import Effort
+from ...metalora_core.provenance.permission import IDENTITY_LEARNED, Use, shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions
 from ...metalora_core.training.personal_prior import usual_options
 from .audit import note_identity
@@ -140,10 +141,10 @@ def _asker(nobody: bool, reminders: set[str]) -> Callable[[str, str, Sequence[st
         if reminder:
             reminders.add(reminder)
 
-        def save(path: Path, identity: Identity) -> None:
+        def save(path: Path, identity: Identity, effort: Effort) -> None:
             saved = identity if record is None else tied(identity, record, permissions().installation)
             save_identity(path, saved)
-            note_identity("identity learned", saved, shown(IDENTITIES, path))
+            note_identity(IDENTITY_LEARNED, saved, shown(IDENTITIES, path), effort)
 
         return Permitted(record, save)
 

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from ...metalora_core.errors import MetaLoRAError
 from ...metalora_core.files.identity import Identity
 from ...metalora_core.provenance.audit_entry import Detail
+from ...metalora_core.provenance.effort import Effort
 from ...metalora_core.provenance.permission import identity_details
 from .permissions import permissions
 
@@ -29,6 +30,6 @@ def note_down(event: str, **details: Detail) -> str:
     return warning
 
 
-def note_identity(event: str, identity: Identity, place: str) -> str:
-    """Add an entry about an identity; as `note_down`."""
-    return note_down(event, **identity_details(identity, place))
+def note_identity(event: str, identity: Identity, place: str, effort: Effort | None = None) -> str:
+    """Add an entry about an identity, and what learning it took; as `note_down`."""
+    return note_down(event, **identity_details(identity, place), **(effort or {}))

@@ -12,7 +12,8 @@ from ...metalora_core.files.prior import Prior, save_prior
 from ...metalora_core.meta_training import meta_train
 from ...metalora_core.photos.folder_report import find_subjects
 from ...metalora_core.photos.subject_folders import FolderSubjects, left_out
-from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
+from ...metalora_core.provenance.effort import Meter
+from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, prior_details, shows_nobody
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.loss_course import has_risen, loss_course
 from ...metalora_core.training.meta_options import MetaTrainingOptions
@@ -112,6 +113,7 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
     captions = sorted({text for i in range(len(subjects)) for text in subjects.captions_of(i)})
     host.encode_prompts(captions)
     options = request.options(path.stem, len(subjects), trainable_layers(host, captions[0]))
+    meter = Meter(host.device)
     with last_good_saved(path, save_prior):
         base = type(model.model.model_config).__name__
         prior = meta_train(
@@ -122,8 +124,8 @@ def train_prior(model: Any, clip: Any, vae: Any, request: PriorRequest) -> Prior
             checkpoint=unfinished,
             save=lambda made: save_prior(path, made.described(features, base)),
         )
-    for record in records or [None]:
-        note_down(PRIOR_TRAINED, file=place, subjects=len(subjects), prior=prior.sha256, consent=record)
+    for details in prior_details(place, prior.sha256, records, meter.read()):
+        note_down(PRIOR_TRAINED, subjects=len(subjects), **details)
     report = f"{len(subjects)} subjects, {_told(request, host, prior, losses)}. Saved {place}"
     return PriorOutcome(prior, losses, "\n".join(filter(None, [report, kept_note(asked, path), note, missing])))
 

@@ -20,7 +20,8 @@ from ...metalora_core.photos.pictures import from_pil
 from ...metalora_core.photos.reading import caption_for
 from ...metalora_core.photos.subject_folders import FolderSubjects, SubjectFolder, left_out
 from ...metalora_core.photos.training_set import TrainingSet
-from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, shows_nobody
+from ...metalora_core.provenance.effort import Meter
+from ...metalora_core.provenance.permission import PRIOR_TRAINED, Covered, prior_details, shows_nobody
 from ...metalora_core.quick.making import QuickSources, advice, in_words, lora_targets, quick_prior, require_license
 from ...metalora_core.references.domain import picture_features
 from ...metalora_core.training.meta_options import MetaTrainingOptions
@@ -126,6 +127,7 @@ def make_quick_prior(model: Any, clip: Any, vae: Any, request: QuickRequest) -> 
     options = request.options(path.stem, trainable_layers(host, caption))
     data = _data(request, host, options)
     base, features = type(model.model.model_config).__name__, data.sources.photos
+    meter = Meter(host.device)
     with last_good_saved(path, save_prior):
         prior = quick_prior(
             host,
@@ -137,8 +139,8 @@ def make_quick_prior(model: Any, clip: Any, vae: Any, request: QuickRequest) -> 
             save=lambda made: save_prior(path, made.described(torch.empty(0) if features is None else features, base)),
         )
     place = shown(PRIORS, path)
-    for record in data.records or [None]:
-        note_down(PRIOR_TRAINED, file=place, prior=prior.sha256, consent=record)
+    for details in prior_details(place, prior.sha256, data.records, meter.read()):
+        note_down(PRIOR_TRAINED, **details)
     scores, picture = _measured(host, prior, data.aside, request.seed)
     lines = [scores, advice(data.sources, len(data.aside)), data.note, f"Saved {place}", kept_note(asked, path)]
     return QuickOutcome(prior, picture, "\n".join(filter(None, lines)))
