@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .settings import Settings
+from .settings import Settings, with_settings
 
 if TYPE_CHECKING:
     from ..files.prior import Prior
     from ..model.host import Host
     from ..photos.reading import ReadPhotos
+    from ..provenance.consent import ConsentRecord
     from ..provenance.permission import WithoutRecord
     from ..training.adaptation_options import AdaptationOptions, AdaptationResult
     from .permission import Saver
@@ -58,11 +59,11 @@ def adapt(
 
     from ..adaptation import adapt as learn
     from ..photos.reading import split_training_set
+    from ..provenance.consent_store import read_record
     from ..provenance.effort import Meter
     from ..training.adaptation_options import AdaptationOptions
     from ..training.retries import last_good_saved
     from . import loading as base
-    from .settings import with_settings
     from .terminal import answer, progress_bars
 
     require_words(trigger, class_word)
@@ -71,8 +72,10 @@ def adapt(
     base.require_output(output, ".safetensors", prior, model)
     checkpoint_path = base.checkpoint_beside(output, checkpoint)
     used_prior = base.prior_to_learn_with(prior, model, class_word)
+    record = read_record(consent) if consent else None
     read = _read(photos, class_word, trigger, size, used_prior, held_out)
-    save = _permitted(read, consent, subject, output, without_record, nobody=model == base.POCKET)
+    read = read.known_by([photo.sha256 for photo in record.photos] if record else ())
+    save = _permitted(read, record, subject, Path(consent or output), without_record, nobody=model == base.POCKET)
     blocks = base.block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = base.load_base_model(model, device, dtype, pipeline_config, compiled=compiled, blocks=blocks)
     training, validation = split_training_set(read.training_set(base.picture_size_px(host, model, size)), held_out)
@@ -111,18 +114,16 @@ def _read(
 
 
 def _permitted(
-    read: ReadPhotos, consent: str, subject: str, output: Path, rule: WithoutRecord, *, nobody: bool
+    read: ReadPhotos, record: ConsentRecord | None, subject: str, near: Path, rule: WithoutRecord, *, nobody: bool
 ) -> Saver:
     """Ask whether the photos may be learned from; returns what saves the identity, tied to its record if it has one."""
     from ..provenance.consent import Purpose
-    from ..provenance.consent_store import read_record
     from ..provenance.permission import Use
     from .permission import ask
 
-    record = read_record(consent) if consent else None
     hashes = [photo.sha256 for photo in read.photos]
     use = Use(Purpose.TRAINING, read.class_word, hashes, record and record.id, nobody, subject)
-    return ask(use, Path(consent or output), rule)
+    return ask(use, near, rule)
 
 
 def chosen_options(
@@ -141,7 +142,6 @@ def chosen_options(
 
     from ..photos.training_set import chosen_flip
     from ..training.personal_prior import usual_options
-    from .settings import with_settings
 
     preset = usual_options(host, prior, photos, replace(asked, steps=steps or asked.steps))
     preset = replace(preset, steps=steps or preset.steps, flip=chosen_flip(mirror, preset.flip, class_word))

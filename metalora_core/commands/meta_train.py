@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..model.host import Host
     from ..photos.folder_report import FolderReport
     from ..photos.subject_folders import FolderSubjects, SubjectFolder
-from .settings import Settings
+from .settings import Settings, with_settings
 
 
 def meta_train(
@@ -66,7 +66,6 @@ def meta_train(
     from ..training.retries import last_good_saved
     from .loading import POCKET, checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
     from .permission import ask_subjects
-    from .settings import with_settings
     from .terminal import progress_bars
 
     chosen = MetaTrainingOptions(
@@ -94,8 +93,7 @@ def meta_train(
     note = ask_subjects(found if model != POCKET else (), subjects, without_record)  # the pocket model draws nobody
     host = load_base_model(model, device, dtype, pipeline_config)
     data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, json)
-    chosen = replace(chosen, subjects_per_batch=min(batch, len(data)))
-    meter = Meter(host.device)
+    meter, chosen = Meter(host.device), replace(chosen, subjects_per_batch=min(batch, len(data)))
     with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
         show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
         prior = learn(host, data, chosen, earlier=start, on_progress=show, checkpoint=checkpoint_path, save=save)

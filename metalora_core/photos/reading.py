@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UnusableReferences
@@ -13,6 +13,7 @@ from ..references.report import assess_references
 from .captions import mentions, subject_words, with_subject
 from .folder_files import photo_files, read_caption
 from .images import Photo, fit, load_photo
+from .pictures import pixels_sha256
 from .training_set import TrainingSet
 
 
@@ -54,6 +55,18 @@ class ReadPhotos:
         changed = [f"{photo.name}: {note}" for photo in self.photos for note in photo.notes]
         warned = [finding.text for finding in report.findings if finding.severity is Severity.WARNING]
         return [*([self.note] if self.note else []), *changed, *warned]
+
+    def known_by(self, hashes: Collection[str]) -> ReadPhotos:
+        """The same, each photo by the hash of its pixels where that is among the hashes, and of its file elsewhere.
+
+        ComfyUI hands pixels to the nodes, so records that were made there name photos by those.
+        """
+
+        def known(photo: Photo) -> Photo:
+            pixels = pixels_sha256(photo.pixels)
+            return replace(photo, sha256=pixels) if pixels in hashes else photo
+
+        return replace(self, photos=tuple(map(known, self.photos))) if hashes else self
 
     def training_set(self, size_px: int) -> TrainingSet:
         """The photos cropped and scaled to squares of this side."""

@@ -142,8 +142,7 @@ class _Runs:
 
 
 def _amount(value: Detail) -> float | None:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-    return float(value) if fits else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
 
 
 def cost_table(entries: Iterable[AuditEntry], prices: Prices) -> Sequence[tuple[str, ...]]:

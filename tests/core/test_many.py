@@ -65,7 +65,9 @@ def plan(folder: Path, prior: Prior | None = None, options: AdaptationOptions = 
         size_px=SIDE_PX,
         prior_for=lambda word: prior,
         options_for=lambda used, photos, word: options,
-        permitted=lambda name, word, hashes: Permitted(None, save_identity),
+        permitted=lambda name, word, hashes: Permitted(
+            None, lambda path, identity, effort: save_identity(path, identity)
+        ),
         side_by_side=2,
     )
 
