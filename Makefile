@@ -17,7 +17,7 @@ export PYTHONUNBUFFERED = 1
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The tests in the real page need playwright-core; without npm they are skipped and say so.
+# The tests in the real page need the packages of tests/web; without npm they are skipped and say so.
 PAGE_STAMP := tests/web/node_modules/.package-lock.json
 
 .PHONY: help demo test families check format bench bench-full bench-speed quick-prior scale fuzz fault soak clean
@@ -53,7 +53,7 @@ demo: $(STAMP)
 
 $(PAGE_STAMP): tests/web/package-lock.json
 	@if command -v npm >/dev/null 2>&1; then \
-	  npm ci --prefix tests/web --no-audit --no-fund --silent || echo "playwright-core could not be installed; page tests will be skipped" >&2; fi
+	  npm ci --prefix tests/web --no-audit --no-fund --silent || echo "the packages of tests/web could not be installed; page tests will be skipped" >&2; fi
 
 test: $(STAMP) $(PAGE_STAMP)
 	$(BIN)/pytest $(PYTEST_ARGS)

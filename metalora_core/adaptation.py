@@ -158,6 +158,8 @@ class _Run:
         with host.training(), trainer.chains.inject():
             if self.noise is not None and self.state.needs_rate:
                 self._find_rate(plan, self.noise)
+            if self._is_sampled(self.state.trainer.steps):  # a run that was stopped while it drew has not told of it
+                self._report(self.state.losses[-1])
             for step in self.state.steps_left():
                 self._backward(plan, step)
                 trainer.step()
@@ -191,18 +193,24 @@ class _Run:
         elif self.held_out is None and step % options.read_every == 0:
             state.keep_lowest(loss)
         state.keep()
-        if self.on_progress is not None:
-            seconds, losses = time.monotonic() - self.began, tuple(state.losses)
-            picture = self._preview(step)
-            self.on_progress(AdaptationProgress(step, options.steps, loss, seconds, picture, losses, self.latest))
+        self._report(loss)
         # After the report: a run that is killed between the two resumes before it, and what it keeps is kept again.
         if self.checkpoint is not None and step < options.steps and self.clock.due(step):
             state.save(self.checkpoint)
 
+    def _report(self, loss: float) -> None:
+        if self.on_progress is not None:
+            step, steps, losses = self.state.trainer.steps, self.state.options.steps, tuple(self.state.losses)
+            seconds, picture = time.monotonic() - self.began, self._preview(step)
+            self.on_progress(AdaptationProgress(step, steps, loss, seconds, picture, losses, self.latest))
+
+    def _is_sampled(self, step: int) -> bool:
+        every, steps = self.state.options.preview_every, self.state.options.steps
+        return bool(step and every) and (step % every == 0 or step == steps)
+
     def _preview(self, step: int) -> Tensor | None:
         options, trainer = self.state.options, self.state.trainer
-        due = options.preview_every and (step % options.preview_every == 0 or step == options.steps)
-        if not self.draws or not due:
+        if not self.draws or not self._is_sampled(step):
             return None
         try:
             with trainer.showing(trainer.result()[0]), torch.no_grad():

@@ -47,7 +47,7 @@ from .lora_tensors import lora_tensors
 from .permissions import permissions
 from .photos import References
 from .pocket_model import own_world_note
-from .progress import cancellable, report_with_course, show_progress, show_text, stop_if_cancelled
+from .progress import cancellable, report_with_course, show_progress, show_sample, show_text, stop_if_cancelled
 
 PREVIEWS = 4
 UNFINISHED_DAYS = 7
@@ -169,6 +169,8 @@ def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str
     prior, dead = _tried(host, request.prior, options, photos.captions[0])
     require_heeded(host, photos.captions[0])
     notes = [missing, request.references.enlarged(host.resolution), dead]
+    for sample in samples(path):  # of a run that was cancelled
+        show_sample(sample, options.steps)
     saved, meter = list[tuple[Identity, str]](), Meter(host.device)
     with torch.enable_grad(), last_good_saved(path, request.save_tied):
         result = adapt(

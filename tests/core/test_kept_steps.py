@@ -9,6 +9,7 @@ import pytest
 import torch
 from core.test_adaptation import OPTIONS, photos, raise_at, tensors
 from core.toy_host import ToyHost, ToySubjects
+from torch import Tensor
 
 from metalora_core.adaptation import adapt
 from metalora_core.errors import TrainingCancelled
@@ -93,6 +94,19 @@ def test_a_step_is_reported_before_its_checkpoint_so_that_a_killed_run_keeps_it_
 
     adapt(ToyHost(), prior, photos(), SAMPLED, on_progress=listen, checkpoint=path)
     assert all(saved < step for step, saved in seen) and max(saved for _, saved in seen) > 0
+
+
+def test_a_run_that_was_stopped_while_it_drew_tells_of_that_step_when_it_resumes(prior: Prior, tmp_path: Path) -> None:
+    class Cancelled(ToyHost):
+        def decode_latents(self, latents: Tensor) -> Tensor:
+            raise TrainingCancelled("enough")
+
+    path, seen = tmp_path / "run.safetensors", list[AdaptationProgress]()
+    with pytest.raises(TrainingCancelled):
+        adapt(Cancelled(), prior, photos(), SAMPLED, on_progress=seen.append, checkpoint=path)
+    adapt(ToyHost(), prior, photos(), SAMPLED, on_progress=seen.append, checkpoint=path)
+    assert [progress.step for progress in seen] == [5, 10, 15, 20, 25, 30]
+    assert seen[1].preview is not None and seen[1].loss == seen[1].losses[-1]
 
 
 def test_kept_steps_are_found_by_their_number_and_by_no_other_results_name(tmp_path: Path) -> None:

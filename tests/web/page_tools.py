@@ -1,4 +1,4 @@
-"""What the page tests need on this machine: Chromium, node, playwright-core. Each is named when it is missing."""
+"""What the page tests need on this machine: Chromium, node and two packages. Each is named when it is missing."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def missing() -> str:
         return "no Chromium found; on Debian or Ubuntu: apt install chromium"
     if shutil.which("node") is None:
         return "node was not found; on Debian or Ubuntu: apt install nodejs npm"
-    if not (FOLDER / "node_modules" / "playwright-core").is_dir():
-        return "playwright-core is not installed: npm ci --prefix tests/web"
+    for package in ("playwright-core", "axe-core"):
+        if not (FOLDER / "node_modules" / package).is_dir():
+            return f"{package} is not installed: npm ci --prefix tests/web"
     return ""

@@ -80,5 +80,9 @@ def test_the_last_picture_leads_back_to_the_last_step(seen: dict[str, Any]) -> N
     assert marked("20").items() <= seen["last"]["strip"].items()
 
 
+def test_axe_finds_no_fault_in_the_panel(seen: dict[str, Any]) -> None:
+    assert "button-name" in seen["axe"]["rules"] and seen["axe"]["faults"] == []
+
+
 def test_the_page_throws_no_error(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []

@@ -207,6 +207,9 @@ def check_an_identity_stays_tied_to_its_record() -> dict[str, str]:
         assert told[name].startswith(errors.DamagedFile.__name__), told
         assert f"learned under the consent record {record.id[:12]}" in told[f"{name}, seal too"], told
     references = prepare(pocket()[4], consent=other)[0]
+    chosen = adapt(seed=81, steps=2, references=prepare(pocket()[4], consent=record)[0], use_step=1)[0].identity
+    assert chosen.metadata.seal is not None and chosen.metadata.consent_id == record.id, "a chosen step is tied too"
+    assert identities.layers_sha256(chosen) != learned.layers_sha256
     told["bound again"] = message_of(lambda: adapt(seed=81, steps=2, references=references))
     assert "stays tied to it" in told["bound again"], told
     return told
