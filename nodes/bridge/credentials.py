@@ -109,8 +109,8 @@ def save_signed(
 def _report(pictures: list[dict[str, str]], own: Certificate, learned: list[LearnedIdentity]) -> str:
     first = "/".join(filter(None, (pictures[0]["subfolder"], pictures[0]["filename"])))
     details = {"pictures": len(pictures), "signer": own.holder}
-    warnings = [note_identity(SIGNED_WITH, one.identity, first) for one in learned]
-    warnings.append(note_down(SIGNED, file=first, **details))
+    warnings = [note_identity(SIGNED_WITH, one.identity, f"output/{first}") for one in learned]
+    warnings.append(note_down(SIGNED, file=f"output/{first}", **details))
     made = ", ".join(named(one.identity).name for one in learned)
     told = f"Made with {made}." if made else "No identity was given, so none is named."
     return "\n".join(filter(None, [f"{len(pictures)} saved, first {first}. {told}", own.note, *warnings]))

@@ -127,11 +127,13 @@ def test_an_export_names_its_record(world: World) -> None:
 def test_erasing_leaves_no_byte_of_the_subject_and_the_log_verifies(world: World) -> None:
     assert world.bytes_of("Zebulon") and world.bytes_of("Quagmire") and world.bytes_of(world.record.id)
     others = {path for path in world.bytes_of("Somebody") if path.suffix != ".jsonl"}
+    world.known.log.append("picture signed", {"file": "output/Zebulon_00001_.png", "consent": world.record.id}, NOW)
     head = world.known.log.verify().head
     done = erase_subject(world.known, world.kept(NAME), NOW)
     assert not world.bytes_of("Zebulon") and not world.bytes_of("Quagmire")
     assert [path.name for path in world.bytes_of(world.record.id)] == ["consents.jsonl"], "which keeps the revocation"
-    assert done.elsewhere == ("loras/Zebulon_given_away.safetensors",) and done.entries_left == 0
+    assert done.elsewhere == ("loras/Zebulon_given_away.safetensors", "output/Zebulon_00001_.png")
+    assert done.entries_left == 0
     assert done.priors == (str(world.models / "metalora" / "people.safetensors"),)
     left = {path for path in world.bytes_of("Somebody") if path.suffix != ".jsonl"}
     assert left == {path for path in others if ".unfinished." not in path.name}
