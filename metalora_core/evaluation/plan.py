@@ -213,9 +213,10 @@ _OTHERS = tuple(name for name in trained_methods() if name not in _MAIN)
 
 QUICK = BenchPlan(
     groups=(
-        Group((PLAIN, META_WARM), (1, 4), (2, 5, 10, 25, 50, 100, 200)),
+        Group((PLAIN, META_WARM), (1,), (2, 5, 10, 25, 50, 100)),
+        Group((PLAIN, META_WARM), (4,), (10, 25, 50, 100)),
         Group((META_OUTSIDE, META_COLD, META_RANDOM, AUTO_RATE, BASE), (1,), (10, 25, 50, 100)),
-        Group(_OTHERS, (1,), (50,), most_subjects=16),
+        Group(_OTHERS, (1,), (50,), most_subjects=8),
     ),
     prompts=4,
 )
