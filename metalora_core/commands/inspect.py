@@ -12,6 +12,7 @@ from .loading import POCKET
 
 if TYPE_CHECKING:
     from ..evaluation.explain import Explanation
+    from ..files.prior_comparison import PriorComparison
 
 
 def inspect(
@@ -29,8 +30,8 @@ def inspect(
     pipeline_config: options.PipelineConfig = "",
     json: options.Json = False,
 ) -> None:
-    """Show what each file is, how it was made and its size."""
-    from ..files.inspection import describe_file
+    """Show what each file is, how it was made and its size; of two priors also how they differ."""
+    from ..files.inspection import PRIOR_KIND, describe_file
     from .loading import require_output
     from .terminal import answer
 
@@ -44,7 +45,19 @@ def inspect(
         fields = [{**own, "explanation": one.fields()} for own, one in zip(fields, explained, strict=True)]
         if picture:
             _draw(explained[0], Path(picture))
-    answer({"files": fields}, "\n\n".join(texts), json)
+    compared = _compared(files) if [item.kind for item in found] == [PRIOR_KIND] * 2 else None
+    if compared is not None:
+        texts.append(compared.text())
+    fields_of_both = {"comparison": compared.fields()} if compared else {}
+    answer({"files": fields} | fields_of_both, "\n\n".join(texts), json)
+
+
+def _compared(files: list[Path]) -> PriorComparison:
+    from ..files.prior import load_prior
+    from ..files.prior_comparison import compare_priors
+
+    first, second = map(load_prior, files)
+    return compare_priors(first, second)
 
 
 def _explain(path: Path, prior: str, model: str, device: str, dtype: str, pipeline_config: str) -> Explanation:

@@ -15,8 +15,10 @@ from ..model.families import bases
 from .bounded import read_safetensors
 from .metadata import raw_record
 
+PRIOR_KIND = "Meta-LoRA prior"
+"""What a prior is called."""
 _KINDS = {
-    "metalora.prior": "Meta-LoRA prior",
+    "metalora.prior": PRIOR_KIND,
     "metalora.identity": "Meta-LoRA identity",
     "metalora.checkpoint": "checkpoint of a running training",
     "metalora.pocket": "part of the pocket world",
