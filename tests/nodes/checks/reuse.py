@@ -12,7 +12,7 @@ from checks.support import adapt, conditioning, folders, pack, pocket, random_fa
 
 
 def _kept() -> set[Path]:
-    return set((folders() / "models/metalora_identities/adapted").glob("*.safetensors"))
+    return set((folders() / "models/metalora_identities/adapted").glob("[!.]*.safetensors"))
 
 
 def _skipped(args: Any, _extra: Any) -> Any:
