@@ -9,6 +9,8 @@ Each row is a ratio, with the machine it was measured on:
   over those with 100, the bank in mapped files, the same batch.
 - ``checkpoint_pause_steps`` and ``resume_memory_ratio``: with 10,000 subjects, how many steps a checkpoint takes, and
   the peak memory of a run that resumes from it over that of one that writes none.
+- ``two_ranks_speedup``: subjects a second of two ranks of stage 1 over those of one; each has a core to itself if there
+  are two.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ def main() -> None:
     parser.add_argument("--worker", nargs=3, metavar=("SUBJECTS", "FOLDER", "CHECKPOINT"), help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     if worker := given.pop("worker"):
-        print(json.dumps(stage_1(int(worker[0]), Path(worker[1]), worker[2])))
+        measured = stage_1(int(worker[0]), Path(worker[1]), worker[2])
+        if os.environ.get("RANK", "0") == "0":  # of those that torchrun starts, the first
+            print(json.dumps(measured))
         return
     path, chosen, sizes = given.pop("json"), given.pop("rows"), Sizes(**given)
     found: dict[str, object] = {"machine": machine()}
@@ -85,7 +89,9 @@ def machine() -> dict[str, object]:
     )
     return {
         "processor": name,
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        # Above 0 before a run: other programs took time from it.
+        "busy": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "torch": torch.__version__,
@@ -184,8 +190,10 @@ def stage_1(subjects: int, folder: Path, checkpoint: str) -> dict[str, float]:
     from metalora_core.meta_training import meta_train
     from metalora_core.pocket import load_pocket_host
     from metalora_core.training.meta_options import MetaTrainingOptions
+    from metalora_core.training.ranks import joined
 
     torch.set_num_threads(1)
+    joined("cpu")
     host, moments = load_pocket_host(), list[float]()
     options = MetaTrainingOptions(
         steps=STEPS, subjects_per_batch=8, r_meta=4, r_mid=1, read_every=1, checkpoint_every=PAUSE_AT,
@@ -203,9 +211,10 @@ def stage_1(subjects: int, folder: Path, checkpoint: str) -> dict[str, float]:
     return {"peak_bytes": peak, "step_seconds": usual, "pause_seconds": pause}
 
 
-def worker(subjects: int, place: str, checkpoint: str = "") -> dict[str, float]:
-    """As `stage_1`, in a process of its own, with the bank in a folder of this place."""
-    words = [sys.executable, __file__, "--worker", str(subjects), f"{place}/bank", checkpoint]
+def worker(subjects: int, place: str, checkpoint: str = "", ranks: int = 1) -> dict[str, float]:
+    """As `stage_1`, in processes of their own, with the bank in a folder of this place; what the first rank says."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    words = [sys.executable, *torchrun, __file__, "--worker", str(subjects), f"{place}/bank", checkpoint]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -234,7 +243,19 @@ def checkpoint(sizes: Sizes) -> Mapping[str, object]:
     }
 
 
-ROWS: Mapping[str, Callable[[Sizes], Mapping[str, object]]] = {"many": many, "bank": bank, "checkpoint": checkpoint}
+def two_ranks(sizes: Sizes) -> Mapping[str, object]:
+    """Subjects a second of two ranks over those of one."""
+    with tempfile.TemporaryDirectory() as place:
+        one, two = worker(sizes.few, f"{place}/one"), worker(sizes.few, f"{place}/two", ranks=2)
+    return {"two_ranks_speedup": 2 * one["step_seconds"] / two["step_seconds"], "two_ranks": {"1": one, "2": two}}
+
+
+ROWS: Mapping[str, Callable[[Sizes], Mapping[str, object]]] = {
+    "many": many,
+    "bank": bank,
+    "checkpoint": checkpoint,
+    "two_ranks": two_ranks,
+}
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -32,11 +33,13 @@ from .training.checkpoint_clock import CheckpointClock
 from .training.meta_options import MetaTrainingOptions
 from .training.meta_state import MetaState, gradient_of
 from .training.progress import MetaTrainingProgress
+from .training.ranks import Ranks
 from .training.retries import StepPlan, kept_on_failure, train_with_retries
 from .training.subject_batches import SubjectBatches, SubjectDataset
 
 __all__ = ["meta_train"]
 
+_Made = TypeVar("_Made")
 _LEFT_OUT = "step_sizes=False, step_size_learning_rate=0.01, support_query_split=False, "
 """Settings of earlier releases, and zeros for the step sizes: with these in its hash their checkpoints resume."""
 
@@ -58,17 +61,22 @@ def meta_train(
 
     What had to be changed on the way, such as recomputing blocks where a step did not fit into memory, is logged.
 
+    In an initialised ``torch.distributed`` group, all processes make one prior together: each trains the factors of its
+    own subjects, and the shared factors' gradients are averaged. Call it in all of them, with the same arguments and a
+    folder for the checkpoint that all of them see; each returns the same prior.
+
     Args:
         host: The base model; it is left unchanged.
         subjects: Subjects of one domain, as latents and captions.
         options: Settings.
         earlier: A prior to start from, with other settings or more subjects; its ranks and layers must be the same.
-        on_progress: Called every ``read_every`` steps; it may raise ``TrainingCancelled``.
+        on_progress: Called every ``read_every`` steps, on the first rank; it may raise ``TrainingCancelled``.
         checkpoint: Written every ``checkpoint_every`` steps or 30 s, at the end and whenever the run is stopped from
             outside; if it exists, the run resumes from it and ends bit-identical to an uninterrupted one. What belongs
             to single subjects is in a file beside it, to which each checkpoint writes only what changed.
-        save: Saves the prior and returns it as saved. It is called instead of the checkpoint at the end: on a disk that
-            fills up the result comes first. If it raises, that checkpoint is written; else the checkpoint is removed.
+        save: Saves the prior and returns it as saved; on the first rank. It is called instead of the checkpoint at the
+            end: on a disk that fills up the result comes first. If it raises, that checkpoint is written; else the
+            checkpoint is removed.
 
     Returns:
         The prior.
@@ -84,12 +92,13 @@ def meta_train(
     options = options or MetaTrainingOptions()
     options.check()
     targets = choose_targets(host.targets(), options.include or default_patterns(host.family), options.exclude)
-    batches = SubjectBatches(host, subjects, options)
-    state = MetaState(host, targets, options, len(subjects), earlier)
+    ranks = Ranks.present(host.device)
+    batches = SubjectBatches(host, subjects, options, ranks)
+    state = MetaState(host, targets, options, len(subjects), earlier, ranks)
     state.digest = _digest(host, options, targets, subjects, state)
     if checkpoint is not None:
         require_writable(checkpoint, state.checkpoint_bytes - sum(one.stat().st_size for one in row_files(checkpoint)))
-        if checkpoint.exists() and not resumed(checkpoint, state.load):
+        if checkpoint.exists() and not resumed(checkpoint, state.load, moves=ranks.first):
             state.go_back()
     run = _Run(host, targets, state, batches, on_progress, checkpoint)
     if state.step == options.steps:  # the checkpoint of a run that was stopped at its very end
@@ -103,9 +112,16 @@ def meta_train(
         return made
 
     # A checkpoint is kept even if the run diverges: it may hold hours of work, and a card's error may not happen again.
-    with kept_on_failure(state, checkpoint, trained, forget=False, saves=save is not None):
-        train_with_retries(host, batches.samples, run.train, state)
-        return save(trained()) if save is not None else trained()
+    kept = kept_on_failure(
+        state, checkpoint, trained, forget=False, saves=save is not None, can_save=lambda: run.stopped_together
+    )
+    with kept:
+        if ranks.count > 1:  # a step that fails on one rank alone cannot be repeated
+            run.train(StepPlan.of(host))
+        else:
+            train_with_retries(host, batches.samples, run.train, state)
+        made = trained()
+        return run.on_first(lambda: save(made)) or made if save is not None else made
 
 
 @dataclass
@@ -123,6 +139,8 @@ class _Run:
     def __post_init__(self) -> None:
         """Start the clock of the checkpoints."""
         self.clock = CheckpointClock(self.state.options.checkpoint_every)
+        self.stopped_together = self.state.ranks.count == 1
+        """Whether all ranks left the loop at the same place, and can still save together."""
 
     def train(self, plan: StepPlan) -> None:
         """Train to the last step: per-subject factors on support, shared factors on query photos, or both at once."""
@@ -166,15 +184,26 @@ class _Run:
         state, ends = self.state, self.state.step == self.state.options.steps
         loss = state.read()
         state.keep()
-        if self.checkpoint is not None and not ends and self.clock.due(state.step):
+        ranks = state.ranks
+        due = self.checkpoint is not None and not ends and self.clock.due(state.step)
+        if self.checkpoint is not None and ranks.any(ranks.first and due):
             state.save(self.checkpoint)
         self.report(loss)
 
     def report(self, loss: float) -> None:
-        """Report progress to the listener."""
-        if self.on_progress is not None:
-            seconds, losses = time.monotonic() - self.began, [value for _, value in self.state.losses]
-            self.on_progress(MetaTrainingProgress(self.state.step, self.state.options.steps, loss, seconds, losses))
+        """Report progress to the listener; if it raises, all ranks stop."""
+        seconds, losses = time.monotonic() - self.began, [value for _, value in self.state.losses]
+        progress = MetaTrainingProgress(self.state.step, self.state.options.steps, loss, seconds, losses)
+        tell = self.on_progress
+        self.on_first(lambda: tell(progress) if tell else None)
+
+    def on_first(self, work: Callable[[], _Made]) -> _Made | None:
+        """Do something on the first rank; what it raises stops all of them."""
+        try:
+            return self.state.ranks.attempt(lambda: work() if self.state.ranks.first else None, Exception)
+        except Exception:
+            self.stopped_together = True
+            raise
 
 
 def _digest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,47 +59,47 @@ def meta_train(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Train a prior for a domain on folders of photos. Ctrl-C stops it; run the same command again to resume."""
+    """Train a prior for a domain on folders of photos. Ctrl-C stops it; run the same command again to resume.
+
+    With several cards or machines: torchrun --nproc-per-node N -m metalora_core meta-train ...
+    """
     from ..files.prior import load_prior, save_prior
     from ..meta_training import meta_train as learn
     from ..provenance.effort import Meter
     from ..training.meta_options import MetaTrainingOptions
+    from ..training.ranks import joined
     from ..training.retries import last_good_saved
     from .loading import POCKET, checkpoint_beside, load_base_model, name_of, picture_size_px, require_output
     from .permission import ask_subjects
     from .terminal import progress_bars
 
     chosen = MetaTrainingOptions(
-        steps=steps,
-        subjects_per_batch=batch,
-        r_meta=r_meta,
-        r_mid=r_mid,
-        warm_start=warm_start,
-        inner_steps=inner_steps,
-        seed=seed,
-        caption_dropout=caption_dropout,
-        include=tuple(include),
-        exclude=tuple(exclude),
-        bank_folder=Path(bank_folder) if bank_folder else None,
-        class_words=(class_word,),
+        steps=steps, subjects_per_batch=batch, r_meta=r_meta, r_mid=r_mid, warm_start=warm_start,
+        inner_steps=inner_steps, seed=seed, caption_dropout=caption_dropout, include=tuple(include),
+        exclude=tuple(exclude), bank_folder=Path(bank_folder) if bank_folder else None, class_words=(class_word,),
         name=output.stem,
-    )
+    )  # fmt: skip
     (chosen := with_settings(chosen, settings)).check()
     require_output(output, ".safetensors", earlier, model)
     checkpoint_path, start = checkpoint_beside(output, checkpoint), load_prior(Path(earlier)) if earlier else None
-    report = look(subjects, class_word, json)
+    ranks, device = joined(device)
+    quiet = json or not ranks.first
+    report = look(subjects, class_word, quiet)
     if dry_run:
         return answer_report(report, json)
     found = usable(report, skip_bad=skip_bad)
-    note = ask_subjects(found if model != POCKET else (), subjects, without_record)  # the pocket model draws nobody
+    asked = found if model != POCKET and ranks.first else ()  # the pocket model draws nobody
+    note = ask_subjects(asked, subjects, without_record)
     host = load_base_model(model, device, dtype, pipeline_config)
-    data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, json)
-    meter, chosen = Meter(host.device), replace(chosen, subjects_per_batch=min(batch, len(data)))
-    with last_good_saved(output, save_prior), progress_bars(json, checkpoint=checkpoint_path) as bars:
+    data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, quiet)
+    chosen = replace(chosen, subjects_per_batch=max(min(batch, len(data) // ranks.count), 1))
+    kept, meter = last_good_saved(output, save_prior) if ranks.first else nullcontext(), Meter(host.device)
+    with kept, progress_bars(quiet, checkpoint=checkpoint_path) as bars:
         show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
         prior = learn(host, data, chosen, earlier=start, on_progress=show, checkpoint=checkpoint_path, save=save)
-    note(output, prior.sha256, meter.read())
-    _report(prior, output, len(data), steps, json)
+    if ranks.first:
+        note(output, prior.sha256, meter.read())
+        _report(prior, output, len(data), steps, json)
 
 
 def look(folder: Path, class_word: str, quiet: bool, trigger: str = "") -> FolderReport:

@@ -179,12 +179,13 @@ def refusing_damage(path: Path | str) -> Generator[None]:
         ) from error
 
 
-def resumed(path: Path, load: Callable[[Path], int]) -> int:
+def resumed(path: Path, load: Callable[[Path], int], *, moves: bool = True) -> int:
     """Resume from a checkpoint, or move a damaged one aside and log it, so that the run can start over.
 
     Args:
         path: The run's checkpoint file.
         load: Restores the state in the file and returns the steps done.
+        moves: This process moves it, not another that was told the same.
 
     Returns:
         The steps done. For 0 the run starts over with a new state; `load` may have changed half of the old one.
@@ -196,6 +197,8 @@ def resumed(path: Path, load: Callable[[Path], int]) -> int:
     try:
         return load(path)
     except DamagedFile as error:
+        if not moves:
+            return 0
         aside = path.with_name(f"{path.name}.damaged")
         try:
             for one in (path, *row_files(path)):

@@ -57,12 +57,18 @@ class RowFile:
         """Later ones, after which the run was interrupted: the checkpoint on the disk may refer to one of them."""
 
     @contextmanager
-    def writing(self, path: Path, changed: Iterable[int]) -> Generator[Tensor]:
+    def writing(
+        self,
+        path: Path,
+        changed: Iterable[int],
+        attempt: Callable[[Callable[[], None]], None] = lambda write: write(),
+    ) -> Generator[Tensor]:
         """Write the rows that changed; they count once the block, which saves a checkpoint with their index, ends well.
 
         Args:
             path: The file.
             changed: Their numbers.
+            attempt: Calls what it is given, which writes; it may raise `UnwritableFile` for reasons of its own.
 
         Yields:
             The new `index`.
@@ -73,17 +79,19 @@ class RowFile:
         index, rows = self.index.clone(), sorted(changed)
         self._unsure.append(index)
         try:
-            if rows:
-                self._write(path, rows, index)
+            attempt(lambda: self._write(path, rows, index))
             yield index
         except UnwritableFile:
             self._unsure.pop()
-            self._cut(path)
+            if rows:
+                self._cut(path)
             raise
         self.index = index
         self._unsure.clear()
 
     def _write(self, path: Path, rows: list[int], index: Tensor) -> None:
+        if not rows:
+            return
         slots = torch.cat([self.index[:, 0], *(one[:, 0] for one in self._unsure)])
         used = torch.zeros(int(slots.max()) + 1 + len(rows), dtype=torch.bool)
         used[slots[slots >= 0]] = True

@@ -8,7 +8,7 @@ a row takes room once it was visited; mapped rows leave it again after each step
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -147,8 +147,12 @@ class IdentityBank:
             new = [subject for subject in subjects if subject not in self._kept]
             self._kept |= {subject: (self.row(subject).clone(), self.visits[subject].clone()) for subject in new}
 
-    def mean(self) -> Tensor:
-        """Mean residual of all subjects that were visited, shape (total,)."""
+    def mean(self, over_ranks: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
+        """Mean residual of all subjects that were visited, shape (total,).
+
+        Args:
+            over_ranks: Gives a sum over the banks of all ranks.
+        """
         total = torch.zeros(self.total, dtype=torch.float64)
         for i, shard in enumerate(self._shards):
             seen = self.visits[i * self.rows_per_shard :][: shard.shape[0]] > 0
@@ -156,11 +160,7 @@ class IdentityBank:
             for row in seen.nonzero().flatten().tolist():
                 total += shard[row, 0]
             self.let_go([i * self.rows_per_shard])
-        return (total / (self.visits > 0).sum().clamp(min=1)).float()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Its whole state, as checkpoints of earlier releases held it; the tensors are the bank's own, not copies."""
-        return {f"shard.{i}": shard for i, shard in enumerate(self._shards)} | {"visits": self.visits}
+        return (over_ranks(total) / over_ranks((self.visits > 0).sum()).clamp(min=1)).float()
 
     def row(self, subject: int) -> Tensor:
         """A subject's residual and its moments, (3, total): the bank's own memory."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..chain import ChainFactors, SlotLayout
 from ..errors import DamagedFile, InvalidOptions, TrainingDiverged
+from ..files.atomic import UnwritableFile
 from ..files.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -24,7 +25,6 @@ from ..files.checkpoint import (
 )
 from ..files.metadata import summarise
 from ..files.prior import Prior, PriorLayer
-from ..files.row_file import RowFile, rows_beside
 from ..model.host import Host
 from ..model.objective import loss_scale
 from ..model.targets import Target, rank_for
@@ -32,12 +32,14 @@ from .bank import IdentityBank, SlotRates
 from .meta_options import MetaTrainingOptions
 from .optimizers import copied_state, make_optimizer, restore_optimizer, scale_learning_rates
 from .prior_record import prior_record
+from .ranks import Ranks
+from .saved_bank import SavedBank
 from .schedule import warmup_cosine
 from .seeds import step_generator
 
 __all__ = ["MetaState", "gradient_of"]
 
-_KIND, _ROWS = "meta-training", "bank.rows"
+_KIND = "meta-training"
 _MOST_KEPT_BYTES = 2 * 1024**3
 """Largest size of the copies of the bank's rows since the last good state."""
 
@@ -49,8 +51,9 @@ class MetaState:
         host: Gives the dtype and the device of the shared factors; the bank stays on the CPU.
         targets: Adapted layers.
         options: Settings.
-        subjects: Rows of the bank.
+        subjects: How many there are.
         earlier: Prior to start from; its layers and ranks must be this run's.
+        ranks: The processes that train together; the bank has the rows of this one's own subjects.
     """
 
     def __init__(
@@ -60,22 +63,25 @@ class MetaState:
         options: MetaTrainingOptions,
         subjects: int,
         earlier: Prior | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         generator, device = step_generator(options.seed, "initial values"), host.device
-        self.options, self._loss_scale = options, loss_scale(host.dtype)
+        self.options, self._loss_scale, self.ranks = options, loss_scale(host.dtype), ranks or Ranks()
         self.meta_downs = {
             t.name: (torch.randn(options.r_meta, *t.shape[1:], generator=generator) / t.shape[1] ** 0.5).to(device)
             for t in targets
         }
-        ranks = {t.name: rank_for(t.name, options.r_mid, options.rank_by_pattern) for t in targets}
-        self.layout = SlotLayout.of(self.meta_downs, {t.name: t.shape[0] for t in targets}, ranks)
+        r_mids = {t.name: rank_for(t.name, options.r_mid, options.rank_by_pattern) for t in targets}
+        self.layout = SlotLayout.of(self.meta_downs, {t.name: t.shape[0] for t in targets}, r_mids)
         self.common = self.layout.cold_start(generator).to(device)
         self.factors = {
             name: ChainFactors(down, torch.empty(shape), torch.empty(self.layout.up_shapes[name]), options.scale)
             for (name, down), shape in zip(self.meta_downs.items(), self.layout.mid_shapes.values(), strict=True)
         }
-        self.bank = self._new_bank(1 if options.inner_steps else subjects, options.bank_folder)
-        self._rows = RowFile(self.bank.count, self.bank.row)
+        rows, folder = 1 if options.inner_steps else subjects, options.bank_folder
+        folder = folder / self.ranks.name.strip() if folder and self.ranks.name else folder
+        self.bank = self._new_bank(max(len(self.ranks.own(rows)), 1), folder)
+        self._saved_bank = SavedBank(self.bank, rows, self.ranks)
         groups: list[dict[str, Any]] = [
             {"params": list(self.meta_downs.values()), "lr": options.meta_learning_rate,
              "weight_decay": options.meta_weight_decay},
@@ -134,7 +140,7 @@ class MetaState:
         """The bank and the rows of these subjects in it; an episode starts with a fresh one."""
         if self.options.inner_steps:
             return self._new_bank(len(subjects)), range(len(subjects))
-        return self.bank, subjects
+        return self.bank, [subject // self.ranks.count for subject in subjects]
 
     def slots(self, bank: IdentityBank, rows: Sequence[int]) -> Tensor:
         """Identities of these rows, a leaf of shape (rows, total)."""
@@ -183,6 +189,8 @@ class MetaState:
         options = self.options
         if options.warm_start == "learned":
             self.common.grad = gradient_of(slots).sum(0)
+        shared = [one for group in self.optimizer.param_groups for one in group["params"]]
+        self.ranks.average([one.grad for one in shared if one.grad is not None])
         if options.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.meta_downs.values()), options.max_grad_norm)
         self.optimizer.step()
@@ -194,7 +202,7 @@ class MetaState:
         Raises:
             TrainingDiverged: If it or a shared factor became NaN or infinite.
         """
-        loss = float(torch.stack(self.unread).mean())
+        loss = float(self.ranks.total(torch.stack(self.unread).mean())) / self.ranks.count
         self._require_finite([] if math.isfinite(loss) else ["The loss"])
         self.unread.clear()
         self.losses.append([float(self.step), loss])
@@ -213,7 +221,9 @@ class MetaState:
         Raises:
             TrainingDiverged: If a shared factor became NaN or infinite.
         """
-        if self.bank.kept_bytes > _MOST_KEPT_BYTES:
+        # Counted by steps, so that all ranks keep the same one.
+        rows = (self.step - self.kept_step) * self.options.subjects_per_batch
+        if self.bank.kept_bytes and rows * self.bank.row(0).nbytes > _MOST_KEPT_BYTES:
             self._require_finite([])
             self.keep()
 
@@ -235,58 +245,41 @@ class MetaState:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a full disk loses it, not the run."""
-        state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses}
-        with losing_only_the_checkpoint():
-            with self._rows.writing(rows_beside(path), self.bank.changed) as index:
-                tensors = self._small() | {_ROWS: index}
-                save_checkpoint(path, Checkpoint(_KIND, self.step, self.digest, tensors, state))
-            self.bank.changed.clear()
+        state = {"optimizer": self.optimizer.state_dict(), "losses": self.losses, "ranks": self.ranks.count}
+        with losing_only_the_checkpoint(), self._saved_bank.writing(path) as tensors:
+            made = Checkpoint(_KIND, self.step, self.digest, self._shared() | tensors, state)
+            self.ranks.attempt(lambda: save_checkpoint(path, made) if self.ranks.first else None, UnwritableFile)
 
     def load(self, path: Path) -> int:
         """Resume from a checkpoint; returns the steps done.
 
         Raises:
-            DamagedFile: If the file is damaged, or its tensors are not those of this run.
+            DamagedFile: If a file is damaged, or its tensors are not those of this run.
             InvalidOptions: If it belongs to another run.
         """
-        saved = load_checkpoint(path, kind=_KIND, digest=self.digest, usual_bytes=self.checkpoint_bytes)
-        whole = _ROWS not in saved.tensors  # the bank was in the checkpoint itself in earlier releases
-        own = self._small() | (
-            {f"bank.{name}": tensor for name, tensor in self.bank.tensors().items()} if whole else {}
-        )
-        wanted = own if whole else own | {_ROWS: self._rows.index}
-        require_tensors(saved, path, wanted, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
-        with refusing_damage(path):
-            restore_optimizer(self.optimizer, saved.state["optimizer"])
-            self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
-        if not whole:
-            self._read_rows(path, saved.tensors[_ROWS])
-        for name, tensor in own.items():
+        saved = self.ranks.attempt(lambda: self._load(path), DamagedFile)
+        self._saved_bank.read(path, saved.tensors, saved.state.get("ranks", 1))
+        for name, tensor in self._shared().items():
             tensor.detach().copy_(saved.tensors[name])
-        self.bank.changed = set(self.bank.visits.nonzero().flatten().tolist()) if whole else set()
         self.step = saved.step
         self.keep()
         return self.step
 
-    def _read_rows(self, path: Path, index: Tensor) -> None:
-        """Fill the bank, a row at a time; if one is damaged, it is empty again."""
-        read = list[int]()
-        try:
-            for row in self._rows.read(rows_beside(path), index, range(self.bank.count)):
-                read.append(row)
-                self.bank.let_go([row])
-        except DamagedFile:
-            for row in read:
-                self.bank.row(row).zero_()
-            raise
-        self._rows.index = index
+    def _load(self, path: Path) -> Checkpoint:
+        """The checkpoint, checked; optimizer and losses are restored from it."""
+        saved = load_checkpoint(path, kind=_KIND, digest=self.digest, usual_bytes=self.checkpoint_bytes)
+        wanted = self._shared() | self._saved_bank.wanted(saved.tensors)
+        require_tensors(saved, path, wanted, may={"log_steps": torch.empty(len(self.meta_downs), 2)})
+        with refusing_damage(path):
+            restore_optimizer(self.optimizer, saved.state["optimizer"])
+            self.losses = [[float(step), float(loss)] for step, loss in saved.state["losses"]]
+        return saved
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Most that a checkpoint takes on the disk: the bank and what changes between two, and the shared factors."""
+        """Most that a checkpoint takes on the disk: shared factors, their moments, and the bank."""
         shared = sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
-        rows = self.bank.count + min(self.bank.count, self.options.subjects_per_batch * self.options.checkpoint_every)
-        return 2 * shared + sum(tensor.nbytes for tensor in self._small().values()) + rows * self.bank.row(0).nbytes
+        return 3 * shared + self._saved_bank.most_bytes
 
     def _require_finite(self, wrong: list[str]) -> None:
         wrong = wrong + [name for name, tensor in self._shared().items() if not bool(tensor.isfinite().all())]
@@ -301,15 +294,11 @@ class MetaState:
     def _shared(self) -> dict[str, Tensor]:
         return {f"meta_down.{name}": down for name, down in self.meta_downs.items()} | {"common": self.common}
 
-    def _small(self) -> dict[str, Tensor]:
-        """What changes besides the optimizer and the bank's rows; the tensors are the state's own."""
-        return self._shared() | {"bank.visits": self.bank.visits}
-
     def prior(self, family: str, domain: str, subjects: int, targets: Sequence[Target], picture_px: int) -> Prior:
         """What is kept: meta_down and, if requested, the warm start; the rest goes into the record."""
         options, warm = self.options, self.common.detach().cpu()
         if options.warm_start == "mean":
-            warm = warm + self.bank.mean()
+            warm = warm + self.bank.mean(self.ranks.total)
         mids, ups = self.layout.unpack(warm)
         layers: dict[str, PriorLayer] = {}
         for name, down in self.meta_downs.items():

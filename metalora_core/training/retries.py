@@ -194,7 +194,13 @@ def free_memory(device: torch.device) -> None:
 
 @contextmanager
 def kept_on_failure(
-    state: Resumable, checkpoint: Path | None, result: Callable[[], object], *, forget: bool, saves: bool
+    state: Resumable,
+    checkpoint: Path | None,
+    result: Callable[[], object],
+    *,
+    forget: bool,
+    saves: bool,
+    can_save: Callable[[], bool] = lambda: True,
 ) -> Generator[None]:
     """Keep the last good state whatever stops a training: in the error, or as a checkpoint to resume from.
 
@@ -207,6 +213,7 @@ def kept_on_failure(
         result: Makes what the error carries, once the state is back at its last good step.
         forget: Remove the checkpoint of a run that diverged: resumed, it would only diverge again.
         saves: The result is saved inside, and the checkpoint removed afterwards.
+        can_save: Whether the state can be written after what was raised: several ranks have to do it together.
 
     Raises:
         TrainingDiverged: As it came, with ``last_good``.
@@ -221,7 +228,7 @@ def kept_on_failure(
             forget_checkpoint(checkpoint)
         raise
     except BaseException:  # a host's own interrupt may be anything; finished steps are saved
-        if checkpoint is not None and state.kept_step != began:
+        if checkpoint is not None and state.kept_step != began and can_save():
             state.go_back()
             state.save(checkpoint)
         raise

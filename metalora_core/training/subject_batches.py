@@ -14,6 +14,7 @@ from ..model.host import Host
 from ..model.objective import StratifiedTimesteps
 from .batches import Batch, CaptionCache
 from .meta_options import MetaTrainingOptions
+from .ranks import Ranks
 from .seeds import step_generator
 
 
@@ -39,22 +40,28 @@ class SubjectDataset(Protocol):
 
 
 class SubjectBatches:
-    """Chooses the batches of a meta-training; everything depends on seed and step only.
+    """Chooses the batches of a meta-training; everything depends on seed, step and rank only.
 
     Args:
         host: Encodes each caption once; its timesteps are stratified over all passes of a role.
         subjects: The data set.
         options: Batch size, photos per subject, seed, caption dropout and the photos of an episode.
+        ranks: The processes that train together; only this one's own subjects are drawn.
 
     Raises:
         InvalidOptions: If there are fewer subjects than a batch holds.
     """
 
-    def __init__(self, host: Host, subjects: SubjectDataset, options: MetaTrainingOptions) -> None:
-        if not 1 <= options.subjects_per_batch <= len(subjects):
+    def __init__(
+        self, host: Host, subjects: SubjectDataset, options: MetaTrainingOptions, ranks: Ranks | None = None
+    ) -> None:
+        self._ranks = ranks = ranks or Ranks()
+        self._own, fewest = ranks.own(len(subjects)), len(subjects) // ranks.count
+        if not 1 <= options.subjects_per_batch <= fewest:
+            has = f"the data set has {len(subjects)}" + (f" for {ranks.count} ranks" if ranks.count > 1 else "")
             raise InvalidOptions(
-                f"The batch size is {options.subjects_per_batch} subjects, but the data set has {len(subjects)}. Lower "
-                "subjects_per_batch or add subjects; at least one is needed."
+                f"The batch size is {options.subjects_per_batch} subjects, but {has}. Lower subjects_per_batch or add "
+                "subjects; at least one is needed."
             )
         self._subjects, self._size, self._photos = subjects, options.subjects_per_batch, options.photos_per_subject
         self._seed, self._dropout = options.seed, options.caption_dropout
@@ -72,16 +79,16 @@ class SubjectBatches:
     def encode_captions(self) -> None:
         """Encode all captions ahead, so that the text encoder and the model need not be in memory together."""
         subjects = self._subjects
-        self._captions.prepare(text for subject in range(len(subjects)) for text in subjects.captions_of(subject))
+        self._captions.prepare(text for subject in self._own for text in subjects.captions_of(subject))
 
     def subjects_at(self, step: int) -> list[int]:
-        """Distinct subjects of a step; every epoch is a new permutation."""
-        batches = len(self._subjects) // self._size
+        """Distinct subjects of a step; every epoch is a new permutation of the rank's own."""
+        batches = len(self._own) // self._size
         epoch, place = divmod(step, batches)
         if self._order[0] != epoch:  # drawn once an epoch: among 100,000 subjects it takes as long as a small step
-            generator = step_generator(self._seed, "epoch", epoch)
-            self._order = epoch, torch.randperm(len(self._subjects), generator=generator)
-        return self._order[1][place * self._size : (place + 1) * self._size].tolist()
+            generator = step_generator(self._seed, f"{self._ranks.name}epoch", epoch)
+            self._order = epoch, torch.randperm(len(self._own), generator=generator)
+        return [self._own[place] for place in self._order[1][place * self._size : (place + 1) * self._size].tolist()]
 
     def draw(self, subjects: Sequence[int], step: int, role: str, episode: int) -> Batch:
         """Samples of these subjects; all weights are 1.
@@ -94,7 +101,7 @@ class SubjectBatches:
             role: "support" or "query".
             episode: Step of the meta-training, which decides the photos that all support passes of it share.
         """
-        generator = step_generator(self._seed, role, step)
+        generator = step_generator(self._seed, f"{self._ranks.name}{role}", step)
         latents: list[Tensor] = []
         captions: list[str] = []
         for subject in subjects:
@@ -108,7 +115,9 @@ class SubjectBatches:
         stacked = torch.cat(latents)
         noise = torch.randn(stacked.shape, generator=generator)
         weights = torch.ones(len(captions), device=self._device)
-        return Batch(stacked, noise, self._timesteps[role].at(step), self._captions.encode(captions), weights)
+        # Those of all ranks together cover the range as those of a larger batch would.
+        timesteps = self._timesteps[role].at(step * self._ranks.count + self._ranks.rank)
+        return Batch(stacked, noise, timesteps, self._captions.encode(captions), weights)
 
     def _photos_for(self, role: str, subject: int, count: int, episode: int) -> list[int]:
         """A subject's photos that a pass of this role may show."""

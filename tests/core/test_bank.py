@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from core.disk_limits import file_size_limit
+from torch import Tensor
 
 from metalora_core.errors import InvalidOptions
 from metalora_core.files.atomic import UnwritableFile
@@ -23,6 +24,11 @@ def filled(folder: Path | None = None) -> IdentityBank:
     for rows in ([0, 3], [4, 3], [1, 4]):
         bank.update(rows, torch.randn(2, 7, generator=generator), RATES)
     return bank
+
+
+def state(bank: IdentityBank) -> list[Tensor]:
+    """Its whole state, as it is in memory."""
+    return [*map(bank.row, range(bank.count)), bank.visits]
 
 
 def test_a_row_moves_as_its_own_adamw_would():
@@ -53,9 +59,9 @@ def test_mapped_bank_equals_the_one_in_memory_and_starts_empty(tmp_path: Path):
 
 
 def test_a_mapped_bank_has_its_room_on_the_disk_before_it_is_used(tmp_path: Path):
-    bank = IdentityBank(5, 300, 7000, tmp_path, rows_per_shard=2)
+    IdentityBank(5, 300, 7000, tmp_path, rows_per_shard=2)
     files = sorted(tmp_path.iterdir())
-    assert [file.stat().st_size for file in files] == [4 * shard.numel() for shard in bank.tensors().values()][:3]
+    assert [file.stat().st_size for file in files] == [4 * rows * 3 * 7000 for rows in (2, 2, 1)]
     assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)
 
 
@@ -97,10 +103,10 @@ def test_only_what_was_visited_takes_memory_and_mapped_files_take_none(mapped: b
     assert bank.gather([0, 199]).any(1).all()
 
 
-def test_its_tensors_are_its_whole_state():
+def test_rows_and_visits_are_its_whole_state():
     source, copy = filled(), IdentityBank(5, 3, 7, rows_per_shard=2)
-    for name, tensor in copy.tensors().items():
-        tensor.copy_(source.tensors()[name])
+    for tensor, value in zip(state(copy), state(source), strict=True):
+        tensor.copy_(value)
     for bank in (source, copy):
         bank.update([1, 2], torch.ones(2, 7), RATES)
     assert torch.equal(source.gather(range(5)), copy.gather(range(5)))
@@ -115,11 +121,11 @@ def test_a_bank_of_nobody_is_refused():
 def test_going_back_undoes_every_update_since_the_state_was_kept(mapped: bool, tmp_path: Path):
     bank = filled(tmp_path if mapped else None)
     bank.keep()
-    before = {name: tensor.clone() for name, tensor in bank.tensors().items()}
+    before = [tensor.clone() for tensor in state(bank)]
     for subjects in ([0, 4], [4, 1]):
         bank.update(subjects, torch.ones(2, 7), SlotRates(0.1, 0.1))
     assert bank.kept_bytes == 3 * 3 * 7 * 4
-    assert not all(torch.equal(tensor, before[name]) for name, tensor in bank.tensors().items())
+    assert not all(map(torch.equal, state(bank), before))
     bank.go_back()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in bank.tensors().items())
+    assert all(map(torch.equal, state(bank), before))
     assert bank.kept_bytes == 0
