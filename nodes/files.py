@@ -100,12 +100,14 @@ class LoadIdentity(io.ComfyNode):
     @torch.inference_mode(False)
     def execute(cls, identity_name: str, prior: Prior | None = None) -> io.NodeOutput:
         from ..metalora_core.files.identity import load_identity
+        from ..metalora_core.files.metadata import thumbnail_in
         from .bridge.consent import check_use
         from .bridge.installed_priors import prior_of
         from .bridge.learned import LearnedIdentity
 
-        identity = load_identity(file_in(IDENTITIES, identity_name))
-        learned = LearnedIdentity(identity, prior_of(identity, prior))
+        path = file_in(IDENTITIES, identity_name)
+        identity = load_identity(path)
+        learned = LearnedIdentity(identity, prior_of(identity, prior), thumbnail_in(path))
         check_use(learned)
         return io.NodeOutput(learned, learned.words)
 
@@ -151,7 +153,11 @@ class SaveIdentity(io.ComfyNode):
 
         reminder = check_use(identity, Purpose.TRAINING)
         asked = new_file(IDENTITIES, filename)
-        path = write_result(asked, existing, lambda path: save_identity(path, identity.identity.named(path.stem)))
+        path = write_result(
+            asked,
+            existing,
+            lambda path: save_identity(path, identity.identity.named(path.stem), identity.thumbnail),
+        )
         warning = note_identity("identity saved", identity.identity, shown(IDENTITIES, path))
         return _saved(IDENTITIES, path, kept_note(asked, path), warning, reminder)
 

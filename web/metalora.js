@@ -2,6 +2,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { nodeAt } from "./graph_lookup.mjs";
+import { addLibrary } from "./library.mjs";
 import { addPhotoTiles, picturesOf } from "./photo_tiles.mjs";
 import { noteEnd, noteOutput, noteQueued, remembered } from "./remembered.mjs";
 import { panelOf as panelOn } from "./report_panel.mjs";
@@ -116,6 +117,7 @@ app.registerExtension({
   },
 
   setup() {
+    addLibrary({ ...page, app });
     document.addEventListener("paste", pastePhotos, true);
     api.addEventListener("metalora.progress", ({ detail }) => onPanel(detail.node, (panel) => panel.progress(detail, words())));
     api.addEventListener("metalora.sample", ({ detail }) => onPanel(detail.node, (panel) => panel.sample(detail)));

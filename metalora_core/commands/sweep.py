@@ -16,7 +16,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List, delete nothing.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Delete unfinished trainings, temporary files and damaged checkpoints in folders and below."""
+    """Delete unfinished trainings, deleted identities, temporary files and damaged checkpoints in folders and below."""
     from ..errors import UnreadableFile
     from ..files.sweep import find_left_behind
     from ..files.sweep import sweep as delete

@@ -12,11 +12,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from .kept_steps import KEPT_STEP
+from .trash import TRASHED
 
 _LOG = logging.getLogger(__name__)
 UNFINISHED = ".*.unfinished.safetensors"
 """Names of the checkpoints of runs that have not ended, see `unfinished_beside`."""
-_LEFT_BEHIND = (".metalora-*.tmp", UNFINISHED, f"{UNFINISHED}.rows-*", KEPT_STEP, "*.safetensors*.damaged")
+_LEFT_BEHIND = (".metalora-*.tmp", UNFINISHED, f"{UNFINISHED}.rows-*", KEPT_STEP, TRASHED, "*.safetensors*.damaged")
 IN_USE_HOURS = 1
 """Whatever was touched since is taken to be in use: a run that is alive writes its checkpoint more often than that."""
 
@@ -26,8 +27,8 @@ class LeftBehind:
     """Something that nobody will come back for.
 
     Args:
-        path: A temporary file or folder, the checkpoint of an unfinished run, a damaged one that was moved aside, or a
-            step that was kept and not chosen.
+        path: A temporary file or folder, the checkpoint of an unfinished run, a damaged one that was moved aside, a
+            step that was kept and not chosen, or a deleted identity.
         size_bytes: What it takes on the disk.
         age_days: Since it was last touched.
     """
@@ -88,7 +89,7 @@ def sweep(folders: Iterable[Path], days: float, keep: Sequence[Path] = ()) -> li
     if gone:
         size_mb = sum(one.size_bytes for one in gone) / 1e6
         _LOG.info(
-            "Deleted %d temporary files, unfinished runs and unused steps (%.1f MB), %g days old.",
+            "Deleted %d temporary files, unfinished runs, unused steps and deleted identities (%.1f MB), %g days old.",
             len(gone),
             size_mb,
             days,

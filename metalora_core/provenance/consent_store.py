@@ -131,7 +131,10 @@ class ConsentStore:
             ConsentRefused: If the record was revoked or is not here, or the journal does not vouch for it.
             UnreadableFile: If its file or the journal was changed.
         """
-        standing = self.standing(consent_id)
+        return self.terms(self.standing(consent_id), consent_id)
+
+    def terms(self, standing: Standing, consent_id: str) -> ConsentRecord:
+        """As `in_force`, for who has read the journal before."""
         if standing.refused:
             raise ConsentRefused(standing.refused)
         self.load(consent_id)
@@ -143,7 +146,7 @@ class ConsentStore:
         Raises:
             UnreadableFile: If the journal was changed.
         """
-        return self.standings().get(consent_id, self._unmentioned(consent_id))
+        return self.standings().get(consent_id, self.unmentioned(consent_id))
 
     def standings(self) -> dict[str, Standing]:
         """What the journal says about every record in it.
@@ -185,8 +188,8 @@ class ConsentStore:
             "cannot verify. Record the consent again here."
         )
 
-    def _unmentioned(self, consent_id: str) -> Standing:
-        """Of a record without an entry: it is older than the journal, or its entries were lost."""
+    def unmentioned(self, consent_id: str) -> Standing:
+        """What holds for a record without an entry: it is older than the journal, or its entries were lost."""
         lost = [entry for entry in self.journal.entries() if entry.event == GAP and _lost(entry)]
         return Standing(consent_id, (), _unvouched(consent_id, lost[-1]) if lost else "")
 

@@ -14,15 +14,13 @@ from typing import TypeAlias
 
 from ..checks import plain_line, table_cell
 from ..errors import ConsentRefused, UnreadableFile
-from ..files.kept_steps import KEPT_STEP
 from .audit_entry import AuditEntry
 from .effort import Prices, cost_table
 from .permission import IDENTITY_APPLIED, IDENTITY_EXPORTED, IDENTITY_LEARNED, REFUSED, Permissions
+from .saved_identities import ConsentStates
 from .subject_files import identity_records
 
 Table: TypeAlias = list[tuple[str, ...]]
-NO_RECORD, IN_FORCE, EXPIRED, EARLY = "no record", "in force", "expired", "not yet valid"
-REFUSED_RECORD, CHANGED = "revoked or missing", "changed"
 _RUNS = (IDENTITY_LEARNED, IDENTITY_APPLIED, IDENTITY_EXPORTED)
 
 
@@ -65,15 +63,14 @@ def standing_report(known: Permissions, now: datetime, soon_days: int, prices: P
         InvalidOptions: If a price is not a number, or negative.
     """
     prices.check()
-    states: dict[str | None, str] = {None: NO_RECORD}
+    states = ConsentStates(known, now)
     identities: Table = [("identity", "class word", "consent", "state", "photos", "steps", "scores")]
     for store in known.stores:
         for path, fields in identity_records(store.folder):
-            if fields.get("format") != "metalora.identity" or path.match(KEPT_STEP):
+            if fields.get("format") != "metalora.identity" or path.name.startswith("."):
                 continue
             consent = fields.get("consent_id") or None
-            state = states.setdefault(consent, _state(known, str(consent), now)) if consent else NO_RECORD
-            identities.append(_row(path.relative_to(store.folder), fields, consent, state))
+            identities.append(_row(path.relative_to(store.folder), fields, consent, states.of(consent)[0]))
     entries, verdict = _readable(known), known.log.verify()
     runs, with_record, refused = _runs(entries)
     counts = Counter(row[3] for row in identities[1:])
@@ -87,18 +84,6 @@ def standing_report(known: Permissions, now: datetime, soon_days: int, prices: P
     ]
     costs = list(cost_table(entries, prices))
     return StandingReport(figures, identities, _ending(known, now, soon_days), costs, verdict.problem)
-
-
-def _state(known: Permissions, consent: str, now: datetime) -> str:
-    try:
-        record = known.in_force(consent)
-    except ConsentRefused:
-        return REFUSED_RECORD
-    except UnreadableFile:
-        return CHANGED
-    if record.expires is not None and now >= record.expires:
-        return EXPIRED
-    return IN_FORCE if now >= record.valid_from else EARLY
 
 
 def _row(path: Path, fields: dict[str, object], consent: str | None, state: str) -> tuple[str, ...]:

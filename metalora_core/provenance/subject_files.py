@@ -21,6 +21,7 @@ from ..files.export import CONSENT_KEY
 from ..files.kept_steps import kept_steps
 from ..files.metadata import raw_record
 from ..files.sweep import UNFINISHED
+from ..files.trash import named_before
 from .audit_entry import AuditEntry
 from .consent import ConsentRecord
 from .consent_store import REVOKED
@@ -115,17 +116,18 @@ def kept_under(known: Permissions, records: dict[str, ConsentRecord]) -> Kept:
         files += [KeptFile(path, "record") for path in map(store.path_of, records) if path.is_file()]
         for path, fields in identity_records(store.folder):
             if fields.get("consent_id") in records:
-                files += [KeptFile(one, "identity") for one in (path, *kept_steps(path).values())]
+                files += [KeptFile(one, "identity") for one in (path, *kept_steps(named_before(path)).values())]
                 hashes |= set(fields.get("photo_hashes") or ())
         # Whose they are is not written in them; what is lost of another subject is a training that did not end.
         files += [KeptFile(path, "unfinished training") for path in store.folder.rglob(_UNFINISHED)]
-        loras = _headers(store.folder.parent / "loras")
+        loras = headers_below(store.folder.parent / "loras")
         files += [KeptFile(path, "LoRA") for path, metadata in loras if metadata.get(CONSENT_KEY) in records]
     places = {str(entry.details["file"]): entry.event for entry in entries if entry.details.get("file")}
     models = known.folders[0].parent
     files += [KeptFile(models / place, "prior") for place, event in places.items() if _is_prior(event, models / place)]
     found = {file.path.absolute() for file in files}
-    gone = [place for place in places if (models / place).absolute() not in found]
+    left = {entry.details.get("was") for entry in entries}  # renamed or deleted here, so nothing was given away
+    gone = [place for place in places if (models / place).absolute() not in found and place not in left]
     return Kept(records, tuple(dict.fromkeys(files)), tuple(gone), tuple(entries), frozenset(hashes))
 
 
@@ -205,11 +207,11 @@ def _is_prior(event: str, path: Path) -> bool:
 
 def identity_records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every safetensors file of a folder and below, with the pack's own record in its header; empty if it has none."""
-    for path, metadata in _headers(folder):
-        yield path, _record(path, metadata)
+    for path, metadata in headers_below(folder):
+        yield path, header_record(path, metadata)
 
 
-def _headers(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def headers_below(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Every safetensors file of a folder and below, with the texts of its header."""
     from safetensors import SafetensorError, safe_open
 
@@ -221,7 +223,8 @@ def _headers(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
             continue
 
 
-def _record(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def header_record(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The pack's own record in the texts of a header; empty if it has none."""
     with suppress(UnreadableFile):
         return raw_record(path.name, metadata) or {}
     return {}

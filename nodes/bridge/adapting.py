@@ -20,6 +20,7 @@ from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import DamagedFile
 from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
 from ...metalora_core.files.kept_steps import kept_steps
+from ...metalora_core.files.metadata import thumbnail_in
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.provenance.effort import Effort, Meter
@@ -200,7 +201,9 @@ def _saved(
     result: AdaptationResult, host: ComfyHost, request: Request, path: Path, effort: Effort
 ) -> tuple[Identity, str]:
     """What was learned, bound to its consent, saved and noted down; and the audit log's warning."""
-    identity = request.save_tied(path, _described(result.identity, host, result.losses, path.stem))
+    described = _described(result.identity, host, result.losses, path.stem)
+    drawn = kept_steps(path).get(result_step(described.metadata))
+    identity = request.save_tied(path, described, thumbnail_in(drawn))
     return identity, note_identity(IDENTITY_LEARNED, identity, shown(IDENTITIES, path), effort)
 
 
@@ -223,7 +226,7 @@ def _known(identity: Identity, request: Request, path: Path) -> Identity:
     """An identity learned before, tied to the record that is connected now if it was learned without one."""
     if request.references.consent_id in (None, identity.metadata.consent_id):
         return identity
-    bound = request.save_tied(path, identity)
+    bound = request.save_tied(path, identity, thumbnail_in(path))
     note_identity("identity tied to a record", bound, shown(IDENTITIES, path))
     return bound
 
@@ -261,7 +264,7 @@ def _chosen(last: Identity, request: Request, path: Path) -> Identity:
             return _known(load_identity(own), request, own)
     remedy = f"to train again, choose another seed; steps that were not used within {UNFINISHED_DAYS} days are deleted"
     require_kept(step, {*kept, last.metadata.steps}, remedy)
-    identity = request.save_tied(own, load_identity(kept[step]))
+    identity = request.save_tied(own, load_identity(kept[step]), thumbnail_in(kept[step]))
     note_identity("step of an identity chosen", identity, shown(IDENTITIES, own))
     return identity
 
@@ -271,7 +274,8 @@ def _outcome(last: Identity, request: Request, path: Path, note: str) -> Outcome
     prior = own_prior(identity) or request.prior
     if prior is None:
         raise DamagedFile(f"The identity {identity.metadata.name!r} lacks its own prior. Learn it again.")
-    record, learned = last.metadata, LearnedIdentity(identity, prior)
+    used_file = path if identity is last else _step_file(path, request.use_step)
+    record, learned = last.metadata, LearnedIdentity(identity, prior, thumbnail_in(used_file))
     losses = [float(loss) for loss in record.metrics.get("losses", [])]
     course = loss_course(losses)
     first = f"{record.steps} steps, loss {course[0][1]:.4f} to {course[-1][1]:.4f}. " if course else ""
@@ -280,7 +284,7 @@ def _outcome(last: Identity, request: Request, path: Path, note: str) -> Outcome
         first += f"{rise} " if (rise := risen_note(record)) else ""
     else:
         used = request.use_step
-        first += f"Step {used} of {record.steps} is used, {shown(IDENTITIES, _step_file(path, used))}. "
+        first += f"Step {used} of {record.steps} is used, {shown(IDENTITIES, used_file)}. "
     first += f"{len(identity.layers)} layers, {identity.numbers / 1e6:.2g} million numbers. "
     first += f"{NO_PRIOR_NOTE} " if prior.personal else ""
     report = f"{first}{note}\nPrompt: photo of a {learned.words}, …"

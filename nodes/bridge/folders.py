@@ -187,6 +187,17 @@ def new_file(folder: str, name: str, suffix: str = ".safetensors") -> Path:
     return _contained(root / checked_name(name, suffix), [root])
 
 
+def place_in(folder: str, name: str) -> Path:
+    """The place of this name in the first of a folder's roots that has a file there, else in the first.
+
+    Raises:
+        InvalidOptions: If the name leads outside the folder.
+    """
+    roots = roots_of(folder)
+    places = [_contained(root / name, roots) for root in roots]
+    return next((place for place in places if place.is_file()), places[0])
+
+
 def _names_until_free(asked: Path) -> Iterator[Path]:
     """The asked name and the same with a number from 2 on, as long as files have them, and then the first free one."""
     number, path = 1, asked

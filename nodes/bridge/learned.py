@@ -14,10 +14,11 @@ from ...metalora_core.photos.captions import subject_words
 
 @dataclass(frozen=True)
 class LearnedIdentity:
-    """An identity with the prior that it needs."""
+    """An identity with the prior that it needs, and a JPEG that shows it, if a training drew one."""
 
     identity: Identity
     prior: Prior
+    thumbnail: bytes = b""
 
     def factors(self) -> Mapping[str, ChainFactors]:
         """Chain per target in float32; files may contain 16-bit numbers, and only factors of equal precision

@@ -21,6 +21,7 @@ from metalora_core.files.export import CONSENT_KEY, export_lora
 from metalora_core.files.identity import layers_sha256, load_identity, save_identity
 from metalora_core.files.kept_steps import kept_step_beside
 from metalora_core.files.prior import load_prior
+from metalora_core.files.trash import put_aside
 from metalora_core.photos.images import load_photo
 from metalora_core.photos.photo_search import find_photos
 from metalora_core.photos.pictures import pixels_sha256, save_picture, to_pil
@@ -143,6 +144,19 @@ def test_erasing_leaves_no_byte_of_the_subject_and_the_log_verifies(world: World
     assert events[-1] == "subject erased" and events.count("identity exported as LoRA") == 4
     with pytest.raises(InvalidOptions, match="No consent record is about"):
         find_kept(world.known, NAME)
+
+
+def test_a_deleted_identity_that_could_still_come_back_is_erased_with_its_steps(world: World) -> None:
+    place = "metalora_identities/people/Zebulon.safetensors"
+    world.known.log.append("identity saved", {"file": place, "consent": world.record.id}, NOW)
+    aside = put_aside(world.known.folders[0] / "people" / "Zebulon.safetensors")
+    world.known.log.append("identity deleted", {"was": place, "consent": world.record.id}, NOW)
+    kept = world.kept(NAME)
+    step = kept_step_beside(aside.with_name("Zebulon.safetensors"), 20)
+    assert {file.path for file in kept.files if file.kind == "identity"} == {aside, step}
+    assert place not in kept.elsewhere
+    erase_subject(world.known, kept, NOW)
+    assert not world.bytes_of("Zebulon")
 
 
 def test_a_copy_that_comes_back_after_erasure_is_refused(world: World, tmp_path: Path) -> None:

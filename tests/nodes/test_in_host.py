@@ -96,6 +96,7 @@ CHECKS = (
     "check_the_pocket_model_says_which_photos_it_cannot_draw",
     "check_nothing_saved_is_replaced_unless_asked_for",
     "check_the_name_in_a_file_is_the_one_it_was_saved_under",
+    "check_a_saved_identity_keeps_the_last_sample_as_its_picture",
     "check_a_prior_of_the_same_name_is_kept",
     "check_loras_of_three_layouts_give_one_prior_on_every_family",
     "check_a_folder_and_loras_become_a_measured_prior",

@@ -1,4 +1,5 @@
 // The real ComfyUI page in an installed Chromium: starting it, and what a user does there.
+import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
 const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"];
@@ -157,4 +158,14 @@ export async function openHelp(page, type) {
     const pictures = [...help.querySelectorAll("img")];
     return { text: help.innerText, pictures: pictures.length, loaded: pictures.filter((img) => img.naturalWidth > 0).length };
   });
+}
+
+/** The rules of axe that a part of the page passes, and its faults, such as for those who use no mouse. */
+export async function accessibility(page, selector) {
+  await page.addScriptTag({ path: createRequire(import.meta.url).resolve("axe-core/axe.min.js") });
+  return page.evaluate(async (selector) => {
+    const { violations, passes } = await window.axe.run([...document.querySelectorAll(selector)]);
+    const told = ({ id, nodes }) => [id, nodes.map(({ html }) => html.slice(0, 200))];
+    return { rules: passes.map(({ id }) => id), faults: violations.map(told) };
+  }, selector);
 }

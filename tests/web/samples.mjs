@@ -1,7 +1,6 @@
 // Choosing a step by its sample picture, as a user does it with the keyboard and the mouse, told as JSON:
 // node samples.mjs URL CHROMIUM PACK MODE SCREENSHOTS|-
-import { createRequire } from "node:module";
-import { openExample, openPage, reloadIn, reports, setSetting } from "./page.mjs";
+import { accessibility, openExample, openPage, reloadIn, reports, setSetting } from "./page.mjs";
 
 const [url, chromiumPath, pack, mode, screenshots] = process.argv.slice(2);
 const LIMIT_MS = 300_000;
@@ -59,16 +58,6 @@ async function run() {
   return { ...told, report: (await reports(page))[ADAPT], strip: await strip(), picture: await picture() };
 }
 
-/** The rules of axe that the node's panel passes, and its faults, such as for those who use no mouse. */
-async function accessibility() {
-  await page.addScriptTag({ path: createRequire(import.meta.url).resolve("axe-core/axe.min.js") });
-  return page.evaluate(async () => {
-    const { violations, passes } = await window.axe.run([...document.querySelectorAll(".metalora-report:has(.metalora-samples)")]);
-    const told = ({ id, nodes }) => [id, nodes.map(({ html }) => html.slice(0, 200))];
-    return { rules: passes.map(({ id }) => id), faults: violations.map(told) };
-  });
-}
-
 const shot = (name) => (screenshots === "-" ? null : page.screenshot({ path: `${screenshots}/${mode}-${name}.png` }));
 
 try {
@@ -92,7 +81,7 @@ try {
   seen.chosen = { strip: await strip(), value: await value(), focused: await page.evaluate(() => document.activeElement.textContent) };
   seen.second = await run();
   await shot("chosen");
-  seen.axe = await accessibility();
+  seen.axe = await accessibility(page, ".metalora-report:has(.metalora-samples)");
   await page.waitForTimeout(1500);
   await reloadIn(page, "en");
   await page.waitForFunction((buttons) => document.querySelectorAll(buttons).length, BUTTONS);

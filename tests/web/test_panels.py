@@ -64,7 +64,10 @@ def test_a_cancelled_run_says_on_the_node_how_far_it_came_and_what_to_do(seen: d
 
 
 def test_a_command_of_the_page_deletes_unfinished_runs_but_none_of_the_last_hour(seen: dict[str, Any]) -> None:
-    assert "Unfinished runs, unused steps and temporary files: 1 (1.5 MB). Delete them?" in seen["question"]
+    assert (
+        "Unfinished runs, unused steps, deleted identities and temporary files: 1 (1.5 MB). Delete them?"
+        in seen["question"]
+    )
     assert seen["deleted"] == "Deleted: 1 (1.5 MB)."
     assert seen["there"] == [False, True]
 

@@ -189,8 +189,9 @@ def check_a_chosen_step_is_used_bit_for_bit_and_nothing_is_trained() -> dict[str
     assert [sample["step"] for sample in first.ui["samples"]] == [2, 4, 6, 8], first.ui["samples"]
     assert all(sample["picture"].startswith("data:image/jpeg;base64,") for sample in first.ui["samples"])
     assert first.ui["use"] == [{"step": 8, "last": 8, "steps": 8}]
-    folder = folders() / "models" / "metalora_identities" / "adapted"
-    kept = {n: identity_files.load_identity(next(folder.glob(f".*.{n}.step.safetensors"))) for n in (4, 8)}
+    result = folders() / "models/metalora_identities/adapted" / f"{first.args[0].identity.metadata.name}.safetensors"
+    steps = pack("metalora_core.files.kept_steps").kept_steps(result)
+    kept = {n: identity_files.load_identity(steps[n]) for n in (4, 8)}
     with steps_taken() as taken:
         last, fourth = first.args[0].identity, adapt_node(**settings, use_step=4)
         chosen = fourth.args[0].identity

@@ -48,6 +48,25 @@ def check_the_name_in_a_file_is_the_one_it_was_saved_under() -> dict[str, str]:
     return {"title": loaded.title}
 
 
+def check_a_saved_identity_keeps_the_last_sample_as_its_picture() -> dict[str, int]:
+    """Also when it is loaded and saved again, and after the sweep has taken the steps that the run kept."""
+    files, metadata = pack("nodes.files"), pack("metalora_core.files.metadata")
+    asked = {"steps": 4, "seed": 54, "preview_every": 2}
+    learned = adapt(**asked)[0]
+    first = Path(files.SaveIdentity.execute(learned, "pictured").args[0])
+    results = [path for path in (first.parent / "adapted").glob("*.safetensors") if metadata.thumbnail_in(path)]
+    (result,) = (path for path in results if path.stem == learned.identity.metadata.name)
+    kept = pack("metalora_core.files.kept_steps").kept_steps(result)
+    pictures = {metadata.thumbnail_in(path) for path in (first, result, kept[4])}
+    assert len(pictures) == 1 and pictures != {b""} and metadata.thumbnail_in(kept[2]) not in pictures
+    for step in kept.values():
+        step.unlink()
+    assert Path(files.SaveIdentity.execute(adapt(**asked)[0], "pictured").args[0]) == first
+    again = files.LoadIdentity.execute("pictured.safetensors").args[0]
+    assert metadata.thumbnail_in(Path(files.SaveIdentity.execute(again, "pictured too").args[0])) in pictures
+    return {"bytes": len(pictures.pop())}
+
+
 def check_a_prior_of_the_same_name_is_kept() -> dict[str, str]:
     train_small(filename="one_name")
     path = folders() / "models" / "metalora" / "one_name.safetensors"
