@@ -12,14 +12,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .files.atomic import require_writable
+from .checks import plain_line
+from .errors import InvalidOptions
+from .files.atomic import UnwritableFile, require_writable
 from .files.checkpoint import resumed
 from .files.prior import Prior
 from .files.row_file import row_files
@@ -82,7 +84,8 @@ def meta_train(
         The prior.
 
     Raises:
-        InvalidOptions: If the settings contradict each other or the data.
+        InvalidOptions: If the settings contradict each other or the data, or ranks differ in them or in whether they
+            see the checkpoint.
         UnwritableFile: If the checkpoint's folder is not writable or too full.
         IncompatibleBaseModel: If a layer of the host's targets is not in its model.
         TrainingDiverged: If the loss or a shared factor becomes NaN or infinite; ``last_good`` is the prior of the last
@@ -93,13 +96,13 @@ def meta_train(
     options.check()
     targets = choose_targets(host.targets(), options.include or default_patterns(host.family), options.exclude)
     ranks = Ranks.present(host.device)
+    _require_one_run(ranks, options, targets, subjects)
     batches = SubjectBatches(host, subjects, options, ranks)
     state = MetaState(host, targets, options, len(subjects), earlier, ranks)
-    state.digest = _digest(host, options, targets, subjects, state)
+    # Each rank encoded the photos itself, and cards of different kinds differ in the last bits.
+    state.digest = ranks.of_first(_digest(host, options, targets, subjects, state))
     if checkpoint is not None:
-        require_writable(checkpoint, state.checkpoint_bytes - sum(one.stat().st_size for one in row_files(checkpoint)))
-        if checkpoint.exists() and not resumed(checkpoint, state.load, moves=ranks.first):
-            state.go_back()
+        _resume(state, checkpoint)
     run = _Run(host, targets, state, batches, on_progress, checkpoint)
     if state.step == options.steps:  # the checkpoint of a run that was stopped at its very end
         run.report(state.losses[-1][1])
@@ -204,6 +207,39 @@ class _Run:
         except Exception:
             self.stopped_together = True
             raise
+
+
+def _require_one_run(
+    ranks: Ranks, options: MetaTrainingOptions, targets: Sequence[Target], subjects: SubjectDataset
+) -> None:
+    """Refuse on all ranks if one was started with something else; the folder of its bank is its own affair."""
+    if ranks.count == 1:
+        return
+    decisive = (replace(options, bank_folder=None), fingerprint(targets), len(subjects), subjects.domain)
+    own, photos = hashlib.sha256(repr(decisive).encode()), 0
+    for subject in range(len(subjects)):
+        captions = subjects.captions_of(subject)
+        photos += len(captions)
+        own.update(repr((captions, tuple(subjects.latents_of(subject).shape))).encode())
+    if ranks.any(own.hexdigest() != ranks.of_first(own.hexdigest())):
+        raise InvalidOptions(
+            f"The ranks do not all have the same options, photos and captions; this one has {len(subjects)} subjects "
+            f"with {photos} photos. Start all of them with the same command and the same folder of subjects."
+        )
+
+
+def _resume(state: MetaState, checkpoint: Path) -> None:
+    """Restore the state in a checkpoint, if there is one; all ranks do, or none."""
+    ranks, there = state.ranks, sum(one.stat().st_size for one in row_files(checkpoint))
+    ranks.attempt(lambda: require_writable(checkpoint, state.checkpoint_bytes - there), UnwritableFile)
+    found = checkpoint.exists()
+    if ranks.any(found) and ranks.any(not found):
+        raise InvalidOptions(
+            f"Not every rank sees the checkpoint in {plain_line(str(checkpoint.parent), 300)}; put --output on a disk "
+            "that all of them share."
+        )
+    if found and not resumed(checkpoint, state.load, moves=ranks.first):
+        state.go_back()
 
 
 def _digest(

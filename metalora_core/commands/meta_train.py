@@ -86,14 +86,14 @@ def meta_train(
     quiet = json or not ranks.first
     report = look(subjects, class_word, quiet)
     if dry_run:
-        return answer_report(report, json)
-    found = usable(report, skip_bad=skip_bad)
+        return answer_report(report, json) if ranks.first else None
+    found = usable(report, skip_bad=skip_bad, says=ranks.first)
     asked = found if model != POCKET and ranks.first else ()  # the pocket model draws nobody
     note = ask_subjects(asked, subjects, without_record)
     host = load_base_model(model, device, dtype, pipeline_config)
     data = encoded_subjects(found, host, picture_size_px(host, model, size), domain or class_word, quiet)
     chosen = replace(chosen, subjects_per_batch=max(min(batch, len(data) // ranks.count), 1))
-    kept, meter = last_good_saved(output, save_prior) if ranks.first else nullcontext(), Meter(host.device)
+    kept, meter = last_good_saved(output, save_prior) if ranks.first else nullcontext(), Meter(host.device, ranks.count)
     with kept, progress_bars(quiet, checkpoint=checkpoint_path) as bars:
         show, save = bars(f"meta-training on {len(data)} subjects"), partial(_save, output, data, name_of(model))
         prior = learn(host, data, chosen, earlier=start, on_progress=show, checkpoint=checkpoint_path, save=save)
@@ -111,8 +111,8 @@ def look(folder: Path, class_word: str, quiet: bool, trigger: str = "") -> Folde
         return look_at_folder(folder, class_word, trigger, on_photos=bar)
 
 
-def usable(report: FolderReport, *, skip_bad: bool = False) -> list[SubjectFolder]:
-    """Say what was found, and give the subjects that can be used.
+def usable(report: FolderReport, *, skip_bad: bool = False, says: bool = True) -> list[SubjectFolder]:
+    """Say what was found, unless another process does, and give the subjects that can be used.
 
     Raises:
         UnusableReferences: If something cannot be used and is not to be skipped, or nothing is left.
@@ -122,7 +122,7 @@ def usable(report: FolderReport, *, skip_bad: bool = False) -> list[SubjectFolde
 
     if not skip_bad:
         report.require_whole("Repair or remove them, or leave them out with --skip-bad.")
-    for line in report.lines:
+    for line in report.lines if says else ():
         remark(line)
     if not report.subjects:
         raise UnusableReferences("No subject is left that can be used.")

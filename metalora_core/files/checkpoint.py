@@ -185,7 +185,7 @@ def resumed(path: Path, load: Callable[[Path], int], *, moves: bool = True) -> i
     Args:
         path: The run's checkpoint file.
         load: Restores the state in the file and returns the steps done.
-        moves: This process moves it, not another that was told the same.
+        moves: This process moves it, not another that was told the same; else the damage is only logged.
 
     Returns:
         The steps done. For 0 the run starts over with a new state; `load` may have changed half of the old one.
@@ -198,6 +198,7 @@ def resumed(path: Path, load: Callable[[Path], int], *, moves: bool = True) -> i
         return load(path)
     except DamagedFile as error:
         if not moves:
+            _LOG.warning("%s", error)
             return 0
         aside = path.with_name(f"{path.name}.damaged")
         try:

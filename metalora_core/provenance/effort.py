@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Effort: TypeAlias = Mapping[str, Detail]
 """Time, device and energy of a training, as an entry of the audit log has them."""
 
-SECONDS, DEVICE, ENERGY = "seconds", "device", "energy_wh"
-"""Details of the entry of a training; entries of older versions have none of them."""
+SECONDS, DEVICE, ENERGY, RANKS = "seconds", "device", "energy_wh", "ranks"
+"""Details of the entry of a training; entries of older versions have none of them, and a process alone has no ranks."""
 
 HEAD = ("device", "runs", "minutes", "energy in Wh", "how the energy is known", "cost")
 NOT_RECORDED, TOTAL = "time not recorded", "total"
@@ -40,18 +40,21 @@ class Meter:
 
     Args:
         device: That learns.
+        ranks: Processes that learn together, each on such a device; the energy of several is not counted.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, ranks: int = 1) -> None:
+        self._device, self._ranks = device, ranks
         self._began, self._energy_j = time.monotonic(), _counted_j(device)
 
     def read(self) -> Effort:
-        """Seconds, the device's name, and its energy in Wh if it counts that; for an entry of the audit log."""
+        """Seconds, the device's name, and its energy in Wh if it counts that, or the ranks; for an entry of the log."""
         details: dict[str, Detail] = {
             SECONDS: round(time.monotonic() - self._began, 3),
             DEVICE: device_name(self._device),
         }
+        if self._ranks > 1:
+            return details | {RANKS: self._ranks}
         now = _counted_j(self._device)
         if now is not None and self._energy_j is not None:
             details[ENERGY] = round((now - self._energy_j) / 3600, 6)
@@ -137,6 +140,7 @@ class _Runs:
             self.without_time += prior is None or prior not in self.priors
             return
         self.priors.add(prior)
+        seconds *= max(_amount(entry.details.get(RANKS)) or 1, 1)  # the time of all cards
         own = _Sum(1, seconds, 0, 0.0, seconds) if energy_wh is None else _Sum(1, seconds, 1, energy_wh, 0.0)
         self.devices.setdefault(plain_line(str(entry.details.get(DEVICE, "")), 120), _Sum()).add(own)
 

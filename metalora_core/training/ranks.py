@@ -108,9 +108,15 @@ class Ranks:
         except failure as found:
             error = found
         if self.any(error is not None):
-            kind = failure if issubclass(failure, MetaLoRAError) else TrainingCancelled
-            raise error or kind("Another rank stopped; it says why.")
+            ours = issubclass(failure, MetaLoRAError)
+            kind, what = (failure, "failed") if ours else (TrainingCancelled, "stopped")
+            raise error or kind(f"Another rank {what}; its own message says why.")
         return cast("_Made", made)
+
+    def of_first(self, text: str) -> str:
+        """The first rank's text, where all have one of as many ASCII characters."""
+        codes = torch.tensor(list(text.encode()))
+        return bytes(self.total(codes if self.first else torch.zeros_like(codes)).tolist()).decode()
 
     def any(self, holds: bool) -> bool:
         """Whether something holds on any rank."""

@@ -79,6 +79,14 @@ def test_a_prior_under_three_records_is_one_run(log: AuditLog) -> None:
     assert set(rows(log)) == {"A card", TOTAL} and rows(log)["A card"][:2] == ("1", "30")
 
 
+def test_a_run_of_several_ranks_counts_the_time_of_all_cards_and_no_energy(log: AuditLog) -> None:
+    log.append(
+        PRIOR_TRAINED, {"prior": "2" * 64, "consent": None, "device": "A card", "seconds": 1800.0, "ranks": 4}, NOW
+    )
+    assert rows(log, per_hour=2.0)["A card"] == ("1", "120", "", "unknown for 1", "4")
+    assert Meter(torch.device("cpu"), 4).read()["ranks"] == 4
+
+
 def test_prices_are_numbers_that_are_not_negative(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptions, match=r"per_hour is -1.*watts is nan"):
         Prices(per_hour=-1, watts=float("nan")).check()

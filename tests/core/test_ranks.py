@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -25,11 +26,13 @@ from core.test_meta_training import DESIGNS, OPTIONS, same, tensors
 from core.toy_host import ToyHost, ToySubjects
 
 from metalora_core import meta_training
+from metalora_core.commands import cli
 from metalora_core.errors import InvalidOptions, TrainingCancelled
 from metalora_core.files.prior import Prior, load_prior, save_prior
 from metalora_core.files.row_file import row_files
 from metalora_core.meta_training import meta_train
 from metalora_core.photos.pictures import save_picture, to_pil
+from metalora_core.training import ranks as ranks_module
 from metalora_core.training.batches import Batch
 from metalora_core.training.meta_options import MetaTrainingOptions
 from metalora_core.training.progress import MetaTrainingProgress
@@ -194,6 +197,7 @@ def test_one_damaged_part_lets_all_ranks_start_over(part: int, tmp_path: Path):
     path = tmp_path / "c.safetensors"
 
     def work(rank: int) -> None:
+        logging.getLogger("metalora_core").addHandler(logging.FileHandler(tmp_path / f"{rank}.log"))
         meta_train(ToyHost(), ToySubjects(), replace(SHORT, steps=4), checkpoint=path)
 
     assert not any(launch(2, work, tmp_path))
@@ -202,6 +206,59 @@ def test_one_damaged_part_lets_all_ranks_start_over(part: int, tmp_path: Path):
     assert not any(launch(2, work, tmp_path))
     assert [one.read_bytes() for one in (path, *row_files(path))] == whole
     assert len(list(tmp_path.glob("*.damaged"))) == 3
+    said = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
+    assert f"rows-{part + 1}-of-2 was changed" in said[part] and "moved aside" in said[0]
+    assert "Another rank failed; its own message says why." in said[1 - part]
+
+
+def test_a_checkpoint_that_not_every_rank_sees_is_refused_by_all(tmp_path: Path):
+    def work(rank: int) -> None:
+        meta_train(ToyHost(), ToySubjects(), replace(SHORT, steps=2), checkpoint=tmp_path / "0" / "c.safetensors")
+        with pytest.raises(InvalidOptions, match=r"Not every rank sees the checkpoint in .*; put --output on a"):
+            meta_train(ToyHost(), ToySubjects(), SHORT, checkpoint=tmp_path / str(rank) / "c.safetensors")
+
+    assert not any(launch(2, work, tmp_path))
+
+
+def test_latents_that_differ_between_cards_in_their_last_bits_are_the_same_run(tmp_path: Path):
+    class Rounded(ToySubjects):
+        def latents_of(self, subject: int) -> torch.Tensor:
+            return super().latents_of(subject) * (1 + 1e-6 * dist.get_rank())
+
+    def work(rank: int) -> None:
+        for _ in range(2):
+            meta_train(ToyHost(), Rounded(), replace(SHORT, steps=2), checkpoint=tmp_path / "c.safetensors")
+
+    assert not any(launch(2, work, tmp_path)) and not list(tmp_path.glob("*.damaged"))
+
+
+@pytest.mark.parametrize("other", ["subjects", "photos", "options"])
+def test_ranks_that_were_not_started_alike_all_refuse(other: str, tmp_path: Path):
+    def work(rank: int) -> None:
+        subjects = ToySubjects(6 - (rank and other == "subjects"), 4 - (rank and other == "photos"))
+        options = replace(SHORT, seed=int(rank and other == "options"))
+        with pytest.raises(InvalidOptions, match="do not all have the same options, photos and captions; this one has"):
+            meta_train(ToyHost(), subjects, options)
+
+    assert not any(launch(2, work, tmp_path))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_answers(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "mug").mkdir()
+    save_picture(to_pil(torch.zeros(3, 64, 64)), tmp_path / "mug" / "photo.png")
+
+    def joined(device: str) -> tuple[Ranks, str]:
+        return Ranks(rank, 2), device
+
+    monkeypatch.setattr(ranks_module, "joined", joined)
+    words = ["meta-train", str(tmp_path), "--class-word", "mug", "--output", str(tmp_path / "mugs.safetensors")]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*words, "--dry-run", "--json"])
+    said = capsys.readouterr().out
+    assert json.loads(said)["subjects"] == ["mug"] if rank == 0 else not said
 
 
 def test_a_disk_that_fills_up_on_one_rank_costs_the_checkpoint_and_not_the_run(tmp_path: Path):
