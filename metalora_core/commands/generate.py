@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from torch import Tensor
 
@@ -81,7 +81,8 @@ def generate(
     _check_folder(output, seed)
     learned = _permitted(identity, prior, model, without_record)
     drawn = learned if strength else None
-    sign = _signer(drawn, Path(identity or output / "any")) if credentials else Path
+    near = Path(identity or output / "any")
+    sign = _signer(drawn, near) if credentials else Path
     blocks = block_place(swap_blocks=swap_blocks, fp8_blocks=fp8_blocks)
     host = load_base_model(model, device, dtype, pipeline_config, blocks=blocks)
     request = replace(request, size_px=picture_size_px(host, model, size))
@@ -92,13 +93,11 @@ def generate(
             paths.extend(map(sign, save_pictures(pictures, output, request, first, marks)))
             bar(len(paths), len(request.prompts))
 
-        generate_pictures(host, request, save)
-    fields = {
-        "pictures": [str(path) for path in paths],
-        "prompts": list(request.prompts),
-        "coverage": told.text if told else None,
-    }
-    answer(fields, "\n".join(str(path) for path in paths), json)
+        with _signed_noted(near, paths, drawn) if credentials else nullcontext():
+            generate_pictures(host, request, save)
+    files = [str(path) for path in paths]
+    fields = {"pictures": files, "prompts": list(request.prompts), "coverage": told.text if told else None}
+    answer(fields, "\n".join(files), json)
 
 
 def _marks(learned: tuple[Identity, Prior] | None) -> dict[str, str]:
@@ -127,6 +126,22 @@ def _signer(learned: tuple[Identity, Prior] | None, near: Path) -> Callable[[Pat
         return path
 
     return sign
+
+
+@contextmanager
+def _signed_noted(near: Path, paths: Sequence[Path], learned: tuple[Identity, Prior] | None) -> Generator[None]:
+    """Note down the pictures that were signed inside, also if it stops half way."""
+    from ..provenance.permission import PICTURES_SIGNED, SIGNED_WITH, identity_details
+    from .permission import noted, permissions_near
+
+    try:
+        yield
+    finally:
+        if paths:
+            known, first = permissions_near(near), str(paths[0].absolute())
+            if learned:
+                noted(known, SIGNED_WITH, **identity_details(learned[0], first))
+            noted(known, PICTURES_SIGNED, file=first, pictures=len(paths))
 
 
 def _check_folder(output: Path, seed: int) -> None:

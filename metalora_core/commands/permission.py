@@ -119,13 +119,14 @@ def saver_for_each(
 def saver(known: Permissions, record: str | None) -> Saver:
     """What saves a learned identity, tied to its record if it has one, and logs that and what learning it took."""
     from ..files.identity import save_identity
-    from ..provenance.permission import IDENTITY_LEARNED, tied
+    from ..provenance.permission import IDENTITY_LEARNED, IDENTITY_TIED, tied
 
     def save(path: Path, identity: Identity, effort: Effort | None = None) -> str:
         own = identity if record is None else tied(identity, record, known.installation)
         sha256 = save_identity(path, own)
         # The folder of the photos has no log of its own where no record is.
-        _note_identity(known if record else permissions_near(path), IDENTITY_LEARNED, path, own, effort)
+        event = IDENTITY_TIED if effort == {} else IDENTITY_LEARNED  # learned by an earlier run, which logged it
+        _note_identity(known if record else permissions_near(path), event, path, own, effort)
         return sha256
 
     return save

@@ -52,13 +52,15 @@ def _of_picture(file: Path) -> Mapping[str, Any]:
 
 def _credentials(file: Path) -> Mapping[str, Any]:
     """What a signed manifest says, or which package reads one."""
-    from ..errors import MissingDependency
+    from ..errors import MissingDependency, UnreadableFile
     from ..provenance.credentials import read_credentials
 
     try:
         found = read_credentials(file)
     except MissingDependency as missing:
         return {"credentials": f"not looked for. {missing}"}
+    except UnreadableFile as error:  # what else the picture says still counts
+        return {"credentials": str(error)}
     if found is None:
         return {"credentials": "none"}
     named = "; ".join(" ".join(filter(None, vars(one).values())) for one in found.identities)

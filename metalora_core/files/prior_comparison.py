@@ -17,6 +17,7 @@ from .prior import Prior, PriorLayer
 __all__ = ["PriorComparison", "compare_priors"]
 
 _FIELDS = ("family", "base_fingerprint", "domain", "class_words", "r_meta", "r_mid", "scale", "license")
+_SHOWN = 5
 _MADE = ("subjects", "steps", "picture_px", "final_loss")
 
 
@@ -57,7 +58,8 @@ class PriorComparison:
         if self.overlap:
             mean, chance = (sum(values.values()) / len(values) for values in (self.overlap, self.by_chance))
             lines.append(f"shared directions {mean:.2f} of 1 on average; random ones would share {chance:.2f}")
-            lines += [f"  {plain_line(name, 100)}: {share:.2f}" for name, share in self.overlap.items()]
+            least = sorted(self.overlap.items(), key=lambda found: found[1])[:_SHOWN]
+            lines += [f"  least in {plain_line(name, 100)}: {share:.2f}" for name, share in least]
         if self.start:
             lines.append(f"learned starts: cosine {sum(self.start.values()) / len(self.start):.2f} on average")
         return "\n  ".join(lines)

@@ -154,6 +154,8 @@ def read_credentials(path: Path) -> Credentials | None:
                 return None
             with reader:
                 found: Any = json.loads(reader.json())
+    except c2pa.C2paError.NotSupported:  # a format that cannot hold any
+        return None
     except (c2pa.C2paError, ValueError) as error:
         raise UnreadableFile(
             f"{path.name} has Content Credentials that cannot be read ({plain_line(str(error), 300)})."

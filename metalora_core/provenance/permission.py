@@ -31,7 +31,9 @@ PRIOR_TRAINED = "prior trained"
 """Event of the log: one entry for each record that covers a subject of the prior, or one without a record."""
 
 IDENTITY_LEARNED, IDENTITY_APPLIED = "identity learned", "identity applied"
-IDENTITY_EXPORTED = "identity exported as LoRA"
+IDENTITY_EXPORTED, IDENTITY_TIED = "identity exported as LoRA", "identity tied to a record"
+PICTURES_SIGNED, SIGNED_WITH = "pictures signed", "picture signed"
+"""Events of a run that signed pictures: the first of them, and each identity that they were made with."""
 REFUSED = "refused"
 
 _LIKENESS_PX = 640

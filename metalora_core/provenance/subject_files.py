@@ -126,7 +126,10 @@ def kept_under(known: Permissions, records: dict[str, ConsentRecord]) -> Kept:
     models = known.folders[0].parent
     files += [KeptFile(models / place, "prior") for place, event in places.items() if _is_prior(event, models / place)]
     found = {file.path.absolute() for file in files}
-    left = {entry.details.get("was") for entry in entries}  # renamed or deleted here, so nothing was given away
+    left = set[str]()  # renamed or deleted here, so nothing was given away
+    for entry in entries:
+        left.add(str(entry.details.get("was", "")))
+        left.discard(str(entry.details.get("file", "")))  # restored, or learned again
     gone = [place for place in places if (models / place).absolute() not in found and place not in left]
     return Kept(records, tuple(dict.fromkeys(files)), tuple(gone), tuple(entries), frozenset(hashes))
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from ...metalora_core import __version__
 from ...metalora_core.adaptation import adapt
 from ...metalora_core.checks import plain_line
-from ...metalora_core.errors import DamagedFile
+from ...metalora_core.errors import DamagedFile, InvalidOptions
 from ...metalora_core.files.identity import Identity, load_identity, own_prior, save_identity
 from ...metalora_core.files.kept_steps import kept_steps
 from ...metalora_core.files.metadata import thumbnail_in
 from ...metalora_core.files.prior import Prior, prior_sha256, targets_of_prior
 from ...metalora_core.photos.training_set import GivenCaption, TrainingSet, chosen_flip
 from ...metalora_core.provenance.effort import Effort, Meter
-from ...metalora_core.provenance.permission import IDENTITY_LEARNED, shows_nobody, tied
+from ...metalora_core.provenance.permission import IDENTITY_LEARNED, IDENTITY_TIED, shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions, AdaptationResult, settings_text
 from ...metalora_core.training.adaptation_state import result_step, risen_note
 from ...metalora_core.training.loss_course import loss_course
@@ -143,6 +143,11 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
     request.given.check(model, host.channels, request.references.photos, resolution)
     # What cannot be compared may differ from the last run's, so nothing learned before is given out or continued.
     unknown = uncompared(model, clip, vae)
+    if unknown and request.use_step:
+        raise InvalidOptions(
+            f"use_step is {request.use_step}, but {', '.join(unknown)} cannot be compared, so each run trains from the "
+            "start and no step is kept. Set use_step to 0."
+        )
     key = uuid.uuid4().hex if unknown else _key(host, clip, vae, request)
     name = f"{ADAPTED}/{_file_stem(request.references.trigger)}_{key[:16]}"
     path = new_file(IDENTITIES, name)
@@ -152,14 +157,14 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
             identity = _known(load_identity(path), request, path)
             note = f"Learned before with the same photos and settings. Read {place}. {reminder}"
             return _outcome(identity, request, path, note.rstrip(" ."))
-    identity, note = _train(host, request, path)
+    identity, note = _train(host, request, path, keeps=not unknown)
     told = f" Trained from the start each time: {', '.join(unknown)} cannot be compared." if unknown else ""
     note = f"{note} Saved {place}.{told} {reminder}".replace("..", ".").rstrip()
     return _outcome(identity, request, path, note)
 
 
-def _train(host: ComfyHost, request: Request, path: Path) -> tuple[Identity, str]:
-    options = request.options(host)
+def _train(host: ComfyHost, request: Request, path: Path, *, keeps: bool) -> tuple[Identity, str]:
+    options = request.options(host) if keeps else replace(request.options(host), kept_steps=())
     if request.use_step:
         require_kept(request.use_step, options.kept_steps, "preview_every sets how far apart they are")
     unfinished = unfinished_run(IDENTITIES, path, UNFINISHED_DAYS)
@@ -227,7 +232,7 @@ def _known(identity: Identity, request: Request, path: Path) -> Identity:
     if request.references.consent_id in (None, identity.metadata.consent_id):
         return identity
     bound = request.save_tied(path, identity, thumbnail_in(path))
-    note_identity("identity tied to a record", bound, shown(IDENTITIES, path))
+    note_identity(IDENTITY_TIED, bound, shown(IDENTITIES, path))
     return bound
 
 
@@ -263,7 +268,7 @@ def _chosen(last: Identity, request: Request, path: Path) -> Identity:
         with suppress(DamagedFile):  # it is written again
             return _known(load_identity(own), request, own)
     remedy = f"to train again, choose another seed; steps that were not used within {UNFINISHED_DAYS} days are deleted"
-    require_kept(step, {*kept, last.metadata.steps}, remedy)
+    require_kept(step, {*kept, result_step(last.metadata)}, remedy)
     identity = request.save_tied(own, load_identity(kept[step]), thumbnail_in(kept[step]))
     note_identity("step of an identity chosen", identity, shown(IDENTITIES, own))
     return identity

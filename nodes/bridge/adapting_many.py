@@ -24,7 +24,7 @@ from ...metalora_core.photos.pictures import save_picture, to_pil
 from ...metalora_core.photos.training_set import chosen_flip
 from ...metalora_core.provenance.consent import Purpose
 from ...metalora_core.provenance.effort import Effort
-from ...metalora_core.provenance.permission import IDENTITY_LEARNED, Use, shows_nobody, tied
+from ...metalora_core.provenance.permission import IDENTITY_LEARNED, IDENTITY_TIED, Use, shows_nobody, tied
 from ...metalora_core.training.adaptation_options import AdaptationOptions
 from ...metalora_core.training.personal_prior import usual_options
 from .audit import note_identity
@@ -144,7 +144,7 @@ def _asker(nobody: bool, reminders: set[str]) -> Callable[[str, str, Sequence[st
         def save(path: Path, identity: Identity, effort: Effort) -> None:
             saved = identity if record is None else tied(identity, record, permissions().installation)
             save_identity(path, saved)
-            note_identity(IDENTITY_LEARNED, saved, shown(IDENTITIES, path), effort)
+            note_identity(IDENTITY_LEARNED if effort else IDENTITY_TIED, saved, shown(IDENTITIES, path), effort)
 
         return Permitted(record, save)
 

@@ -86,7 +86,10 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
         expires=None if record.expires is None else record.expires.isoformat(),
         photos=len(record.photos),
     )
-    return record, f"{record.summary}\n{warning}".rstrip()
+    evidence = f"Evidence: {record.evidence}" if record.evidence else ""
+    if record.evidence and record.evidence == form.evidence:
+        evidence += ", as words: ComfyUI's input folder has no such file, so no hash is recorded."
+    return record, "\n".join(filter(None, [record.summary, evidence, warning]))
 
 
 def _evidence(text: str) -> str:

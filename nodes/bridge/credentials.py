@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,13 +19,12 @@ from ...metalora_core.errors import MetaLoRAError
 from ...metalora_core.files.atomic import atomic_write
 from ...metalora_core.provenance.certificate import Certificate, certificate_of
 from ...metalora_core.provenance.credentials import made_with, named, signed
+from ...metalora_core.provenance.permission import PICTURES_SIGNED, SIGNED_WITH
 from ...metalora_core.provenance.xmp import picture_bytes
 from .audit import note_down, note_identity
 from .consent import AskedAtStart, check_use
 from .learned import LearnedIdentity
 from .permissions import permissions
-
-SIGNED, SIGNED_WITH = "pictures signed", "picture signed"
 
 
 @dataclass(frozen=True)
@@ -95,25 +95,36 @@ def save_signed(
     root = folder_paths.get_output_directory()
     folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, *images[0].shape[1::-1])
     pictures: list[dict[str, str]] = []
-    for number, image in enumerate(images):
-        start, kind = stem.replace("%batch_num%", str(number)), file_format.upper()
-        # Core counts no file of a name with %batch_num%, and would replace the pictures of an earlier run.
-        names = (f"{start}_{free:05}_.{file_format}" for free in itertools.count(counter + number))
-        path = next(path for path in map(Path(folder).joinpath, names) if not path.exists())
-        file = picture_bytes(_as_core_does(image), kind, made_with(identities), _texts(notes))
-        atomic_write(path, [signed(file, kind, path.name, identities, own, _host())])
-        pictures.append({"filename": path.name, "subfolder": subfolder, "type": "output"})
-    return Saved(pictures, _report(pictures, own, learned))
-
-
-def _report(pictures: list[dict[str, str]], own: Certificate, learned: list[LearnedIdentity]) -> str:
-    first = "/".join(filter(None, (pictures[0]["subfolder"], pictures[0]["filename"])))
-    details = {"pictures": len(pictures), "signer": own.holder}
-    warnings = [note_identity(SIGNED_WITH, one.identity, f"output/{first}") for one in learned]
-    warnings.append(note_down(SIGNED, file=f"output/{first}", **details))
+    with _logged(pictures, own, learned) as warnings:
+        for number, image in enumerate(images):
+            start, kind = stem.replace("%batch_num%", str(number)), file_format.upper()
+            # Core counts no file of a name with %batch_num%, and would replace the pictures of an earlier run.
+            free_names = (f"{start}_{free:05}_.{file_format}" for free in itertools.count(counter + number))
+            path = next(path for path in map(Path(folder).joinpath, free_names) if not path.exists())
+            file = picture_bytes(_as_core_does(image), kind, made_with(identities), _texts(notes))
+            atomic_write(path, [signed(file, kind, path.name, identities, own, _host())])
+            pictures.append({"filename": path.name, "subfolder": subfolder, "type": "output"})
     made = ", ".join(named(one.identity).name for one in learned)
     told = f"Made with {made}." if made else "No identity was given, so none is named."
-    return "\n".join(filter(None, [f"{len(pictures)} saved, first {first}. {told}", own.note, *warnings]))
+    report = [f"{len(pictures)} saved, first {_first(pictures)}. {told}", own.note, *warnings]
+    return Saved(pictures, "\n".join(filter(None, report)))
+
+
+@contextmanager
+def _logged(pictures: list[dict[str, str]], own: Certificate, learned: list[LearnedIdentity]) -> Generator[list[str]]:
+    """Note down what was signed inside, also if it stops half way; gives the audit log's warnings."""
+    warnings = list[str]()
+    try:
+        yield warnings
+    finally:
+        if pictures:
+            place = f"output/{_first(pictures)}"
+            warnings += [note_identity(SIGNED_WITH, one.identity, place) for one in learned]
+            warnings.append(note_down(PICTURES_SIGNED, file=place, pictures=len(pictures), signer=own.holder))
+
+
+def _first(pictures: list[dict[str, str]]) -> str:
+    return "/".join(filter(None, (pictures[0]["subfolder"], pictures[0]["filename"])))
 
 
 def _as_core_does(image: Tensor) -> Image.Image:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...metalora_core.checks import plain_line
 from ...metalora_core.errors import InvalidOptions, UnreadableFile
+from ...metalora_core.files.atomic import UnwritableFile, explained
 from ...metalora_core.files.bounded import read_metadata
 from ...metalora_core.files.identity import load_identity, save_identity
 from ...metalora_core.files.kept_steps import kept_step_beside, kept_steps
@@ -52,8 +53,12 @@ def rename(name: str, new_name: str) -> str:
         raise InvalidOptions(f"{shown(IDENTITIES, asked)} is there already. Choose another name.")
     written = path.stat().st_mtime_ns
     save_identity(asked, load_identity(path).named(asked.stem), thumbnail_in(path))
-    os.utime(asked, ns=(written, written))
-    path.unlink()
+    try:
+        os.utime(asked, ns=(written, written))
+        path.unlink()
+    except OSError as error:
+        asked.unlink(missing_ok=True)
+        raise UnwritableFile(explained(path, error)) from error
     for step, kept in kept_steps(path).items():
         move(kept, kept_step_beside(asked, step))
     note_down(RENAMED, file=shown(IDENTITIES, asked), was=shown(IDENTITIES, path), **_who(asked))

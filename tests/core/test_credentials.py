@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from metalora_core.commands import cli
+from metalora_core.commands.permission import permissions_near
 from metalora_core.errors import MissingDependency, UnreadableFile
 from metalora_core.files.identity import Identity, layers_sha256, load_identity
 from metalora_core.photos.pictures import save_picture
@@ -201,6 +202,7 @@ def test_the_commands_sign_and_show(
 
     words = ("generate", "photo of a person", "--steps", 1, "--output", tmp_path / "out", "--credentials")
     (path,) = run(*words)["pictures"]
+    assert "pictures signed" in [entry.event for entry in permissions_near(tmp_path / "out" / "any").log.entries()]
     told = run("provenance", "show", path)
     assert told["origin"] == "made by a trained model (AI)" and told["credentials"].startswith("Valid"), told
     assert told["signed_source"] == AI_MADE and "not verified" in told["signed_by"]
