@@ -65,7 +65,8 @@ def meta_train(
 
     In an initialised ``torch.distributed`` group, all processes make one prior together: each trains the factors of its
     own subjects, and the shared factors' gradients are averaged. Call it in all of them, with the same arguments and a
-    folder for the checkpoint that all of them see; each returns the same prior.
+    folder for the checkpoint that all of them see; each returns the same prior. Another number of ranks can resume;
+    it has as many subjects per rank, so another total batch.
 
     Args:
         host: The base model; it is left unchanged.
@@ -231,7 +232,7 @@ def _require_one_run(
 def _resume(state: MetaState, checkpoint: Path) -> None:
     """Restore the state in a checkpoint, if there is one; all ranks do, or none."""
     ranks, there = state.ranks, sum(one.stat().st_size for one in row_files(checkpoint))
-    ranks.attempt(lambda: require_writable(checkpoint, state.checkpoint_bytes - there), UnwritableFile)
+    ranks.attempt(lambda: require_writable(checkpoint, state.needed_bytes - there), UnwritableFile)
     found = checkpoint.exists()
     if ranks.any(found) and ranks.any(not found):
         raise InvalidOptions(

@@ -90,24 +90,35 @@ class RowFile:
         self._unsure.clear()
 
     def _write(self, path: Path, rows: list[int], index: Tensor) -> None:
-        if not rows:
+        if not len(index):  # of a rank without subjects
             return
         slots = torch.cat([self.index[:, 0], *(one[:, 0] for one in self._unsure)])
         used = torch.zeros(int(slots.max()) + 1 + len(rows), dtype=torch.bool)
         used[slots[slots >= 0]] = True
         free = (~used).nonzero().flatten().tolist()
+        there = True
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("r+b" if int(slots.max()) >= 0 else "wb") as file:
-                for row, slot in zip(rows, free, strict=False):
+            there = path.exists()
+            # A file that was deleted meanwhile starts over: the rows that did not change get their old slots again.
+            lost = [] if there else sorted({*(self.index[:, 0] >= 0).nonzero().flatten().tolist()} - {*rows})
+            if not rows and not lost:
+                return
+            with path.open("r+b" if there and int(slots.max()) >= 0 else "wb") as file:
+                for row, slot in zip(lost + rows, self.index[lost, 0].tolist() + free, strict=False):
                     content = bytes_of(self._row_of(row))
                     file.seek(slot * len(content))
                     file.write(content)
                     index[row] = torch.tensor([slot, _checksum(content)])
                 file.flush()
                 os.fsync(file.fileno())
+            there = True
         except OSError as error:
             raise UnwritableFile(explained(path, error)) from error
+        finally:
+            if not there:  # half of a new file would count as the whole one the next time
+                with suppress(OSError):
+                    path.unlink()
 
     def _cut(self, path: Path) -> None:
         """Give back the room behind the last version that counts."""

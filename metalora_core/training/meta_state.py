@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from .seeds import step_generator
 
 __all__ = ["MetaState", "gradient_of"]
 
+_LOG = logging.getLogger(__name__)
 _KIND = "meta-training"
 _MOST_KEPT_BYTES = 2 * 1024**3
 """Largest size of the copies of the bank's rows since the last good state."""
@@ -259,6 +261,12 @@ class MetaState:
         """
         saved = self.ranks.attempt(lambda: self._load(path), DamagedFile)
         self._saved_bank.read(path, saved.tensors, saved.state.get("ranks", 1))
+        before, now = saved.state.get("ranks", 1), self.ranks.count
+        if before != now and self.ranks.first:
+            each = self.options.subjects_per_batch
+            _LOG.warning(
+                "The checkpoint of %d ranks is resumed with %d: a step now sees %d subjects.", before, now, each * now
+            )
         for name, tensor in self._shared().items():
             tensor.detach().copy_(saved.tensors[name])
         self.step = saved.step
@@ -277,9 +285,18 @@ class MetaState:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Most that a checkpoint takes on the disk: shared factors, their moments, and the bank."""
-        shared = sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
-        return 3 * shared + self._saved_bank.most_bytes
+        """Most that a checkpoint with all subjects takes: shared factors, their moments, and the bank."""
+        return self._shared_bytes + self._saved_bank.most_bytes()
+
+    @property
+    def needed_bytes(self) -> int:
+        """Most that this run's checkpoint takes on the disk: as `checkpoint_bytes`, of the subjects it can visit."""
+        visited = self.options.steps * self.options.subjects_per_batch * self.ranks.count
+        return self._shared_bytes + self._saved_bank.most_bytes(visited)
+
+    @property
+    def _shared_bytes(self) -> int:
+        return 3 * sum(tensor.nbytes for group in self.optimizer.param_groups for tensor in group["params"])
 
     def _require_finite(self, wrong: list[str]) -> None:
         wrong = wrong + [name for name, tensor in self._shared().items() if not bool(tensor.isfinite().all())]

@@ -119,7 +119,11 @@ class SavedBank:
                 self._bank.row(row).copy_(saved[f"{_SHARD}.{shard}"][place])
                 yield row
 
-    @property
-    def most_bytes(self) -> int:
-        """What the files of all ranks take at most, if all subjects change between two checkpoints."""
-        return 2 * self._subjects * self._bank.row(0).nbytes
+    def most_bytes(self, visited: int | None = None) -> int:
+        """What the files of all ranks take at most, if all rows change between two checkpoints.
+
+        Args:
+            visited: Most subjects that have a row; None for all.
+        """
+        rows = self._subjects if visited is None else min(visited, self._subjects)
+        return 2 * rows * self._bank.row(0).nbytes + 20 * self._subjects  # the index and the visits are of all

@@ -12,6 +12,7 @@ import torch
 from core.toy_host import ReadingHost, ToyHost, ToySubjects
 from torch import Tensor
 
+from metalora_core import meta_training
 from metalora_core.errors import InvalidOptions, TrainingCancelled, TrainingDiverged
 from metalora_core.files.prior import Prior, load_prior, save_prior
 from metalora_core.meta_training import meta_train
@@ -118,6 +119,19 @@ def test_mapped_bank_gives_the_same_prior(tmp_path: Path):
     plain = meta_train(ToyHost(), ToySubjects(), OPTIONS)
     one, two = tensors(mapped), tensors(plain)
     assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_room_is_asked_for_the_subjects_that_a_run_can_visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = list[int]()
+
+    def note(path: Path, size_bytes: int) -> None:
+        asked.append(size_bytes)
+
+    monkeypatch.setattr(meta_training, "require_writable", note)
+    for count, steps in ((6, 2), (60, 2), (60, 3)):
+        options = replace(OPTIONS, steps=steps, subjects_per_batch=1)
+        meta_train(ToyHost(), ToySubjects(count), options, checkpoint=tmp_path / f"{count}-{steps}.safetensors")
+    assert asked[1] - asked[0] == 20 * 54 < asked[2] - asked[1]
 
 
 def test_runs_inside_inference_mode():

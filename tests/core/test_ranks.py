@@ -28,6 +28,7 @@ from core.toy_host import ToyHost, ToySubjects
 from metalora_core import meta_training
 from metalora_core.commands import cli
 from metalora_core.errors import InvalidOptions, TrainingCancelled
+from metalora_core.files.checkpoint import load_checkpoint
 from metalora_core.files.prior import Prior, load_prior, save_prior
 from metalora_core.files.row_file import row_files
 from metalora_core.meta_training import meta_train
@@ -161,15 +162,18 @@ def test_another_number_of_ranks_takes_over_the_rows_of_every_subject(tmp_path: 
     def work(rank: int) -> None:
         save_prior(tmp_path / f"{rank}.prior", meta_train(ToyHost(), ToySubjects(), SHORT, checkpoint=path))
 
-    first = None
+    first, rows = None, list[list[tuple[float, int]]]()
     for ranks in (4, 2, 3, 1, 4):
         assert not any(launch(ranks, work, tmp_path))
         assert [one.name for one in row_files(path)] == [f"{path.name}.rows-{i + 1}-of-{ranks}" for i in range(ranks)]
+        kept = load_checkpoint(path, kind="meta-training").tensors
+        # The second column is a checksum of the row as it was in the rank's memory.
+        rows.append(list(zip(kept["bank.visits"].tolist(), kept["bank.rows"][:, 1].tolist(), strict=True)))
+        assert rows[-1] == rows[0] and len({*rows[0]}) == len(ToySubjects()) and all(visits for visits, _ in rows[0])
         prior = load_prior(tmp_path / f"{ranks - 1}.prior")
         first = first or prior
         for name, value in tensors(first).items():
             torch.testing.assert_close(tensors(prior)[name], value, rtol=1e-6, atol=1e-8)
-    # Nothing was trained after the first time: the mean of all subjects proves that every row arrived.
 
 
 def test_what_stops_the_first_rank_stops_all_of_them_and_is_resumed(tmp_path: Path):

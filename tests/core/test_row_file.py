@@ -81,6 +81,21 @@ def test_a_full_disk_costs_only_what_was_to_be_written(tmp_path: Path):
     assert path.stat().st_size == 2 * ROW_BYTES
 
 
+def test_a_deleted_file_starts_over_with_every_row(tmp_path: Path):
+    path, values = tmp_path / "rows", bank()
+    rows = RowFile(COUNT, values.__getitem__)
+    saved(rows, path, range(8))
+    path.unlink()
+    values[[2, 9]] = bank(1)[[2, 9]]
+    with file_size_limit(3 * ROW_BYTES), pytest.raises(UnwritableFile):
+        saved(rows, path, [2, 9])
+    for changed in ([2, 9], [4], []):
+        index = saved(rows, path, changed)
+        assert torch.equal(read(path, index)[:8], values[:8]) and torch.equal(read(path, index)[9], values[9])
+    path.unlink()
+    assert torch.equal(read(path, saved(rows, path, []))[9], values[9])
+
+
 @pytest.mark.parametrize("damage", ["changed", "cut off", "missing", "not finite"])
 def test_damage_is_noticed_and_leaves_an_empty_row(tmp_path: Path, damage: str):
     path, values = tmp_path / "rows", bank()
