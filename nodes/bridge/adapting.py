@@ -164,7 +164,7 @@ def adapt_identity(model: Any, clip: Any, vae: Any, request: Request) -> Outcome
 
 
 def _train(host: ComfyHost, request: Request, path: Path, *, keeps: bool) -> tuple[Identity, str]:
-    options = request.options(host) if keeps else replace(request.options(host), kept_steps=())
+    options = request.options(host)
     if request.use_step:
         require_kept(request.use_step, options.kept_steps, "preview_every sets how far apart they are")
     unfinished = unfinished_run(IDENTITIES, path, UNFINISHED_DAYS)
@@ -184,7 +184,7 @@ def _train(host: ComfyHost, request: Request, path: Path, *, keeps: bool) -> tup
             prior,
             photos,
             options,
-            on_progress=_listener(host, request, path, options),
+            on_progress=_listener(host, request, path, options, keeps=keeps),
             checkpoint=unfinished,
             save=lambda result: saved.append(_saved(result, host, request, path, meter.read())),
         )
@@ -237,13 +237,13 @@ def _known(identity: Identity, request: Request, path: Path) -> Identity:
 
 
 def _listener(
-    host: ComfyHost, request: Request, path: Path, options: AdaptationOptions
+    host: ComfyHost, request: Request, path: Path, options: AdaptationOptions, *, keeps: bool
 ) -> Callable[[AdaptationProgress], None]:
-    """What a running adaptation reports to: it shows how far it is, and keeps the steps that can be chosen."""
+    """What a running adaptation reports to: it shows how far it is, and keeps the steps that can be chosen, if any."""
 
     def listen(progress: AdaptationProgress) -> None:
         step = progress.step
-        if step in options.kept_steps and progress.learned is not None:
+        if keeps and step in options.kept_steps and progress.learned is not None:
             name = _step_file(path, step).stem
             learned = _described(progress.learned(), host, progress.losses, name, chosen_step=step)
             keep_step(path, progress, learned, request.save_tied)

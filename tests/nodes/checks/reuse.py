@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from checks.support import adapt, conditioning, folders, pack, pocket, random_factors, sampled
+from checks.support import adapt, conditioning, folders, message_of, pack, pocket, random_factors, sampled
 
 
 def _kept() -> set[Path]:
@@ -133,9 +133,13 @@ def check_what_cannot_be_compared_is_trained_each_time() -> None:
         return run(*args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", counting)
+    steps = set((folders() / "models/metalora_identities/adapted").glob(".*.step.safetensors"))
     for _ in range(2):
         report = adapt(model=model, steps=2, seed=73)[3]
         assert "Learned before" not in report and "cannot be compared" in report and "range_iterator" in report, report
+    assert set((folders() / "models/metalora_identities/adapted").glob(".*.step.safetensors")) == steps
+    said = message_of(lambda: adapt(model=model, steps=2, seed=73, use_step=2))
+    assert "no step is kept" in said and "range_iterator" in said, said
 
 
 def check_a_model_that_would_be_saved_without_its_identity_says_so() -> None:
