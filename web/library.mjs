@@ -1,4 +1,6 @@
 // The sidebar tab with the saved identities: find one, put it into the graph, give it another name, delete it.
+import { made } from "./elements.mjs";
+
 const ROUTE = "/metalora/identities";
 const NODE = "MetaLoRA_LoadIdentity";
 const WIDGET = "identity_name";
@@ -21,12 +23,6 @@ const CSS = `
 .metalora-library .about { flex:1; min-width:0; overflow-wrap:anywhere; } .metalora-library .about b { display:block; }
 .metalora-library .ended { font-weight:bold; } .metalora-library .ended::before { content:"⚠ "; }
 .metalora-library .does { display:flex; flex-wrap:wrap; gap:4px; margin-top:4px; } .metalora-library .does button { padding:1px 6px; font-size:12px; }`;
-
-function made(tag, fields = {}, ...inside) {
-  const element = Object.assign(document.createElement(tag), fields);
-  element.append(...inside);
-  return element;
-}
 
 const stemOf = (name) => name.replace(/\.safetensors$/i, "");
 const ORDERS = {

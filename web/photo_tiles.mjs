@@ -1,5 +1,7 @@
 // Photos of one's own on a node: dropped, pasted or chosen, uploaded to ComfyUI's input folder, and shown as tiles. The
 // widget's value is text, one photo per line: its name in the input folder, a tab, and its caption.
+import { styled } from "./elements.mjs";
+
 const MIN_HEIGHT_PX = 104;
 const ROW_PX = 132;
 const TILE_PX = 92;
@@ -31,12 +33,6 @@ const oneLine = (text) => text.replace(/\s+/g, " ");
 export const picturesOf = (transfer) =>
   [...(transfer?.files ?? [])].filter(({ type, name }) => type.startsWith("image/") || /\.hei[cf]$/i.test(name));
 
-function made(tag, css, fields = {}) {
-  const element = Object.assign(document.createElement(tag), fields);
-  element.style.cssText = css;
-  return element;
-}
-
 export class PhotoTiles {
   /**
    * @param {object} api The page's way to the server.
@@ -45,10 +41,10 @@ export class PhotoTiles {
    */
   constructor(api, words, changed) {
     Object.assign(this, { api, words, changed, photos: [], badges: new Map() });
-    this.element = made("div", AREA_CSS, { className: "metalora-photos", tabIndex: 0 });
-    this.grid = made("div", GRID_CSS);
-    this.problem = made("div", "color:var(--error-text, #ff6b6b); white-space:pre-wrap;");
-    this.chooser = made("input", "display:none", { type: "file", multiple: true, accept: "image/*,.heic,.heif" });
+    this.element = styled("div", AREA_CSS, { className: "metalora-photos", tabIndex: 0 });
+    this.grid = styled("div", GRID_CSS);
+    this.problem = styled("div", "color:var(--error-text, #ff6b6b); white-space:pre-wrap;");
+    this.chooser = styled("input", "display:none", { type: "file", multiple: true, accept: "image/*,.heic,.heif" });
     this.chooser.addEventListener("change", () => this.add([...this.chooser.files]));
     this.element.append(this.grid, this.problem, this.chooser);
     this.element.addEventListener("dragover", (event) => this.#own(event));
@@ -111,7 +107,7 @@ export class PhotoTiles {
   #draw() {
     this.element.style.minHeight = `${this.minHeight}px`;
     const words = this.words();
-    const add = made("button", ADD_CSS, { type: "button", textContent: this.photos.length ? words.more : words.drop });
+    const add = styled("button", ADD_CSS, { type: "button", textContent: this.photos.length ? words.more : words.drop });
     add.addEventListener("click", () => this.chooser.click());
     this.grid.style.gridTemplateColumns = this.photos.length ? "" : "1fr";
     if (this.photos.length) this.grid.style.cssText = GRID_CSS;
@@ -120,9 +116,9 @@ export class PhotoTiles {
 
   #tile(photo, number) {
     const words = this.words();
-    const tile = made("div", "min-width:0;", { className: "metalora-photo" });
-    const frame = made("div", "position:relative; aspect-ratio:1; border-radius:6px; overflow:hidden; background:#8884;");
-    const picture = made("img", "width:100%; height:100%; object-fit:cover; display:block;", { alt: photo.name, title: photo.name });
+    const tile = styled("div", "min-width:0;", { className: "metalora-photo" });
+    const frame = styled("div", "position:relative; aspect-ratio:1; border-radius:6px; overflow:hidden; background:#8884;");
+    const picture = styled("img", "width:100%; height:100%; object-fit:cover; display:block;", { alt: photo.name, title: photo.name });
     picture.src = this.api.apiURL(`/view?${this.#address(photo.name)}`);
     frame.append(picture, this.#button("×", words.remove, "top:3px; right:3px;", () => this.#without(number)));
     if (number) frame.append(this.#button("‹", words.earlier, "bottom:3px; left:3px;", () => this.#swap(number - 1)));
@@ -130,7 +126,7 @@ export class PhotoTiles {
       frame.append(this.#button("›", words.later, "bottom:3px; right:3px;", () => this.#swap(number)));
     const badge = this.badges.get(photo.name.split("/").pop());
     if (badge) frame.append(this.#badge(badge));
-    const caption = made("input", CAPTION_CSS, { placeholder: words.caption, title: words.captionHelp, value: photo.caption });
+    const caption = styled("input", CAPTION_CSS, { placeholder: words.caption, title: words.captionHelp, value: photo.caption });
     caption.addEventListener("change", () => {
       photo.caption = oneLine(caption.value).trim();
       this.changed();
@@ -145,11 +141,11 @@ export class PhotoTiles {
     const words = this.words();
     const title = [words.verdicts[verdict], findings].filter(Boolean).join("\n");
     const css = `${MARK_CSS} top:3px; left:3px; cursor:help; background:${COLOURS[verdict]};`;
-    return made("span", css, { className: "metalora-badge", textContent: MARKS[verdict], title });
+    return styled("span", css, { className: "metalora-badge", textContent: MARKS[verdict], title });
   }
 
   #button(mark, title, place, act) {
-    const button = made("button", `${MARK_CSS} ${place}`, { type: "button", textContent: mark, title, ariaLabel: title });
+    const button = styled("button", `${MARK_CSS} ${place}`, { type: "button", textContent: mark, title, ariaLabel: title });
     button.addEventListener("click", act);
     return button;
   }

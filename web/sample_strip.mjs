@@ -1,17 +1,13 @@
 // Pictures of the steps that a training keeps, side by side. A click has the next run use that step: the choice is the
 // value of the node's own widget, so that the workflow keeps it.
+import { styled } from "./elements.mjs";
+
 export const STRIP_PX = 112;
 const PICTURE_PX = 68;
 const ROW_CSS = "display:flex; gap:4px; overflow-x:auto; padding:2px;";
 const BUTTON_CSS = `flex:none; min-width:${PICTURE_PX + 4}px; padding:0; border:2px solid transparent; border-radius:6px;
   background:none; color:inherit; font:inherit; cursor:pointer;`;
 const PICTURE_CSS = `width:${PICTURE_PX}px; height:${PICTURE_PX}px; object-fit:cover; border-radius:4px;`;
-
-function made(tag, css, fields = {}) {
-  const element = Object.assign(document.createElement(tag), fields);
-  element.style.cssText = css;
-  return element;
-}
 
 export class SampleStrip {
   /**
@@ -22,9 +18,9 @@ export class SampleStrip {
    */
   constructor(widget, words, chosen, resized) {
     Object.assign(this, { widget, words, chosen, resized, buttons: new Map(), use: null, starting: false });
-    this.element = made("div", "display:none;", { className: "metalora-samples" });
-    this.row = made("div", ROW_CSS, { role: "group" });
-    this.told = made("div", "");
+    this.element = styled("div", "display:none;", { className: "metalora-samples" });
+    this.row = styled("div", ROW_CSS, { role: "group" });
+    this.told = styled("div", "");
     this.element.append(this.row, this.told);
     const called = widget.callback;
     widget.callback = (...given) => {
@@ -81,8 +77,8 @@ export class SampleStrip {
   }
 
   #button(step) {
-    const button = made("button", BUTTON_CSS, { type: "button" });
-    button.append(made("img", PICTURE_CSS, { alt: "" }), made("span", ""));
+    const button = styled("button", BUTTON_CSS, { type: "button" });
+    button.append(styled("img", PICTURE_CSS, { alt: "" }), styled("span", ""));
     button.addEventListener("click", () => {
       this.widget.value = step === this.use?.last ? 0 : step;
       this.widget.callback(this.widget.value);

@@ -87,7 +87,7 @@ def write_consent(form: ConsentForm) -> tuple[ConsentRecord, str]:
         photos=len(record.photos),
     )
     evidence = f"Evidence: {record.evidence}" if record.evidence else ""
-    if record.evidence and record.evidence == form.evidence:
+    if record.evidence and record.evidence == form.evidence.strip():
         evidence += ", as words: ComfyUI's input folder has no such file, so no hash is recorded."
     return record, "\n".join(filter(None, [record.summary, evidence, warning]))
 

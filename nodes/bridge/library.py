@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,7 +61,8 @@ def rename(name: str, new_name: str) -> str:
         asked.unlink(missing_ok=True)
         raise UnwritableFile(explained(path, error)) from error
     for step, kept in kept_steps(path).items():
-        move(kept, kept_step_beside(asked, step))
+        with suppress(OSError):  # it is swept later
+            move(kept, kept_step_beside(asked, step))
     note_down(RENAMED, file=shown(IDENTITIES, asked), was=shown(IDENTITIES, path), **_who(asked))
     return _name(asked)
 
